@@ -1,0 +1,36 @@
+"""Digests: the one definition of 'the same' for arrays, tensors, files and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def of_bytes(*parts: bytes) -> str:
+    """Return the sha256 (hex) of the length-prefixed parts, so that ('ab','c') and ('a','bc') differ."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def of_array(array: np.ndarray) -> str:
+    """Return the sha256 of dtype, shape and C-order bytes of `array`."""
+    array = np.ascontiguousarray(array)
+    return of_bytes(str(array.dtype).encode(), str(array.shape).encode(), memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def of_json(value: Any) -> str:
+    """Return the sha256 of the canonical JSON (sorted keys, no spaces) of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def of_file(path: str | Path) -> str:
+    """Return the sha256 of a file's bytes, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
