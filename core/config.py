@@ -1,0 +1,116 @@
+"""One frozen dataclass a stage; the command line, `--help`, the stage key and MLproject all come from it.
+
+A field is declared with `option(default, doc)`; its annotation is its type. `auto` in a type means that the recipe of the
+data set and backbone fills it in (core/training/recipes.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import jsonargparse
+
+from core.errors import UserError, nearest
+
+C = TypeVar("C")
+Auto = Literal["auto"]
+
+
+def option(default: Any, doc: str, affects_result: bool = True) -> Any:
+    """Declare one configuration field: its default, its one-line documentation, and whether it can change a result.
+
+    Fields with `affects_result=False` (worker counts, progress, where to start) stay out of the stage key.
+    """
+    return dataclasses.field(default=default, metadata={"doc": doc, "affects_result": affects_result})
+
+
+def fields_of(config: type) -> list[tuple[str, Any, Any, str]]:
+    """Return (name, type, default, doc) of every field of a configuration class, in order."""
+    hints = get_type_hints(config)
+    return [(f.name, hints[f.name], f.default, f.metadata["doc"]) for f in dataclasses.fields(config)]
+
+
+def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
+    """Return the command-line parser of a configuration class."""
+    parser = jsonargparse.ArgumentParser(prog=prog, description=(config.__doc__ or "").strip(), exit_on_error=False)
+    for name, annotation, default, doc in fields_of(config):
+        parser.add_argument(f"--{name}", type=annotation, default=default, help=doc)
+    return parser
+
+
+def parse(config: type[C], argv: list[str], prog: str) -> C:
+    """Build `config` from command-line words; raise UserError naming the option, the value and what it takes."""
+    known = {name for name, *_ in fields_of(config)}
+    for word in argv:
+        name = word[2:].split("=")[0]
+        if word.startswith("--") and name not in known | {"help"}:
+            raise UserError(f"{prog} has no option '{name}'{nearest(name, known)}; see python -m entrypoints.{prog} --help")
+    try:
+        namespace = parser_of(config, prog).parse_args(argv)
+    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
+        raise UserError(_explain(config, argv, error)) from None
+    config_object = config(**{name: getattr(namespace, name) for name in known})
+    _require_finite(config_object)
+    return config_object
+
+
+def describe(annotation: Any) -> str:
+    """Name a field's type as users read it: `float or auto`, `v1 | v2 | v2b`, `true/false`."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(describe(part) for part in get_args(annotation))
+    return {bool: "true/false", int: "a whole number", float: "a number", str: "text"}[annotation]
+
+
+def project_type(annotation: Any) -> str:
+    """The MLproject type of a field: plain numbers are `float`, everything else `string` (MLflow knows no other that fits)."""
+    return "float" if annotation in (int, float) else "string"
+
+
+def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
+    """Return the configuration as JSON-ready values; `results_only` leaves out what cannot change a result."""
+    return {
+        f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("affects_result", True) or not results_only
+    }
+
+
+def to_argv(config: Any) -> list[str]:
+    """Return command-line words that parse back into an equal configuration, defaults left out."""
+    words = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value != f.default:
+            words.append(f"--{f.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return words
+
+
+def _require_finite(config: Any) -> None:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{f.name} = {value} is not a finite number; give a finite one")
+
+
+def _explain(config: type, argv: list[str], error: Exception) -> str:
+    """Find the offending word, so that the message names option, value and remedy instead of a parser's tree."""
+    for name, annotation, _default, _doc in fields_of(config):
+        single = jsonargparse.ArgumentParser(exit_on_error=False)
+        single.add_argument(f"--{name}", type=annotation)
+        values = _values_of(name, argv)
+        for value in values:
+            try:
+                single.parse_args([f"--{name}={value}"])
+            except (argparse.ArgumentError, jsonargparse.ArgumentError):
+                hint = nearest(value, get_args(annotation)) if get_origin(annotation) is Literal else ""
+                return f"{name} = '{value}' is not valid: it takes {describe(annotation)}{hint}"
+    return str(error).strip().splitlines()[0]
+
+
+def _values_of(name: str, argv: list[str]) -> list[str]:
+    values = [word.split("=", 1)[1] for word in argv if word.startswith(f"--{name}=")]
+    return values + [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == f"--{name}"]

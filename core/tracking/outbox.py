@@ -1,0 +1,147 @@
+"""Metrics on their way to the store: training never waits for tracking, and nothing is lost or sent twice.
+
+Every record is first appended to a spool file, then sent in batches by a thread. While the store does not answer, records stay in
+the spool; what is left when a process ends is sent by the next one (`flush_spools`). Records already in the store are skipped there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from core.tracking.store import cache_home, machine_lock
+
+BATCH = 500  # below the 1,000 metrics that one log_batch takes
+
+
+class Outbox:
+    """Sends (metric, step) records of one run, each exactly once.
+
+    Args:
+        client: the store's client.
+        run_id: the run that receives them.
+        known: (key, step) pairs that the store already has; these are not sent again.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, known: Iterable[tuple[str, int]] = ()):
+        self.client, self.run_id = client, run_id
+        self.seen = set(known)
+        self.spool = spool_folder() / f"{run_id}.jsonl"
+        self.pending: list[tuple[str, float, int, int]] = []
+        self.wake, self.idle, self.closing = threading.Event(), threading.Event(), threading.Event()
+        self.idle.set()
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self._send_forever, name="taxon-outbox", daemon=True)
+        self.thread.start()
+
+    def put(self, metrics: dict[str, float], step: int) -> None:
+        """Queue finite values for `step`; values that are not finite or were already sent are left out."""
+        now = int(time.time() * 1000)
+        rows = [(k, float(v), int(step), now) for k, v in metrics.items() if v is not None and math.isfinite(v)]
+        with self.lock:
+            rows = [row for row in rows if (row[0], row[2]) not in self.seen]
+            if not rows:
+                return
+            self.seen.update((key, step) for key, _value, step, _time in rows)
+            with open(self.spool, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            self.pending.extend(rows)
+            self.idle.clear()
+        self.wake.set()
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until all is sent; False when the store did not take it within `timeout` seconds."""
+        self.wake.set()
+        return self.idle.wait(timeout)
+
+    def close(self, timeout: float = 60.0) -> bool:
+        """Send what is left and end the thread; unsent records stay in the spool for the next process."""
+        done = self.flush(timeout)
+        self.closing.set()
+        self.wake.set()
+        self.thread.join(timeout=5)
+        if done:
+            self.spool.unlink(missing_ok=True)
+        return done
+
+    def _send_forever(self) -> None:
+        delay = 1.0
+        while not self.closing.is_set():
+            self.wake.wait()
+            self.wake.clear()
+            if self._send_all():
+                delay = 1.0
+            elif not self.closing.wait(delay):
+                delay = min(delay * 2, 30.0)
+                self.wake.set()
+
+    def _send_all(self) -> bool:
+        while True:
+            with self.lock:
+                batch = self.pending[:BATCH]
+                if not batch:
+                    self.idle.set()
+                    return True
+            try:
+                send(self.client, self.run_id, batch)
+            except (MlflowException, OSError):
+                return False
+            with self.lock:
+                del self.pending[: len(batch)]
+
+
+def send(client: MlflowClient, run_id: str, rows: list[tuple[str, float, int, int]]) -> None:
+    """Send records in one request."""
+    client.log_batch(run_id, metrics=[Metric(key, value, moment, step) for key, value, step, moment in rows])
+
+
+def stored(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    """Return every (metric, step) that the store holds for a run."""
+    keys = client.get_run(run_id).data.metrics
+    return {(key, metric.step) for key in keys for metric in client.get_metric_history(run_id, key)}
+
+
+def spool_folder() -> Path:
+    folder = cache_home() / "spool"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def flush_spools(client: MlflowClient) -> int:
+    """Send what ended processes left unsent; return the number of records sent. Runs of another store are left alone."""
+    sent = 0
+    for spool in sorted(spool_folder().glob("*.jsonl")):
+        with machine_lock(f"run {spool.stem}", blocking=False) as mine:
+            if mine:
+                sent += _flush_one(client, spool)
+    return sent
+
+
+def _flush_one(client: MlflowClient, spool: Path) -> int:
+    rows = [row for line in spool.read_text().splitlines() if (row := _parse(line))]
+    try:
+        have = stored(client, spool.stem)
+        rows = [row for row in rows if (row[0], row[2]) not in have]
+        for start in range(0, len(rows), BATCH):
+            send(client, spool.stem, rows[start : start + BATCH])
+    except (MlflowException, OSError):
+        return 0
+    spool.unlink(missing_ok=True)
+    return len(rows)
+
+
+def _parse(line: str) -> tuple[Any, ...] | None:
+    """Read one spooled record; a line cut short by a kill is no record."""
+    try:
+        return tuple(json.loads(line))
+    except json.JSONDecodeError:
+        return None

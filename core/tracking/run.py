@@ -1,0 +1,172 @@
+"""One tracking run: opened once, fed in batches, ended with its true status. The only objects the stages see of MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from core.tracking import provenance
+from core.tracking.outbox import Outbox, flush_spools, stored
+from core.tracking.store import machine_lock, scratch
+
+EXPERIMENT = "taxon"
+
+
+class Run:
+    """A run that is open in this process.
+
+    Metrics go through an outbox (asynchronous, exactly once); artifacts are written to a scratch folder first, so that the store
+    never holds half a file. `finish` ends it; a killed process leaves it RUNNING and the next start marks it KILLED (`sweep`).
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, continued: bool = False):
+        self.client, self.run_id = client, run_id
+        self._lock = machine_lock(f"run {run_id}")
+        self._lock.__enter__()
+        self.outbox = Outbox(client, run_id, known=stored(client, run_id) if continued else ())
+        self.artifact_uri = client.get_run(run_id).info.artifact_uri
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Queue metrics of one global epoch; never blocks."""
+        self.outbox.put(values, step)
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Set tags; values are cut to what every store accepts."""
+        for key, value in values.items():
+            self.client.set_tag(self.run_id, key, str(value)[:4000])
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""
+        have = self.client.get_run(self.run_id).data.params
+        new = [Param(key, str(value)[:5000]) for key, value in values.items() if key not in have]
+        for start in range(0, len(new), 100):
+            self.client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def note(self, markdown: str) -> None:
+        """Set the description shown at the top of the run's page."""
+        self.tags({MLFLOW_RUN_NOTE: markdown})
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Store one finished file as an artifact."""
+        self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def folder(self, path: Path, folder: str = "") -> None:
+        """Store a finished folder's files as artifacts."""
+        self.client.log_artifacts(self.run_id, str(path), folder or None)
+
+    def json(self, value: Any, name: str, folder: str = "") -> None:
+        """Store a value as an indented JSON artifact."""
+        self.write(name, lambda path: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"), folder)
+
+    def write(self, name: str, writer: Callable[[Path], Any], folder: str = "") -> None:
+        """Let `writer` make a file at a scratch path, then store it as artifact `folder/name`."""
+        place = scratch("artifact")
+        try:
+            writer(place / name)
+            self.file(place / name, folder)
+        finally:
+            for item in place.iterdir():
+                item.unlink()
+            place.rmdir()
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Record a data set as the run's input: name, digest and where it came from."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"uri": source}))
+        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def finish(self, status: str = "FINISHED", reason: str = "") -> None:
+        """Send what is left and end the run as FINISHED, FAILED or KILLED, with the reason in a tag."""
+        unsent = not self.outbox.close()
+        if reason:
+            self.tags({"taxon.reason": reason})
+        if unsent:
+            print(f"taxon: the store did not answer; unsent metrics of run {self.run_id} are kept and sent at the next start", file=sys.stderr)
+        self.client.set_terminated(self.run_id, status)
+        self._lock.__exit__(None, None, None)
+
+
+def open_run(entry_point: str, name: str) -> Run:
+    """Open the run of this process: the one `mlflow run` made (MLFLOW_RUN_ID), or a new one in the experiment `taxon`.
+
+    The variable is cleared, so that nothing started from here resumes this run by accident.
+    """
+    client = MlflowClient()
+    flush_spools(client)
+    sweep(client)
+    run_id = os.environ.pop("MLFLOW_RUN_ID", "")
+    if not run_id:
+        run_id = client.create_run(experiment_id(client), run_name=name).info.run_id
+    run = Run(client, run_id)
+    run.tags({MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point), **provenance.tags()})
+    return run
+
+
+def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
+    """Make a child run below `parent_run_id` in the parent's experiment: the one place where children are made."""
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    client = MlflowClient()
+    experiment = client.get_run(parent_run_id).info.experiment_id
+    made = client.create_run(experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point})
+    run = Run(client, made.info.run_id)
+    run.tags({**tags, **provenance.tags()})
+    return run
+
+
+def reopen(run_id: str) -> Run:
+    """Continue a run that ended or was killed; metrics that it already has are not sent again."""
+    client = MlflowClient()
+    client.update_run(run_id, status="RUNNING")
+    return Run(client, run_id, continued=True)
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """Return the id of MLFLOW_EXPERIMENT_ID / MLFLOW_EXPERIMENT_NAME, or of the experiment `taxon`, made when absent."""
+    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return os.environ["MLFLOW_EXPERIMENT_ID"]
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    with machine_lock(f"experiment {name}"):
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        try:
+            return client.create_experiment(name)
+        except MlflowException:  # another machine was faster
+            return client.get_experiment_by_name(name).experiment_id
+
+
+def sweep(client: MlflowClient) -> list[str]:
+    """Mark runs of this host that are RUNNING without a process as KILLED; return their ids.
+
+    A live run's process holds the machine lock of its run id, which the kernel drops with the process.
+    """
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    mine = f"attributes.status = 'RUNNING' and tags.`taxon.host` = '{provenance.host()}'"
+    stale = []
+    for found in client.search_runs(experiments, mine, max_results=1000):
+        run_id = found.info.run_id
+        with machine_lock(f"run {run_id}", blocking=False) as free:
+            if free and run_id != os.environ.get("MLFLOW_RUN_ID"):
+                client.set_tag(run_id, "taxon.reason", "its process ended without finishing the run; marked by the next start")
+                client.set_terminated(run_id, "KILLED")
+                stale.append(run_id)
+    return stale
+
+
+def command_line(entry_point: str) -> str:
+    """Return the command that repeats this process's work: its explicit parameters as `mlflow run` takes them."""
+    words = ["mlflow", "run", ".", "-e", entry_point]
+    for name, value in provenance.explicit_parameters().items():
+        words += ["-P", f"{name}={value}"]
+    return shlex.join(words)

@@ -1,0 +1,51 @@
+"""One resolver for every input: `runs:/<id>/<path>`, `models:/<name>@<alias>` or a local path."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from core.errors import UserError
+from core.tracking.store import scratch
+
+
+def resolve(uri: str, what: str) -> Path:
+    """Return a local path of `uri`; raise UserError that names `what` was asked for when there is nothing.
+
+    Remote artifacts are downloaded into the cache; local artifact stores are read in place.
+    """
+    if uri.startswith(("runs:/", "models:/")):
+        return _fetch(uri, what)
+    if "://" in uri:
+        raise UserError(f"{what} = '{uri}' is neither a runs:/ or models:/ URI nor a local path; give one of these")
+    path = Path(uri).expanduser()
+    if not path.exists():
+        raise UserError(f"{what} = '{uri}' does not exist; give a runs:/<id>/<path> URI or an existing path")
+    return path
+
+
+def local_artifacts(artifact_uri: str) -> Path | None:
+    """Return the folder behind a run's artifact URI when it lies on this machine."""
+    if artifact_uri.startswith("file://"):
+        from urllib.parse import unquote, urlparse
+
+        return Path(unquote(urlparse(artifact_uri).path))
+    return None if "://" in artifact_uri or artifact_uri.startswith("mlflow-artifacts:") else Path(artifact_uri)
+
+
+def _fetch(uri: str, what: str) -> Path:
+    from mlflow import MlflowClient, artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if uri.startswith("runs:/"):
+            run_id, _, path = uri.removeprefix("runs:/").partition("/")
+            if ".." in PurePosixPath(path).parts:
+                raise UserError(f"{what} = '{uri}' leaves its run's folder; give a path inside the run's artifacts")
+            folder = local_artifacts(MlflowClient().get_run(run_id).info.artifact_uri)
+            if folder is not None:
+                if not (folder / path).exists():
+                    raise UserError(f"{what} = '{uri}': the run has no artifact '{path}'; look at the run's Artifacts page")
+                return folder / path
+        return Path(artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch("download"))))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{what} = '{uri}' cannot be read: {str(error).splitlines()[0][:160]}") from None
