@@ -15,6 +15,7 @@ from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from core.errors import UserError
 from core.tracking import provenance
 from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.store import machine_lock, scratch
@@ -31,8 +32,9 @@ class Run:
 
     def __init__(self, client: MlflowClient, run_id: str, continued: bool = False):
         self.client, self.run_id = client, run_id
-        self._lock = machine_lock(f"run {run_id}")
-        self._lock.__enter__()
+        self._lock = machine_lock(f"run {run_id}", blocking=False)
+        if not self._lock.__enter__():
+            raise UserError(f"run {run_id} is in use by another process of this machine; wait for it or stop it, then try again")
         self.outbox = Outbox(client, run_id, known=stored(client, run_id) if continued else ())
         self.artifact_uri = client.get_run(run_id).info.artifact_uri
 

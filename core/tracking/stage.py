@@ -1,0 +1,109 @@
+"""Stages that are never computed twice: a key of everything a result depends on, one tag, one lookup, a verified manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from core import digest
+from core.tracking import provenance
+from core.tracking.run import Run
+from core.tracking.store import cache_home
+from core.tracking.uri import local_artifacts
+
+KEY_TAG = "taxon.stage_key"
+MANIFEST = "manifest.json"
+
+
+def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, str], environment: dict[str, Any]) -> str:
+    """Return the key of a stage's result.
+
+    Args:
+        entry_point: the stage's name.
+        parameters: canonical typed parameters that can change the result.
+        inputs: digests of everything the stage reads.
+        environment: device kind, thread count, precision: what changes the last bits of a result.
+    """
+    parts = {
+        "entry_point": entry_point,
+        "parameters": parameters,
+        "inputs": inputs,
+        "code": provenance.code_digest(),
+        "libraries": provenance.versions(),
+        "environment": environment,
+    }
+    return digest.of_json(parts)
+
+
+def work_folder(key: str) -> Path:
+    """Return the local folder where a stage keeps its work in progress until it is finished."""
+    folder = cache_home() / "work" / key[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage's result: its run, its artifact folder on this machine, its manifest and its small results."""
+
+    run_id: str
+    folder: Path
+    manifest: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> None:
+    """Store a finished stage's files with their manifest (size, sha256); the manifest goes last, so it vouches for all of them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path))
+    manifest = {}
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        manifest[name] = {"size": path.stat().st_size, "sha256": digest.of_file(path)}
+        parent = Path(name).parent.as_posix()
+        run.file(path, "" if parent == "." else parent)
+    run.json(summary, "summary.json")
+    run.json({"files": manifest}, MANIFEST)
+
+
+def find_finished(key: str, client: MlflowClient | None = None) -> Finished | None:
+    """Return the newest FINISHED run of this stage key whose artifacts verify, or None."""
+    client = client or MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'", max_results=20)
+    for run in found:
+        finished = load_finished(run.info.run_id, client)
+        if finished is not None:
+            return finished
+    return None
+
+
+def load_finished(run_id: str, client: MlflowClient | None = None) -> Finished | None:
+    """Return a stage run's verified result, or None when a file is missing or differs from its manifest."""
+    client = client or MlflowClient()
+    folder = _artifacts_here(client, run_id)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())["files"]
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError, KeyError):
+        return None
+    intact = all(_verifies(folder / name, entry) for name, entry in manifest.items())
+    return Finished(run_id, folder, manifest, summary) if intact else None
+
+
+def _verifies(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["size"] and digest.of_file(path) == entry["sha256"]
+
+
+def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
+    """Return a run's artifacts as a local folder, downloaded into the cache when the store is remote."""
+    local = local_artifacts(client.get_run(run_id).info.artifact_uri)
+    if local is not None:
+        return local
+    folder = cache_home() / "artifacts" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, "", str(folder)))

@@ -1,0 +1,74 @@
+"""One loop at world size 1 and N: what differs lives in these few functions (modelled on torchrun's environment)."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that torchrun describes (WORLD_SIZE, RANK, ...); nothing to do in a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's rank, 0 outside a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes, 1 outside a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Say whether this process tracks and saves. Read from torchrun's RANK before the group exists."""
+    return rank() == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """Return the module whose forward averages gradients over ranks."""
+    return nn.parallel.DistributedDataParallel(model) if world_size() > 1 else model
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate `tensor` (B, ...) of all ranks in rank order, (W*B, ...), with gradient.
+
+    Every rank then computes the same global loss. The gradient of the gather sums over the W ranks and DDP divides by W, so the
+    weights receive exactly the gradient of a single process at the same global batch.
+    """
+    if world_size() == 1:
+        return tensor
+    return torch.cat(torch.distributed.nn.functional.all_gather(tensor.contiguous())) if tensor.requires_grad else _gather_plain(tensor)
+
+
+def gather_views(tensor: Tensor, n_views: int) -> Tensor:
+    """Concatenate view-major rows (V*B, ...) of all ranks into view-major rows (V*W*B, ...)."""
+    if world_size() == 1:
+        return tensor
+    return torch.cat([gather(view) for view in tensor.chunk(n_views)])
+
+
+def _gather_plain(tensor: Tensor) -> Tensor:
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def from_main(value: object) -> object:
+    """Return rank 0's `value` (any small JSON-like object) on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

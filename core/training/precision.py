@@ -1,0 +1,50 @@
+"""Device and number format: chosen once, used everywhere (the habit of open_clip's precision.py)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from core.errors import UserError
+
+
+def pick_device(gpu: str) -> torch.device:
+    """Return the device that `gpu` names: `auto` (CUDA, then MPS, then CPU), `cpu`, `mps`, or a CUDA index."""
+    if gpu == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", _local_rank())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if gpu == "cpu":
+        return torch.device("cpu")
+    if gpu == "mps" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    count = torch.cuda.device_count()
+    if gpu.isdigit() and int(gpu) < count:
+        return torch.device("cuda", int(gpu))
+    raise UserError(f"gpu = '{gpu}' is not on this machine ({count} CUDA devices); use auto, cpu, mps or an index below {count}")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Say whether bf16 arithmetic is fast on `device`; on a CPU that takes AMX or AVX512-BF16, else it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return `bf16` or `fp32` for `auto | bf16 | fp32`."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Return the context in which forward passes run."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _local_rank() -> int:
+    import os
+
+    return int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()

@@ -1,0 +1,171 @@
+"""Checkpoints: only what trains, its optimiser, the random state and the metrics so far; safetensors, atomic, verified.
+
+A file `epoch_0010.safetensors` is written to a temporary name, synced, renamed, and vouched for in `checkpoints.json` (size,
+sha256). Reading never unpickles. A damaged file is named, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from core import digest
+from core.errors import UserError
+
+INDEX = "checkpoints.json"
+FORMAT = "taxon-checkpoint-1"
+
+
+@dataclass
+class TrainState:
+    """Everything a training needs to continue bit-identically.
+
+    Attributes:
+        epoch: finished global epochs.
+        model: trainable parameters and buffers by name.
+        optimizer: `torch.optim.Optimizer.state_dict()`.
+        history: one [epoch, {metric: value}] per finished epoch, so that metrics not yet stored travel with the weights.
+        facts: JSON values that must agree on resume (recipe, digests) or that selection needs (best epoch and score).
+        rng: torch's generator state after the epoch.
+    """
+
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    history: list[list[Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    rng: Tensor = field(default_factory=torch.get_rng_state)
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of a checkpoint; zero padded, so that names and numbers sort alike."""
+    return f"epoch_{epoch:04d}.safetensors"
+
+
+def to_bytes(state: TrainState) -> bytes:
+    """Serialise a state: tensors as tensors, the rest as JSON in the file's metadata."""
+    tensors = {f"model.{name}": _plain(value) for name, value in state.model.items()}
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, slots in state.optimizer["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{slot}"] = _plain(value)
+            else:
+                scalars.setdefault(str(index), {})[slot] = value
+    tensors["rng"] = state.rng
+    meta = {
+        "format": FORMAT,
+        "epoch": state.epoch,
+        "history": state.history,
+        "facts": state.facts,
+        "param_groups": state.optimizer["param_groups"],
+        "scalars": scalars,
+    }
+    return save(tensors, metadata={"taxon": json.dumps(meta)})
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def save_checkpoint(folder: Path, state: TrainState) -> Path:
+    """Write `state` atomically into `folder` and return its path; a full disk leaves no half file and raises UserError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / checkpoint_name(state.epoch)
+    data = to_bytes(state)
+    write_atomically(path, data, f"checkpoint of epoch {state.epoch}")
+    index = read_index(folder)
+    index[path.name] = {"epoch": state.epoch, "size": len(data), "sha256": digest.of_file(path)}
+    write_atomically(folder / INDEX, json.dumps(index, indent=1).encode(), "checkpoint index")
+    return path
+
+
+def write_atomically(path: Path, data: bytes, what: str) -> None:
+    """Write, sync, rename; on failure remove the temporary file and say what could not be written where."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{what} cannot be written to {path.parent}: {error.strerror}; free space there and run the command again") from None
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the folder's vouched-for checkpoints, oldest first; empty when there are none."""
+    try:
+        index = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError):
+        return {}
+    return dict(sorted(index.items(), key=lambda item: item[1]["epoch"]))
+
+
+def newest_valid(folder: Path) -> tuple[Path, TrainState] | None:
+    """Return the newest checkpoint that verifies; damaged ones are named on stderr and passed over."""
+    for name, entry in reversed(read_index(folder).items()):
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["size"] or digest.of_file(path) != entry["sha256"]:
+            print(f"taxon: checkpoint {path} is damaged or missing; using the one before it", file=sys.stderr)
+            continue
+        return path, load_checkpoint(path)
+    return None
+
+
+def load_checkpoint(path: Path) -> TrainState:
+    """Read a checkpoint; raise UserError when it is not one, is cut short, or is a pickle."""
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise UserError(f"'{path}' is a pickle, which is never read; give a checkpoint that taxon wrote (safetensors)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("taxon", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"checkpoint '{path}' is damaged ({str(error).splitlines()[0][:100]}); use the one before it") from None
+    if meta.get("format") != FORMAT:
+        raise UserError(f"'{path}' is no checkpoint of taxon; give an epoch_NNNN.safetensors that a training wrote")
+    return _assemble(meta, tensors)
+
+
+def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
+    slots: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in meta["scalars"].items()}
+    model = {}
+    for key, value in tensors.items():
+        if key.startswith("model."):
+            model[key.removeprefix("model.")] = value
+        elif key.startswith("optimizer."):
+            _, index, slot = key.split(".", 2)
+            slots.setdefault(int(index), {})[slot] = value
+    optimizer = {"state": slots, "param_groups": meta["param_groups"]}
+    return TrainState(meta["epoch"], model, optimizer, meta["history"], meta["facts"], tensors["rng"])
+
+
+def prune(folder: Path, keep: Callable[[int], bool]) -> None:
+    """Delete checkpoints whose epoch `keep` refuses; the index is rewritten first, so it never names a missing file."""
+    index = read_index(folder)
+    doomed = [name for name, entry in index.items() if not keep(entry["epoch"])]
+    if not doomed:
+        return
+    kept = {name: entry for name, entry in index.items() if name not in doomed}
+    write_atomically(folder / INDEX, json.dumps(kept, indent=1).encode(), "checkpoint index")
+    for name in doomed:
+        (folder / name).unlink(missing_ok=True)
+
+
+def weights_digest(model: dict[str, Tensor]) -> str:
+    """Return the sha256 over names and bytes of the trainable weights: equal digests mean bit-identical models."""
+    return digest.of_bytes(*(part for name in sorted(model) for part in (name.encode(), model[name].detach().cpu().numpy().tobytes())))
