@@ -6,13 +6,13 @@ Without labelled points it is plain k-means (Lloyd 1982).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from core.errors import UserError
-from core.progress import bar
 
 _BLOCK_CELLS = 1 << 21
 
@@ -28,18 +28,6 @@ class KMeansResult:
     centres: np.ndarray
     inertia: float
     iterations: int
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """The points (N, d) float32 around their mean, with free ones (F,) to be placed and clamped ones kept in `clamped_labels` (N,)."""
-
-    points: np.ndarray
-    free: np.ndarray
-    free_points: np.ndarray
-    clamped_labels: np.ndarray
-    class_centres: np.ndarray
-    n_clusters: int
 
 
 def semi_supervised_kmeans(
@@ -60,8 +48,10 @@ def semi_supervised_kmeans(
     runs empty takes the free point farthest from its centre. Deterministic in `rng`. Raises UserError when `n_clusters` cannot hold the
     classes or exceeds what the points can fill.
     """
-    origin = np.asarray(features, dtype=np.float32).mean(axis=0, dtype=np.float64).astype(np.float32)
-    problem = _pose(np.asarray(features, dtype=np.float32) - origin, labels, labelled_mask, n_clusters)
+    if n_init < 1 or max_iter < 1:
+        raise ValueError(f"n_init and max_iter must be at least 1, got {n_init} and {max_iter}")
+    features = np.asarray(features, dtype=np.float32)
+    problem = _pose(features, labels, labelled_mask, n_clusters)
     threshold = tol * float(np.var(problem.points, axis=0, dtype=np.float64).mean())
     best: KMeansResult | None = None
     for seeds in _seed(problem, rng, n_init):
@@ -69,19 +59,154 @@ def semi_supervised_kmeans(
         # Runs that end in the same partition under other cluster ids differ by rounding only: that is a tie, and the first one stays.
         if best is None or result.inertia < best.inertia * (1 - 1e-9):
             best = result
-        if not len(problem.free):
-            break
-    return KMeansResult(best.labels, best.centres + origin, best.inertia, best.iterations)
+    return KMeansResult(best.labels, best.centres + problem.origin, best.inertia, best.iterations)
 
 
 def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); ties to the smaller index."""
     centres = np.asarray(centres, dtype=np.float32)
     origin = centres.mean(axis=0)
-    return _nearest(np.asarray(features, dtype=np.float32), centres, origin)[0]
+    return _nearest(np.asarray(features, dtype=np.float32) - origin, centres - origin)[0]
 
 
-def estimate_n_clusters(
-    features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray, k_min: int, k_max: int, rng: np.random.Generator, n_init: int = 3
-) -> int:
-    raise NotImplementedError
+@dataclass(frozen=True)
+class _Problem:
+    """The points (N, d) float32 around `origin`: clamped ones hold their cluster in `labels` (N,), the free ones' entries are -1."""
+
+    points: np.ndarray
+    origin: np.ndarray
+    labels: np.ndarray
+    free: np.ndarray
+    free_points: np.ndarray
+    class_sums: np.ndarray
+    class_sizes: np.ndarray
+    n_clusters: int
+
+    @property
+    def class_centres(self) -> np.ndarray:
+        """Return the means (L, d) of the clamped points of each class."""
+        return self.class_sums / self.class_sizes[:, None].astype(np.float32)
+
+
+def _pose(features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray, n_clusters: int) -> _Problem:
+    """Check the arguments and set the problem up; see `semi_supervised_kmeans` for the errors."""
+    mask = np.asarray(labelled_mask, dtype=bool)
+    if features.ndim != 2 or not len(features) or mask.shape != (len(features),) or np.shape(labels) != mask.shape:
+        raise ValueError(f"features {features.shape}, labels {np.shape(labels)} and mask {mask.shape} do not fit together")
+    classes, clamped = np.unique(np.asarray(labels)[mask], return_inverse=True)
+    free = np.flatnonzero(~mask)
+    if n_clusters < max(1, len(classes)):
+        raise UserError(f"n_clusters {n_clusters} cannot hold {len(classes)} labelled classes: ask for at least {max(1, len(classes))}")
+    if n_clusters > len(classes) + len(free):
+        raise UserError(f"n_clusters {n_clusters} is more than {len(classes)} labelled classes and {len(free)} unlabelled points can fill")
+    origin = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # Around their mean, ||x||^2 - 2xc + ||c||^2 loses the least to float32 cancellation.
+    points = features - origin
+    cluster = np.full(len(points), -1, dtype=np.int64)
+    cluster[mask] = clamped
+    sums, sizes = _sums(points[mask], clamped, len(classes))
+    return _Problem(points, origin, cluster, free, points[free], sums, sizes, n_clusters)
+
+
+def _seed(problem: _Problem, rng: np.random.Generator, n_init: int) -> Iterator[np.ndarray]:
+    """Yield the (K, d) starting centres of each initialisation: the class means, then k-means++ draws among the free points.
+
+    All initialisations draw at once, so that each new centre costs one pass over the points instead of `n_init`.
+    """
+    given, points = problem.class_centres, problem.free_points
+    n_new = problem.n_clusters - len(given)
+    if not n_new:
+        yield given
+        return
+    norms = np.einsum("nd,nd->n", points, points)
+    # Without any centre yet, equal weights make the first draw uniform.
+    start = np.maximum(norms + _nearest(points, given)[1], 0.0) if len(given) else np.ones(len(points), dtype=np.float32)
+    squares = np.repeat(start[:, None], n_init, axis=1)
+    chosen = np.empty((n_new, n_init), dtype=np.int64)
+    for step, draws in enumerate(rng.random((n_new, n_init))):
+        mass = np.cumsum(squares, axis=0, dtype=np.float64)
+        targets = draws * mass[-1]
+        picks = [min(int(np.searchsorted(mass[:, run], targets[run], side="right")), len(points) - 1) for run in range(n_init)]
+        distances = norms[:, None] + norms[picks] - 2.0 * (points @ points[picks].T)
+        squares = np.maximum(distances, 0.0) if not step and not len(given) else np.clip(distances, 0.0, squares)
+        squares[picks, np.arange(n_init)] = 0.0
+        chosen[step] = picks
+    for run in range(n_init):
+        yield np.concatenate([given, points[chosen[:, run]]])
+
+
+def _lloyd(problem: _Problem, centres: np.ndarray, max_iter: int, threshold: float) -> KMeansResult:
+    """Alternate between assigning the free points and averaging, from the starting `centres` (K, d) on."""
+    labels = problem.labels.copy()
+    for iteration in range(1, max_iter + 1):
+        placed, scores = _nearest(problem.free_points, centres)
+        previous = labels[problem.free]
+        _fill_empty(problem, placed, scores)
+        labels[problem.free] = placed
+        if np.array_equal(placed, previous):
+            break
+        means = _means(problem, placed)
+        moved = float(np.sum((means - centres) ** 2, dtype=np.float64))
+        centres = means
+        if moved <= threshold:
+            break
+    return KMeansResult(labels, centres, _inertia(problem.points, labels, centres), iteration)
+
+
+def _fill_empty(problem: _Problem, placed: np.ndarray, scores: np.ndarray) -> None:
+    """Give each empty cluster, in id order, the free point farthest from its centre whose cluster keeps another; changes `placed`."""
+    sizes = np.bincount(placed, minlength=problem.n_clusters)
+    sizes[: len(problem.class_sizes)] += problem.class_sizes
+    empty = list(np.flatnonzero(sizes == 0)[::-1])
+    if not empty:
+        return
+    distances = np.einsum("nd,nd->n", problem.free_points, problem.free_points) + scores
+    for point in np.argsort(-distances, kind="stable"):
+        if sizes[placed[point]] > 1:
+            sizes[placed[point]] -= 1
+            placed[point] = empty.pop()
+            sizes[placed[point]] = 1
+            if not empty:
+                return
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of `points` (N, d) its nearest centre's index and ||c||^2 - 2xc, its squared distance less ||x||^2."""
+    labels = np.empty(len(points), dtype=np.int64)
+    scores = np.empty(len(points), dtype=np.float32)
+    norms = np.einsum("kd,kd->k", centres, centres)
+    doubled = -2.0 * centres.T
+    rows = max(1, _BLOCK_CELLS // len(centres))
+    for start in range(0, len(points), rows):
+        block = points[start : start + rows] @ doubled
+        block += norms
+        nearest = block.argmin(axis=1)
+        labels[start : start + rows] = nearest
+        scores[start : start + rows] = block[np.arange(len(block)), nearest]
+    return labels, scores
+
+
+def _sums(points: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums (K, d) float32 and sizes (K,) of the clusters; a sparse product, N*d additions whatever K."""
+    shape = (n_clusters, len(points))
+    members = csr_array((np.ones(len(points), dtype=np.float32), (labels, np.arange(len(points)))), shape=shape)
+    return members @ points, np.bincount(labels, minlength=n_clusters)
+
+
+def _means(problem: _Problem, placed: np.ndarray) -> np.ndarray:
+    """Return the means (K, d) of the clusters, clamped points included; none of them is empty."""
+    sums, sizes = _sums(problem.free_points, placed, problem.n_clusters)
+    n_classes = len(problem.class_sizes)
+    sums[:n_classes] += problem.class_sums
+    sizes[:n_classes] += problem.class_sizes
+    return sums / sizes[:, None].astype(np.float32)
+
+
+def _inertia(points: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> float:
+    """Return the sum of squared distances of the points to their centres, from differences so that tight clusters keep their digits."""
+    rows = max(1, _BLOCK_CELLS // points.shape[1])
+    total = 0.0
+    for start in range(0, len(points), rows):
+        gaps = points[start : start + rows] - centres[labels[start : start + rows]]
+        total += float(np.einsum("nd,nd->", gaps, gaps, dtype=np.float64))
+    return total

@@ -1,0 +1,72 @@
+"""The model that is trained: a backbone's tail and a projection head, with the frozen trunk beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.models.backbones import Backbone
+from core.models.weights import first_mismatch
+
+
+class DiscoveryModel(nn.Module):
+    """Trunk -> features -> projections.
+
+    Only the tail and the head are registered, so that optimisers, DistributedDataParallel and checkpoints see exactly what
+    trains. The trunk follows `.to()` but is no submodule; `forward` starts from its output, which may come from a cache.
+
+    Args:
+        backbone: what `core.models.backbones.build` returns.
+        head: maps features (B, feature_dim) to projections (B, out_dim).
+
+    Example:
+        >>> model = DiscoveryModel(backbone, ProjectionHead(backbone.feature_dim))
+        >>> features, projections = model(model.trunk(images))
+    """
+
+    trunk: nn.Module
+    """Frozen: images (B, 3, H, W) to the tail's input, without gradients and in evaluation mode."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        # Past nn.Module's own __setattr__, which would register it.
+        object.__setattr__(self, "trunk", backbone.trunk)
+        self.tail = backbone.tail
+        self.head = head
+        self.backbone_name = backbone.name
+        self.feature_dim = backbone.feature_dim
+        self.trunk_digest = backbone.trunk_digest
+
+    def features(self, trunk_output: Tensor) -> Tensor:
+        """Return the pooled features (B, feature_dim), not normalised, of the trunk's output."""
+        return self.tail(trunk_output)
+
+    def forward(self, trunk_output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, feature_dim) and projections (B, out_dim), neither normalised, of the trunk's output."""
+        features = self.features(trunk_output)
+        return features, self.head(features)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers of tail and head (not copied): what a checkpoint stores beside `trunk_digest`."""
+        return dict(self.state_dict())
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `trainable_state` gave into this model.
+
+        Raises:
+            UserError: a name or a shape differs; the first one is named and nothing was copied.
+        """
+        mismatch = first_mismatch(self.state_dict(), state)
+        if mismatch:
+            raise UserError(
+                f"the checkpoint does not fit {self.backbone_name}: {mismatch}; "
+                "use the model_name, grad_from_block and head sizes that it was trained with"
+            )
+        self.load_state_dict(dict(state), strict=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiscoveryModel:
+        super()._apply(fn, recurse)
+        self.trunk._apply(fn, recurse)
+        return self

@@ -1,0 +1,196 @@
+"""Split a backbone into a frozen trunk and a trained tail, so that the trunk's outputs can be cached.
+
+A network's `forward_features` is read as a list of steps (attribute paths called in order): stem, stages, closing layers. The
+trunk runs the stem and the first `grad_from_block` stages, the tail the rest and the network's own pooling. Both are shallow
+copies of the network that share its parameters and have given up the parts they do not run.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from operator import attrgetter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.errors import UserError
+from core.models.small import SmallCNN
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the networks of one class run: every name is an attribute path of the network."""
+
+    title: str
+    owner: str
+    """module:class whose `forward_features` the steps below spell out."""
+    stem: tuple[str, ...]
+    """Steps before the first stage (modules or methods)."""
+    stages: tuple[str, ...]
+    """One container of stages, or each stage by name."""
+    closing: tuple[str, ...] = ()
+    """Steps after the last stage and before pooling."""
+    early: tuple[str, ...] = ()
+    """Further modules that only the stem's methods use."""
+
+
+FAMILIES = (
+    Family(
+        title="ViT (vit_*, deit_*)",
+        owner="timm.models.vision_transformer:VisionTransformer",
+        stem=("patch_embed", "_pos_embed", "patch_drop", "norm_pre"),
+        stages=("blocks",),
+        closing=("norm",),
+        early=("pos_drop",),
+    ),
+    Family("ResNet", "timm.models.resnet:ResNet", ("conv1", "bn1", "act1", "maxpool"), ("layer1", "layer2", "layer3", "layer4")),
+    Family("ConvNeXt", "timm.models.convnext:ConvNeXt", ("stem",), ("stages",), ("norm_pre",)),
+    Family(
+        "EfficientNet and MobileNetV2", "timm.models.efficientnet:EfficientNet", ("conv_stem", "bn1"), ("blocks",), ("conv_head", "bn2")
+    ),
+    Family("MobileNetV3", "timm.models.mobilenetv3:MobileNetV3", ("conv_stem", "bn1"), ("blocks",)),
+    Family("RegNet", "timm.models.regnet:RegNet", ("stem",), ("s1", "s2", "s3", "s4"), ("final_conv",)),
+    Family("Swin", "timm.models.swin_transformer:SwinTransformer", ("patch_embed",), ("layers",), ("norm",)),
+    Family("small_cnn", f"{SmallCNN.__module__}:{SmallCNN.__name__}", (), ("blocks",)),
+)
+
+
+class FrozenTrunk(nn.Module):
+    """The part before the first trained stage: no gradients, always in evaluation mode; without steps it is the identity.
+
+    It maps images (B, 3, H, W) to whatever its last stage gives: (B, tokens, width) for a ViT, (B, C, h, w) for a CNN.
+    """
+
+    def __init__(self, net: nn.Module | None, steps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.steps = steps
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenTrunk:
+        """Stay in evaluation mode whatever `mode` says: frozen BatchNorm and dropout must not move."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the frozen steps. no_grad and not inference_mode: under the latter autocast loses its speed on the CPU."""
+        with torch.no_grad():
+            return _run(self.net, self.steps, x)
+
+
+class TrainedTail(nn.Module):
+    """The trained part: the trunk's output to pooled features (B, feature_dim), not normalised.
+
+    Args:
+        net: the network (or what is left of it).
+        steps: attribute paths to run before `net.forward_head(x, pre_logits=True)`; None runs `net` itself from the image.
+        freeze_batch_norm: keep BatchNorm layers on their running statistics; their scale and shift are trained all the same.
+    """
+
+    def __init__(self, net: nn.Module, steps: tuple[str, ...] | None, freeze_batch_norm: bool = False) -> None:
+        super().__init__()
+        self.net = net
+        self.steps = steps
+        self.freeze_batch_norm = freeze_batch_norm
+        self.requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> TrainedTail:
+        """Set the mode; with `freeze_batch_norm` the BatchNorm layers stay in evaluation mode."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the trunk's output to pooled features (B, feature_dim)."""
+        if self.steps is None:
+            return self.net(x)
+        return self.net.forward_head(_run(self.net, self.steps, x), pre_logits=True)
+
+
+def split(net: nn.Module, name: str, grad_from_block: int, freeze_batch_norm: bool = False) -> tuple[FrozenTrunk, TrainedTail]:
+    """Return (trunk, tail) of `net`; together they compute exactly what `net` computed.
+
+    Args:
+        net: a network without a classifier (timm's num_classes=0).
+        name: what to call it in errors.
+        grad_from_block: index of the first trained stage (ViT: block). 0 trains the whole network, stem included, and works
+            for any network; the number of stages trains only what follows the last one.
+        freeze_batch_norm: see TrainedTail.
+
+    Raises:
+        UserError: `grad_from_block` is out of range, or the network's family cannot be split.
+    """
+    if grad_from_block < 0:
+        raise UserError(f"grad_from_block={grad_from_block} is negative; give 0 (train the whole model) or the first trained block")
+    if grad_from_block == 0:
+        return FrozenTrunk(None, ()), TrainedTail(net, None, freeze_batch_norm)
+    family = family_of(net)
+    if family is None:
+        titles = ", ".join(known.title for known in FAMILIES)
+        raise UserError(
+            f"model_name={name} cannot be split at grad_from_block={grad_from_block}: supported families are {titles}; "
+            "grad_from_block=0 trains the whole of any timm model"
+        )
+    stages = _stage_paths(net, family)
+    if grad_from_block > len(stages):
+        raise UserError(
+            f"grad_from_block={grad_from_block} is beyond the {len(stages)} stages of {name}; give 0 (whole model) to {len(stages)}"
+        )
+    before, after = stages[:grad_from_block], stages[grad_from_block:]
+    trunk = FrozenTrunk(_part(net, family, trunk=True, keep=before), family.stem + before)
+    tail = TrainedTail(_part(net, family, trunk=False, keep=after), after + family.closing, freeze_batch_norm)
+    return trunk, tail
+
+
+def family_of(net: nn.Module) -> Family | None:
+    """Return the family whose `forward_features` is exactly `net`'s, or None: a subclass with its own forward does not fit."""
+    for family in FAMILIES:
+        module, cls = family.owner.split(":")
+        try:
+            owner = getattr(importlib.import_module(module), cls)
+        except (ImportError, AttributeError):
+            continue
+        if type(net).forward_features is owner.forward_features if isinstance(net, owner) else False:
+            return family
+    return None
+
+
+def _run(net: nn.Module | None, steps: tuple[str, ...], x: Tensor) -> Tensor:
+    for step in steps:
+        x = attrgetter(step)(net)(x)
+    return x
+
+
+def _stage_paths(net: nn.Module, family: Family) -> tuple[str, ...]:
+    if len(family.stages) > 1:
+        return family.stages
+    (container,) = family.stages
+    return tuple(f"{container}.{index}" for index in range(len(getattr(net, container))))
+
+
+def _part(net: nn.Module, family: Family, trunk: bool, keep: tuple[str, ...]) -> nn.Module:
+    """Return a shallow copy of `net` with only the stages in `keep` and, for the trunk, the stem; for the tail, the rest."""
+    part = copy.copy(net)
+    early = {*family.stem, *family.early}
+    part._modules = OrderedDict(
+        (name, module) for name, module in net._modules.items() if name not in family.stages and (name in early) == trunk
+    )
+    # Loose parameters of a network (class token, position embedding) belong to its stem.
+    part._parameters = dict(net._parameters) if trunk else {}
+    part._buffers = dict(net._buffers) if trunk else {}
+    for path in keep:
+        container, _, index = path.partition(".")
+        if not index:
+            part._modules[container] = net._modules[container]
+            continue
+        # Stages keep their number, so that a checkpoint's names are those of the whole network.
+        part._modules.setdefault(container, nn.Sequential()).add_module(index, net._modules[container]._modules[index])
+    return part

@@ -1,0 +1,126 @@
+"""Recipes per data set and backbone, as data in one place; `auto` options take their values from here.
+
+PUBLISHED is GCD's recipe (Vaze et al. 2022): DINO ViT-B/16, last block trained, SGD. The others are measured on this project's
+data; each says on what and what came out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `auto` stands for. Field names are the options' names."""
+
+    model_name: str = "vit_base_patch16_224.dino"
+    image_size: int = 224
+    grad_from_block: int = 11
+    batch_norm: str = "train"
+    head_hidden: int = 2048
+    head_bottleneck: int = 256
+    head_out: int = 65536
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    temperature: float = 1.0
+    sup_con_weight: float = 0.5
+    prop_train_labels: float = 0.8
+    epochs: int = 200
+    total_epochs: int = 200
+    stage1_epochs: int = 50
+    update_interval: int = 5
+    pseudo_loss: str = "supcon"
+    pseudo_loss_weight: float = 1.0
+    pseudo_points: str = "core"
+    pseudo_for_labeled_mode: str = "off"
+
+
+@dataclass(frozen=True)
+class Views:
+    """How images of a data set are varied: probabilities and strengths of core.data.views.ViewSpec."""
+
+    flip_prob: float = 0.5
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    resize_factor: float = 1 / 0.875
+
+
+PUBLISHED = Recipe()
+
+MOBILENET_V2 = dataclasses.replace(
+    PUBLISHED,
+    model_name="mobilenetv2_100",
+    image_size=96,
+    grad_from_block=5,
+    head_hidden=1280,
+    head_bottleneck=512,
+    head_out=256,
+    optimizer="adamw",
+    lr=5e-4,
+    temperature=0.3,
+)
+
+DIGITS = dataclasses.replace(
+    PUBLISHED,
+    model_name="small_cnn",
+    image_size=16,
+    grad_from_block=0,
+    head_hidden=256,
+    head_bottleneck=128,
+    head_out=128,
+    optimizer="adamw",
+    lr=2e-3,
+    temperature=0.3,
+    epochs=30,
+    total_epochs=30,
+    stage1_epochs=15,
+)
+
+NATURAL = Views()
+GLYPHS = Views(flip_prob=0.0, saturation=0.0, hue=0.0, resize_factor=1.25)
+
+
+def recipe_for(dataset: str, model_name: str) -> Recipe:
+    """Return the recipe of a data set (`digits`, `cifar100`, `folder`) and backbone (`auto` = the data set's own)."""
+    if dataset == "digits" and model_name in ("auto", "small_cnn"):
+        return DIGITS
+    if model_name == "small_cnn":
+        return dataclasses.replace(DIGITS, image_size=32)
+    if model_name.startswith("mobilenetv2"):
+        return dataclasses.replace(MOBILENET_V2, model_name=model_name)
+    if model_name != "auto" and not model_name.startswith("vit"):
+        return dataclasses.replace(MOBILENET_V2, model_name=model_name, image_size=224, grad_from_block=0)
+    return PUBLISHED if model_name == "auto" else dataclasses.replace(PUBLISHED, model_name=model_name)
+
+
+def views_for(dataset: str) -> Views:
+    """Return the view strengths of a data set; digits are neither mirrored nor coloured."""
+    return GLYPHS if dataset == "digits" else NATURAL
+
+
+def dataset_of(config: Any) -> str:
+    """Return the data set a configuration means: a superclass alone implies CIFAR-100, nothing at all the digits."""
+    if config.dataset != "auto":
+        return config.dataset
+    return "cifar100" if config.superclass_name else "digits"
+
+
+def resolve(config: C) -> C:
+    """Return the configuration with every `auto` replaced by the recipe's value."""
+    dataset = dataset_of(config)
+    recipe = recipe_for(dataset, getattr(config, "model_name", "auto"))
+    values = {"dataset": dataset}
+    if dataset == "cifar100" and not config.superclass_name:
+        values["superclass_name"] = "all"
+    for f in dataclasses.fields(config):
+        if getattr(config, f.name) == "auto" and f.name not in ("dataset", "gpu", "precision"):
+            values[f.name] = getattr(recipe, f.name)
+    return dataclasses.replace(config, **values)
