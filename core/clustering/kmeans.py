@@ -138,7 +138,9 @@ def _seed(problem: _Problem, rng: np.random.Generator, n_init: int) -> Iterator[
 def _lloyd(problem: _Problem, centres: np.ndarray, max_iter: int, threshold: float) -> KMeansResult:
     """Alternate between assigning the free points and averaging, from the starting `centres` (K, d) on."""
     labels = problem.labels.copy()
-    for iteration in range(1, max_iter + 1):
+    rounds = 0
+    while rounds < max_iter:
+        rounds += 1
         placed, scores = _nearest(problem.free_points, centres)
         previous = labels[problem.free]
         _fill_empty(problem, placed, scores)
@@ -150,7 +152,7 @@ def _lloyd(problem: _Problem, centres: np.ndarray, max_iter: int, threshold: flo
         centres = means
         if moved <= threshold:
             break
-    return KMeansResult(labels, centres, _inertia(problem.points, labels, centres), iteration)
+    return KMeansResult(labels, centres, _inertia(problem.points, labels, centres), rounds)
 
 
 def _fill_empty(problem: _Problem, placed: np.ndarray, scores: np.ndarray) -> None:
