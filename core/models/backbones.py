@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from core.errors import UserError, nearest
-from core.models import small, weights as weight_files
+from core.models import small
+from core.models import weights as weight_files
 from core.models.split import split
 
 BATCH_NORM_MODES = ("train", "frozen")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core import digest
 from core.errors import UserError
 
 _PICKLE_MAGIC = (b"PK", b"\x80")
@@ -85,7 +85,8 @@ def load_into(net: nn.Module, state: dict[str, Tensor], model_name: str, source:
         given = _without_classifier(net, _converted(net, state), expected)
         if first_mismatch(expected, given):
             raise UserError(
-                f"weights={source} are not those of model_name={model_name}: {mismatch}; give weights of that architecture or its model_name"
+                f"weights={source} are not those of model_name={model_name}: {mismatch}; "
+                "give weights of that architecture, or the model_name that they belong to"
             )
     net.load_state_dict(given, strict=False)
 
@@ -143,15 +144,8 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def is_offline() -> bool:
-    """Return whether the environment forbids the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def digest_of(module: nn.Module) -> str:
     """Return the sha256 over names, dtypes, shapes and bytes of all parameters and buffers; '' when there are none."""
-    from core import digest
-
     parts: list[bytes] = []
     for name, tensor in module.state_dict().items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
