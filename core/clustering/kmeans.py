@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from core.clustering.matching import best_pairs, contingency
 from core.errors import UserError
+from core.progress import bar
 
 _BLOCK_CELLS = 1 << 21
 
@@ -67,6 +69,42 @@ def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     centres = np.asarray(centres, dtype=np.float32)
     origin = centres.mean(axis=0)
     return _nearest(np.asarray(features, dtype=np.float32) - origin, centres - origin)[0]
+
+
+def estimate_n_clusters(
+    features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray, k_min: int, k_max: int, rng: np.random.Generator, n_init: int = 3
+) -> int:
+    """Return the number of clusters in k_min..k_max at which plain k-means agrees best with the labelled points; ties: the smallest.
+
+    Source: Vaze et al. 2022, section 3.3. All points (N, d) are clustered without any label, so every labelled point is held out; the
+    Hungarian accuracy on them rises while classes are still merged and falls once they are split. The paper searches with Brent's method;
+    here a coarse grid of at most 9 values is refined around its best until the step is 1, which a noisy curve cannot send astray. Never
+    tries fewer clusters than there are labelled classes. Unlabelled entries of `labels` (N,) are never read. It is the better the more
+    classes are labelled: with one or two the curve is flat. Raises UserError without labelled points or with an empty range.
+    """
+    mask = np.asarray(labelled_mask, dtype=bool)
+    known = np.asarray(labels)[mask]
+    if not len(known):
+        raise UserError("the number of clusters cannot be estimated without labelled points: give it")
+    low, high = max(k_min, 1, len(np.unique(known))), min(k_max, len(mask))
+    if low > high:
+        raise UserError(f"no number of clusters to try: from {low} (k_min {k_min}, labelled classes) to {high} (k_max {k_max}, points)")
+    entropy = int(rng.integers(2**63))
+    nobody = np.zeros(len(mask), dtype=bool)
+    tried: dict[int, float] = {}
+    first, last = low, high
+    while True:
+        grid = sorted({int(k) for k in np.linspace(first, last, 9).round()})
+        for k in bar([k for k in grid if k not in tried], "estimating the number of clusters"):
+            # A generator per k: the result for a k does not depend on which others were tried before.
+            found = semi_supervised_kmeans(features, labels, nobody, k, np.random.default_rng([entropy, k]), n_init).labels[mask]
+            table = contingency(found, known)
+            tried[k] = table.counts[best_pairs(table.counts)].sum() / len(known)
+        best = max(tried, key=lambda k: (tried[k], -k))
+        if len(grid) == last - first + 1:
+            return best
+        at = sorted(tried).index(best)
+        first, last = sorted(tried)[max(at - 1, 0)], sorted(tried)[min(at + 1, len(tried) - 1)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""Euclidean distances, computed once, and every point's neighbours in order of distance.
+
+One definition of the distance serves all callers: squared distances come from a float64 matrix product, are rounded to 2^-36 of the largest squared
+norm (so copies of a point tie exactly, in whatever order a BLAS sums), and their roots are stored as float32. Means over float32 values are exact
+or nearly so in float64, which keeps ties ties. Neighbours are ordered by (distance, index), the point itself left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+DENSE_LIMIT = 20_000
+DEPTH = 256
+TILE_BYTES = 2**28
+
+
+@njit(cache=True, nogil=True)
+def _to_distances(gram, norms, other_norms, quantum, out):
+    """Write the rounded float32 distances of a tile of inner products `gram` (a, b) into `out` (a, b)."""
+    inverse = 1.0 / quantum
+    for i in range(gram.shape[0]):
+        for j in range(gram.shape[1]):
+            squared = np.rint((norms[i] + other_norms[j] - 2.0 * gram[i, j]) * inverse) * quantum
+            out[i, j] = np.sqrt(max(squared, 0.0))
+
+
+@njit(cache=True, nogil=True)
+def _nearest(distances, points, order, nearest):
+    """Fill `order` and `nearest` (a, depth) for `points` (a,) from their `distances` (a, N), ties to the smaller index.
+
+    A threshold taken from every 16th distance lets about twice `depth` candidates through, and only these are sorted.
+    """
+    n, depth = distances.shape[1], order.shape[1]
+    keys = np.empty(n, np.uint64)
+    for row in range(len(points)):
+        bits = distances[row].view(np.uint32)
+        sample = np.sort(bits[::16])
+        allowed = 2 * depth // 16 + 4
+        while True:
+            limit = sample[allowed] if allowed < len(sample) else np.uint32(0xFFFFFFFF)
+            found = 0
+            for j in range(n):
+                keys[found] = (np.uint64(bits[j]) << np.uint64(32)) | np.uint64(j)
+                found += (bits[j] <= limit) & (j != points[row])
+            if found >= depth:
+                break
+            allowed *= 2
+        chosen = np.sort(keys[:found])
+        for e in range(depth):
+            order[row, e] = np.int32(chosen[e] & np.uint64(0xFFFFFFFF))
+            nearest[row, e] = distances[row, order[row, e]]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The sorted neighbour lists of N points, and their distances on demand.
+
+    points: (N, d) float64 features; order, nearest: (N, depth) indices (int32) and distances (float32) of the nearest others;
+    matrix: (N, N) float32 distances, or None when they would not fit and are recomputed in blocks.
+    """
+
+    points: np.ndarray
+    order: np.ndarray
+    nearest: np.ndarray
+    matrix: np.ndarray | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the lists hold all other points, so that a walk that reaches their end is over."""
+        return self.order.shape[1] == len(self.points) - 1
+
+    def rows(self, indices: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield (part, matrix, positions): row positions[t] of matrix holds the distances of indices[part][t] to all N points.
+
+        One part, without a copy, where the whole matrix is held; else blocks of at most TILE_BYTES in float64.
+        """
+        if self.matrix is not None:
+            yield slice(0, len(indices)), self.matrix, indices
+            return
+        step = _tile_rows(len(self.points))
+        norms, quantum = _norms(self.points)
+        for start in range(0, len(indices), step):
+            part = slice(start, min(start + step, len(indices)))
+            block = np.empty((part.stop - start, len(self.points)), np.float32)
+            _to_distances(self.points[indices[part]] @ self.points.T, norms[indices[part]], norms, quantum, block)
+            yield part, block, np.arange(len(block))
+
+
+def _tile_rows(n: int) -> int:
+    return max(16, TILE_BYTES // (8 * n))
+
+
+def _norms(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the squared norms (N,) and the rounding step of squared distances, a power of two."""
+    norms = np.einsum("ij,ij->i", points, points)
+    largest = float(norms.max())
+    return norms, 2.0 ** (np.ceil(np.log2(largest)) - 36) if largest > 0 else 1.0
+
+
+def distance_matrix(points: np.ndarray) -> np.ndarray:
+    """Return the (N, N) float32 Euclidean distances of `points` (N, d), symmetric, by tiles of the lower triangle."""
+    points = np.ascontiguousarray(points, np.float64)
+    n = len(points)
+    norms, quantum = _norms(points)
+    matrix = np.empty((n, n), np.float32)
+    step = min(_tile_rows(n), 1024)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        _to_distances(points[start:stop] @ points[:stop].T, norms[start:stop], norms[:stop], quantum, matrix[start:stop, :stop])
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
+        # a product's own tile need not be symmetric to the last bit
+        own = matrix[start:stop, start:stop]
+        own[np.triu_indices(stop - start, 1)] = own.T[np.triu_indices(stop - start, 1)]
+    return matrix
+
+
+def build(features: np.ndarray, k: int, dense_limit: int = DENSE_LIMIT) -> Neighbours:
+    """Return the neighbour lists of `features` (N, d), at least `k` deep (k < N).
+
+    N^2 memory is used up to `dense_limit` points; above it distances are computed block by block, and again where a list proves too short.
+    """
+    points = np.ascontiguousarray(features, np.float64)
+    n = len(points)
+    depth = min(n - 1, max(DEPTH, 4 * k))
+    order, nearest = np.empty((n, depth), np.int32), np.empty((n, depth), np.float32)
+    found = Neighbours(points, order, nearest, distance_matrix(points) if n <= dense_limit else None)
+    everyone = np.arange(n)
+    for part, block, _ in found.rows(everyone):
+        _nearest(block, everyone[part], order[part], nearest[part])
+    return found

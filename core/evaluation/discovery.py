@@ -1,0 +1,99 @@
+"""What is reported of a model each epoch: clusters of its features, scored by the declared metric on declared images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.clustering.kmeans import KMeansResult, assign, semi_supervised_kmeans
+from core.data.images import DiscoveryData
+from core.data.splits import Split
+from core.evaluation.gcd import Accuracy, accuracy
+from core.evaluation.selection import held_out_accuracy, silhouette
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Semi-supervised k-means of one model's features.
+
+    Attributes:
+        train: (N,) cluster of every training image; held-out images go to the nearest centre.
+        test: (M,) nearest centre of every test image, which took no part in the fit.
+        result: the fit on labelled and unlabelled training images.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    result: KMeansResult
+
+
+def cluster(data: DiscoveryData, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int) -> Clustering:
+    """Cluster L2-normalised features (N, d) of the training images; labelled points are clamped to their class."""
+    used = np.concatenate([split.labelled, split.unlabelled])
+    mask = np.arange(len(used)) < len(split.labelled)
+    result = semi_supervised_kmeans(train[used], data.train.labels[used], mask, n_clusters, np.random.default_rng(seed))
+    ids = np.empty(len(train), np.int64)
+    ids[used] = result.labels
+    rest = np.setdiff1d(np.arange(len(train)), used)
+    if len(rest):
+        ids[rest] = assign(train[rest], result.centres)
+    return Clustering(ids, assign(test, result.centres) if len(test) else np.zeros(0, np.int64), result)
+
+
+def kmeans_clusters(split: Split, train: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """Return plain k-means clusters of the unlabelled training images: the baseline that uses no label at all."""
+    points = train[split.unlabelled]
+    nothing = np.zeros(len(points), bool)
+    return semi_supervised_kmeans(points, np.zeros(len(points), np.int64), nothing, n_clusters, np.random.default_rng(seed)).labels
+
+
+def report(
+    data: DiscoveryData, split: Split, found: Clustering, versions: tuple[str, ...], prefix: tuple[str, str] = ("unlabelled", "test")
+) -> dict[str, float]:
+    """Return `unlabelled/v2_all`, `test/v2_new`, ... for each accuracy version; what does not apply is left out."""
+    metrics: dict[str, float] = {}
+    for version in versions:
+        parts = (
+            (prefix[0], data.train.labels[split.unlabelled], found.train[split.unlabelled]),
+            (prefix[1], data.test.labels, found.test),
+        )
+        for where, truth, clusters in parts:
+            metrics |= named(accuracy(truth, clusters, data.known_classes, version), f"{where}/{version}")
+    return metrics
+
+
+def named(scores: Accuracy, prefix: str) -> dict[str, float]:
+    """Return `<prefix>_all`, `_old`, `_new` of an accuracy, without the parts that do not apply."""
+    values = {"all": scores.all, "old": scores.old, "new": scores.new}
+    return {f"{prefix}_{part}": value for part, value in values.items() if value is not None}
+
+
+def label_free(data: DiscoveryData, split: Split, found: Clustering, train: np.ndarray) -> dict[str, float]:
+    """Return what model selection may see: held-out accuracy on known classes and the silhouette of unlabelled images."""
+    metrics = {"selection/silhouette": _silhouette(split, found, train)}
+    if len(split.validation):
+        labels = data.train.labels
+        metrics["val/accuracy_old"] = held_out_accuracy(
+            found.train[split.labelled], labels[split.labelled], found.train[split.validation], labels[split.validation]
+        )
+    return metrics
+
+
+def _silhouette(split: Split, found: Clustering, train: np.ndarray) -> float:
+    used = np.concatenate([split.labelled, split.unlabelled])
+    return silhouette(train[used], found.train[used], np.arange(len(used)) >= len(split.labelled))
+
+
+def selection_score(metrics: dict[str, float], select_by: str, epoch: int) -> float:
+    """Return the number by which the best model is chosen (larger is better).
+
+    `score` = held-out accuracy + silhouette; `val` = held-out accuracy alone; `last` = the epoch; `oracle` = All accuracy on the
+    unlabelled images, which uses novel-class truth and tags the run.
+    """
+    if select_by == "last":
+        return float(epoch)
+    if select_by == "oracle":
+        return metrics["unlabelled/v2_all"]
+    held_out = metrics.get("val/accuracy_old", 0.0)
+    return held_out if select_by == "val" and "val/accuracy_old" in metrics else held_out + metrics["selection/silhouette"]

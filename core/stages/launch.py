@@ -1,0 +1,110 @@
+"""What every entry point does: parse, open the run, one call, end the run with its true status, one line for a user's mistake."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from core import config as configuration
+from core.errors import UserError
+
+# glibc: keep freed memory instead of returning it at every step; 5-45 % faster training on CPUs (read at process start).
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
+
+Stage = Callable[[Any, Any], dict[str, Any]]
+
+
+def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | None = None) -> int:
+    """Run one entry point; return the process's exit code.
+
+    Args:
+        entry_point: its name in MLproject.
+        config_class: the stage's frozen dataclass.
+        stage: `module:function`, called as `function(config, run) -> summary`; imported only after the options are known to be good.
+            `run` is None on ranks other than 0.
+    """
+    if argv is None:
+        _restart_with_malloc_settings()
+        argv = sys.argv[1:]
+    config = None
+    try:
+        config = configuration.parse(config_class, argv, entry_point)
+        return _tracked(entry_point, config, stage)
+    except UserError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("taxon: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _tracked(entry_point: str, config: Any, stage: str) -> int:
+    from core.tracking import lifeline
+
+    lifeline.follow_launcher()
+    lifeline.interrupt_on_sigterm()
+    from core.tracking import provenance, run as tracking, store
+
+    provenance.remember_parameters({f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default})
+    if int(os.environ.get("RANK", "0")) != 0:
+        _function(stage)(config, None)
+        return 0
+    store.prepare()
+    run = tracking.open_run(entry_point, run_name(entry_point, config))
+    try:
+        _function(stage)(config, run)
+    except BaseException as error:
+        run.finish(*_ending(error))
+        raise
+    run.finish()
+    return 0
+
+
+def _ending(error: BaseException) -> tuple[str, str]:
+    """Return the status and the reason a run ends with."""
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "interrupted; run the same command again to continue"
+    if isinstance(error, UserError):
+        return "FAILED", str(error)
+    return "FAILED", "".join(traceback.format_exception_only(error)).strip()
+
+
+def _refuse(error: UserError) -> int:
+    """Print the one line and make sure that the run `mlflow run` opened says it too."""
+    print(f"taxon: error: {error}", file=sys.stderr)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:  # the mistake was found before the run was taken over
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            MlflowClient().set_tag(run_id, "taxon.reason", str(error)[:4000])
+            MlflowClient().set_terminated(run_id, "FAILED")
+        except MlflowException:
+            pass  # the store is what failed; the line above says so
+    return 2
+
+
+def run_name(entry_point: str, config: Any) -> str:
+    """Return a readable run name: what, on which data, with which seed."""
+    from core.training.recipes import dataset_of
+
+    words = [entry_point]
+    if hasattr(config, "dataset"):
+        words += [getattr(config, "superclass_name", "") or dataset_of(config), f"seed {config.seed}"]
+    return " ".join(words)
+
+
+def _function(stage: str) -> Stage:
+    module, name = stage.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _restart_with_malloc_settings() -> None:
+    """Start this process again with glibc's settings, which are read only at start; nothing else has happened yet."""
+    if sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**MALLOC, **os.environ})

@@ -1,0 +1,122 @@
+"""Each stage in a process of its own, started in well under a second: a fork server has the heavy imports ready.
+
+The pipeline asks, the fork server forks, the child opens its own child run, works, publishes and ends; metrics travel back through a
+pipe, so that the parent run's curves grow live. Nothing may start a thread or touch a GPU while the server imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from core.errors import UserError
+
+PRELOAD = ["torch", "torchvision.transforms.v2", "timm", "mlflow", "scipy.optimize", "core.stages.train", "core.stages.ssddbc"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stage process is asked to do."""
+
+    stage: str
+    config: Any
+    parent_run_id: str
+    name: str
+    entry_point: str
+    tags: dict[str, str]
+    key: str
+    asked_at: float
+
+
+class StageServer:
+    """Runs stages, one at a time, each in a fresh process that is gone with all it held when the stage ends."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+
+    def warm_up(self) -> None:
+        """Start the fork server's imports now, while this process still reads its data."""
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+    def run(self, request: Request, on_metrics: Callable[[dict[str, float], int], None]) -> str:
+        """Run one stage and return its run id; raise UserError (or RuntimeError with the child's traceback) when it fails."""
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_child, args=(request, sender), name=request.name)
+        process.start()
+        sender.close()
+        try:
+            return _listen(receiver, request, on_metrics)
+        except KeyboardInterrupt:
+            _let_end(process)
+            raise
+        finally:
+            process.join(timeout=30)
+            if process.is_alive():
+                process.kill()
+            receiver.close()
+
+
+def _listen(receiver: Connection, request: Request, on_metrics: Callable[[dict[str, float], int], None]) -> str:
+    while True:
+        try:
+            kind, *content = receiver.recv()
+        except EOFError:
+            raise UserError(
+                f"stage '{request.name}' was killed (out of memory, or by hand); run the same command again to continue from its last epoch"
+            ) from None
+        if kind == "metrics":
+            on_metrics(*content)
+        elif kind == "finished":
+            return content[0]
+        elif kind == "interrupted":
+            raise KeyboardInterrupt
+        elif kind == "refused":
+            raise UserError(content[0])
+        else:
+            raise RuntimeError(f"stage '{request.name}' failed:\n{content[0]}")
+
+
+def _let_end(process: Any) -> None:
+    """Give an interrupted stage time to end its run properly (Ctrl-C reached it too; SIGTERM does not by itself)."""
+    if process.is_alive():
+        try:
+            process.terminate()
+            process.join(timeout=20)
+        except KeyboardInterrupt:
+            process.kill()
+
+
+def _child(request: Request, sender: Connection) -> None:
+    """The stage process: its own run, its own ending."""
+    from core.stages.launch import _ending
+    from core.tracking import lifeline, run as tracking
+
+    lifeline.follow_parent_process()
+    lifeline.interrupt_on_sigterm()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run = tracking.open_child(request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key})
+    run.forward = lambda values, step: sender.send(("metrics", values, step))
+    try:
+        module, name = request.stage.split(":")
+        run.started = lambda: run.metrics({"time/startup_seconds": time.time() - request.asked_at}, 0)
+        getattr(importlib.import_module(module), name)(request.config, run)
+        run.finish()
+        sender.send(("finished", run.run_id))
+    except BaseException as error:
+        run.finish(*_ending(error))
+        if isinstance(error, KeyboardInterrupt):
+            sender.send(("interrupted",))
+        elif isinstance(error, UserError):
+            sender.send(("refused", str(error)))
+        else:
+            sender.send(("failed", traceback.format_exc()))

@@ -1,0 +1,75 @@
+"""Processes that end with those that started them: no orphan trains on after `kill -9`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import wait
+
+import psutil
+
+INTERVAL = 0.5  # seconds between looks at the ancestors
+
+
+def follow_launcher() -> None:
+    """End this process soon after the `mlflow run` that started it is gone.
+
+    `mlflow run` starts `bash -c 'activate && python -m ...'`: its death reparents bash, not us, so both are watched. Only under
+    `mlflow run`: a command started by hand may well outlive its terminal.
+    """
+    if "MLFLOW_RUN_ID" not in os.environ:
+        return
+    chain = _ancestors(2)
+    threading.Thread(target=_watch, args=(chain,), name="taxon-lifeline", daemon=True).start()
+
+
+def _ancestors(count: int) -> list[tuple[int, int]]:
+    """Return (child, parent) process ids of the nearest `count` steps up, init excluded."""
+    pairs, process = [], psutil.Process()
+    for _ in range(count):
+        parent = process.parent()
+        if parent is None or parent.pid == 1:
+            break
+        pairs.append((process.pid, parent.pid))
+        process = parent
+    return pairs
+
+
+def _watch(chain: list[tuple[int, int]]) -> None:
+    while all(_still_parent(child, parent) for child, parent in chain):
+        time.sleep(INTERVAL)
+    os.kill(os.getpid(), signal.SIGTERM)  # a chance to end the run properly ...
+    time.sleep(20)
+    os._exit(143)  # ... but not for ever
+
+
+def _still_parent(child: int, parent: int) -> bool:
+    try:
+        return psutil.Process(child).ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
+
+
+def follow_parent_process() -> None:
+    """End this stage process at once when the pipeline that asked for it dies (fork-server children are not its own children)."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(143)
+
+    threading.Thread(target=watch, name="taxon-lifeline", daemon=True).start()
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM end a run as Ctrl-C does: cleanly, with its status, resumable."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
