@@ -1,0 +1,86 @@
+"""Any folder of images, `root/{train,test}/<class>/*`: how users bring their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from core.data.images import DiscoveryData, FileImages, ImageSet, empty_set
+from core.data.novel import parse_known_classes
+from core.errors import UserError, nearest
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_LAYOUT = "expected {root}/train/<class>/*.jpg (and, if there is one, {root}/test/<class>/*.jpg)"
+
+
+def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
+    """Return the data set in `root`; `novel_classes` is a comma separated list of class folders ('' = all are known).
+
+    Classes are the folders of train, sorted by name; test is optional. Ids are '<part>/<class>/<file>'. Hidden files, other
+    file types and folders inside class folders are ignored. Raises UserError for a missing or empty part or class, a test
+    class that train lacks, a link that leads out of `root`, a damaged image.
+    """
+    given, root = root, Path(root).expanduser()
+    if not str(given) or not root.is_dir():
+        raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
+    root = root.resolve()
+    train = _scan(root, "train")
+    if not train:
+        raise UserError(f"no class folder in {root / 'train'}; {_LAYOUT.format(root=root)}")
+    names = tuple(sorted(train))
+    known = parse_known_classes(novel_classes, names)
+    test = _scan(root, "test")
+    for name in sorted(test.keys() - train.keys()):
+        raise UserError(f"{root / 'test' / name}: class '{name}' has no folder in train{nearest(name, names)} Rename or remove it")
+    for name in names:
+        if not train[name]:
+            raise UserError(f"{root / 'train' / name} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
+    return DiscoveryData(f"folder/{root.name}", _image_set("train", train, names), _image_set("test", test, names), names, known)
+
+
+def _scan(root: Path, part: str) -> dict[str, list[Path]]:
+    """Return the sorted image files of each class folder of root/part; empty when the part does not exist."""
+    if not (root / part).is_dir():
+        return {}
+    _refuse_escape(root / part, root)
+    found = {}
+    for folder in sorted((root / part).iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        _refuse_escape(folder, root)
+        files = sorted(path for path in folder.iterdir() if _is_image(path))
+        for path in (folder, *files):
+            _refuse_unprintable(path)
+            _refuse_escape(path, root)
+        found[folder.name] = files
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS and not path.is_dir()
+
+
+def _refuse_escape(path: Path, root: Path) -> None:
+    """Raise UserError when `path` is a link that leads out of `root` (a data folder must not pull in foreign files)."""
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+        raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead")
+
+
+def _refuse_unprintable(path: Path) -> None:
+    """Raise UserError for a name that is not UTF-8: it could not be written into a report."""
+    if not os.fsencode(path.name).isascii():
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
+
+
+def _image_set(part: str, files: dict[str, list[Path]], names: tuple[str, ...]) -> ImageSet:
+    """Return the images of a part in class order, then file order."""
+    items = [(path, label) for label, name in enumerate(names) for path in files.get(name, ())]
+    if not items:
+        return empty_set()
+    ids = tuple(f"{part}/{path.parent.name}/{path.name}" for path, _ in items)
+    return ImageSet(ids, np.array([label for _, label in items], np.int64), FileImages([path for path, _ in items]))

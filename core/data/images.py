@@ -1,0 +1,165 @@
+"""Where pixels come from, and the data set every stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from core import digest
+from core.errors import UserError
+from core.progress import bar
+
+DECODE_THREADS = 4
+
+
+class ImageSource(Protocol):
+    """A sequence of RGB images that is read by index."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def load(self, indices: np.ndarray) -> list[np.ndarray] | np.ndarray:
+        """Return the images at `indices`: uint8 HxWx3 each, as one (B,H,W,3) array where all have one size."""
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the content."""
+
+
+class ArrayImages:
+    """Images of one size held in memory: `pixels` is (N,H,W,3) uint8."""
+
+    def __init__(self, pixels: np.ndarray):
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ValueError(f"pixels must be uint8 (N,H,W,3), not {pixels.dtype} {pixels.shape}")
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        """Return (B,H,W,3) uint8."""
+        return self.pixels[indices]
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the pixels."""
+        return digest.of_array(self.pixels)
+
+
+class FileImages:
+    """Image files, decoded when asked for (RGB, turned upright by their EXIF orientation).
+
+    Every file is read and decoded once on construction, at low resolution where the format allows it, so that a damaged
+    file is reported (UserError naming it) before any expensive work and not in the middle of training.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = tuple(paths)
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            checked = bar(pool.map(_verify, self.paths), "checking images", total=len(self.paths))
+            self.digest = digest.of_json(list(checked))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Return uint8 HxWx3 arrays, each of its own size."""
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            return list(pool.map(_decode, [self.paths[i] for i in indices]))
+
+
+def _verify(path: Path) -> str:
+    """Return the sha256 of the file after decoding it; UserError when it is no readable image."""
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            image.draft("RGB", (64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({_one_line(error)}); mend or remove the file") from None
+    return digest.of_bytes(content)
+
+
+def _decode(path: Path) -> np.ndarray:
+    """Return the upright image as (H,W,3) uint8; UserError when the file has become unreadable since it was checked."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({_one_line(error)}); it was readable when the run started") from None
+
+
+def _one_line(error: Exception) -> str:
+    """Return the error's text without line breaks (PIL repeats a BytesIO address, which says nothing)."""
+    text = " ".join(str(error).split())
+    return "unknown format" if "cannot identify image file" in text else text
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their ids and labels.
+
+    ids: one a image, unique over train and test together ('train/00012', 'test/00012').
+    labels: (N,) int64, index into the data set's class_names.
+    source: the pixels, in the same order.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    source: ImageSource
+
+    def __post_init__(self):
+        if not len(self.ids) == len(self.labels) == len(self.source):
+            raise ValueError(f"{len(self.ids)} ids, {len(self.labels)} labels and {len(self.source)} images do not match")
+        if self.labels.dtype != np.int64:
+            raise ValueError(f"labels must be int64, not {self.labels.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class DiscoveryData:
+    """A data set for category discovery.
+
+    name: 'cifar100/trees', 'digits' or 'folder/<root name>'.
+    train, test: the official parts; test may be empty where a folder has no test part.
+    class_names: name of class index i. known_classes: the indices of classes that may be labelled; the rest is novel.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    known_classes: frozenset[int]
+
+    def __post_init__(self):
+        if len({*self.train.ids, *self.test.ids}) != len(self.train) + len(self.test):
+            raise ValueError(f"{self.name}: image ids are not unique over train and test")
+        if not self.known_classes <= set(range(len(self.class_names))):
+            raise ValueError(f"{self.name}: known_classes name classes that do not exist")
+
+    @property
+    def novel_classes(self) -> frozenset[int]:
+        """The class indices that are never labelled; may be empty."""
+        return frozenset(range(len(self.class_names))) - self.known_classes
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of pixels, labels, ids, class names and known classes of both parts."""
+        parts = [[part.source.digest, digest.of_array(part.labels), list(part.ids)] for part in (self.train, self.test)]
+        return digest.of_json([parts, list(self.class_names), sorted(self.known_classes)])
+
+
+def empty_set() -> ImageSet:
+    """Return an image set without images (a data set without a test part)."""
+    return ImageSet((), np.zeros(0, np.int64), ArrayImages(np.zeros((0, 1, 1, 3), np.uint8)))

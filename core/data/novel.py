@@ -1,0 +1,20 @@
+"""Which classes are novel, as a user writes it: a comma separated list of class names."""
+
+from __future__ import annotations
+
+from core.errors import UserError, nearest
+
+
+def parse_known_classes(novel_classes: str, class_names: tuple[str, ...]) -> frozenset[int]:
+    """Return the indices of the classes that `novel_classes` ('rust, miner'; '' = none) leaves known.
+
+    Raises UserError for a name that is no class (with the nearest one) and when no class is left known.
+    """
+    novel = {name.strip() for name in novel_classes.split(",")} - {""}
+    for name in sorted(novel - set(class_names)):
+        shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+        raise UserError(f"novel_classes: there is no class '{name}'{nearest(name, class_names)} The classes are: {shown}")
+    known = frozenset(i for i, name in enumerate(class_names) if name not in novel)
+    if not known:
+        raise UserError(f"novel_classes names all {len(class_names)} classes: leave at least one out, labels come from known classes")
+    return known

@@ -1,0 +1,148 @@
+"""Who is labelled: the one random choice that defines a discovery problem.
+
+Labelled images are drawn without replacement from the pooled training images of all known classes (Vaze et al. 2022,
+Generalized Category Discovery, section 4); all other training images are unlabelled. Part of the labelled images is held
+out for model selection: it takes part in no loss, neither as labelled nor as unlabelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from core import digest
+from core.data.images import DiscoveryData
+from core.data.superclasses import Superclass
+from core.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A partition of the training images.
+
+    labelled, validation, unlabelled: sorted int64 indices into the training set, disjoint, together all of it.
+    seed, prop_train_labels, val_fraction, labels_per_class: what it was made from. digest: of all of these.
+    """
+
+    labelled: np.ndarray
+    validation: np.ndarray
+    unlabelled: np.ndarray
+    seed: int
+    prop_train_labels: float
+    val_fraction: float
+    labels_per_class: int
+    digest: str
+
+
+def make_split(
+    labels: np.ndarray,
+    known_classes: Collection[int],
+    prop_train_labels: float,
+    val_fraction: float,
+    seed: int,
+    labels_per_class: int = 0,
+    class_names: tuple[str, ...] = (),
+) -> Split:
+    """Split the training images with labels (N,) into labelled, validation and unlabelled.
+
+    prop_train_labels in (0,1] of the pooled known-class images get a label (validation included), or, where
+    labels_per_class > 0, exactly that many of each known class; val_fraction in [0,1) of those are held out, class by class.
+    The choice of labels does not depend on val_fraction. class_names only make error messages clearer.
+    Raises UserError for parameters out of range and for a class with fewer images than labels asked for.
+    """
+    _check(prop_train_labels, val_fraction, seed, labels_per_class)
+    rng = np.random.default_rng(seed)
+    known = np.flatnonzero(np.isin(labels, sorted(known_classes)))
+    if not len(known):
+        raise UserError("no training image of a known class: name fewer novel classes, labels can only come from known ones")
+    if labels_per_class:
+        chosen = _draw_per_class(labels, known_classes, labels_per_class, class_names, rng)
+    else:
+        chosen = rng.choice(known, round(prop_train_labels * len(known)), replace=False)
+    validation = _hold_out(labels, np.sort(chosen), val_fraction, rng)
+    labelled = np.setdiff1d(chosen, validation)
+    if not len(labelled):
+        raise UserError(
+            f"no labelled image is left of {len(known)} known-class training images: raise prop_train_labels "
+            f"({prop_train_labels}) or lower val_fraction ({val_fraction})"
+        )
+    unlabelled = np.setdiff1d(np.arange(len(labels)), chosen)
+    parts = tuple(part.astype(np.int64) for part in (labelled, validation, unlabelled))
+    settings = [seed, float(prop_train_labels), float(val_fraction), labels_per_class]
+    identity = digest.of_json([settings, sorted(int(c) for c in known_classes), [digest.of_array(part) for part in parts]])
+    return Split(*parts, seed, prop_train_labels, val_fraction, labels_per_class, identity)
+
+
+def _check(prop_train_labels: float, val_fraction: float, seed: int, labels_per_class: int) -> None:
+    """Raise UserError for a parameter out of range; the comparisons are written so that NaN fails them."""
+    if not 0 < prop_train_labels <= 1:
+        raise UserError(f"prop_train_labels must be above 0 and at most 1, not {prop_train_labels}")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"val_fraction must be at least 0 and below 1, not {val_fraction}")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, not {seed}")
+    if labels_per_class < 0:
+        raise UserError(f"labels_per_class must be 0 (use prop_train_labels) or more, not {labels_per_class}")
+
+
+def _draw_per_class(
+    labels: np.ndarray, known_classes: Collection[int], count: int, class_names: tuple[str, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Return `count` training indices of each known class; UserError where a class has fewer."""
+    chosen = []
+    for label in sorted(known_classes):
+        members = np.flatnonzero(labels == label)
+        if len(members) < count:
+            name = class_names[label] if class_names else label
+            raise UserError(f"labels_per_class is {count}, but class '{name}' has only {len(members)} training images: ask for fewer")
+        chosen.append(rng.choice(members, count, replace=False))
+    return np.concatenate(chosen)
+
+
+def _hold_out(labels: np.ndarray, chosen: np.ndarray, val_fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Return round(val_fraction * n) of the n chosen indices, each class giving its share (largest remainders make the total)."""
+    total = round(val_fraction * len(chosen))
+    classes, counts = np.unique(labels[chosen], return_counts=True)
+    shares = counts * (total / len(chosen)) if len(chosen) else counts.astype(float)
+    quotas = np.floor(shares + 1e-9).astype(int)
+    for position in np.argsort(quotas - shares, kind="stable")[: total - quotas.sum()]:
+        quotas[position] += 1
+    parts = [rng.choice(chosen[labels[chosen] == c], q, replace=False) for c, q in zip(classes, quotas, strict=True)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def split_report(data: DiscoveryData, split: Split, superclass: Superclass | None = None) -> dict[str, Any]:
+    """Return the JSON-ready description of a split: indices, ids, statistics by class, class maps and digests.
+
+    `superclass` adds its name, number and the map from class index to CIFAR-100 fine id; None for other data sets.
+    """
+    parts = {"labelled": split.labelled, "validation": split.validation, "unlabelled": split.unlabelled}
+    labels = {name: data.train.labels[indices] for name, indices in parts.items()} | {"test": data.test.labels}
+    by_class = {
+        class_name: {"index": i, "known": i in data.known_classes} | {name: int((part == i).sum()) for name, part in labels.items()}
+        for i, class_name in enumerate(data.class_names)
+    }
+    report = {
+        "data": data.name,
+        "data_digest": data.digest,
+        "split_digest": split.digest,
+        "seed": split.seed,
+        "prop_train_labels": split.prop_train_labels,
+        "val_fraction": split.val_fraction,
+        "labels_per_class": split.labels_per_class,
+        "class_names": list(data.class_names),
+        "known_classes": sorted(data.known_classes),
+        "novel_classes": sorted(data.novel_classes),
+        "counts": {"train": len(data.train)} | {name: len(part) for name, part in labels.items()},
+        "by_class": by_class,
+        "indices": {name: indices.tolist() for name, indices in parts.items()},
+        "ids": {name: [data.train.ids[i] for i in indices] for name, indices in parts.items()} | {"test": list(data.test.ids)},
+    }
+    if superclass is not None:
+        report["superclass"] = superclass.name
+        report["superclass_number"] = superclass.number
+        report["fine_ids"] = dict(zip(data.class_names, superclass.fine_ids, strict=True))
+    return report
