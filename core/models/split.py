@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import UserError
 from core.models.small import SmallCNN
+from core.models.sync_batch_norm import SyncBatchNorm
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class TrainedTail(nn.Module):
         super().train(mode)
         if self.freeze_batch_norm:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, (_BatchNorm, SyncBatchNorm)):
                     module.eval()
         return self
 
