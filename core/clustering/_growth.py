@@ -178,7 +178,9 @@ def _visit(i, p, targets, n_edges, points, clusters, queue, end, sources, first)
     changed, left_alone = False, False
     for e in range(n_edges[i]):
         j = targets[i, e]
-        q = -1 if points.cluster[j] < 0 else _root(clusters.parent, points.cluster[j])
+        q = points.cluster[j]
+        if q >= 0:
+            q = points.cluster[j] = _root(clusters.parent, q)
         if q == p or (points.codes[i] >= 0 and points.codes[j] >= 0 and points.codes[i] != points.codes[j]):
             continue
         if q < 0:

@@ -25,7 +25,8 @@ def _to_distances(gram, norms, other_norms, quantum, out):
     for i in range(gram.shape[0]):
         for j in range(gram.shape[1]):
             squared = np.rint((norms[i] + other_norms[j] - 2.0 * gram[i, j]) * inverse) * quantum
-            out[i, j] = np.sqrt(max(squared, 0.0))
+            # not max(): it would keep a negative zero, whose bits sort last
+            out[i, j] = np.sqrt(squared) if squared > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True)

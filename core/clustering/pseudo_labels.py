@@ -1,6 +1,6 @@
 """Pseudo labels of one refresh: what clustering hands to training, and its file.
 
-The file is an npz without pickles: `ids` (U), `indices`, `labels`, `core_mask`, `agreed_mask`, `densities`, and JSON texts
+The file is an npz without pickles: `ids` (U), `indices`, `labels`, `core_mask`, `agreed_mask`, `densities`, `prototypes`, and JSON texts
 `best_params` and `metadata`.
 """
 
@@ -28,6 +28,7 @@ class PseudoLabels:
         core_mask: (n,) SSDDBC's core points.
         agreed_mask: (n,) points on which the clusterings agree.
         densities: (n,) relative densities.
+        prototypes: (K, d) L2-normalised mean features of each cluster's core points, by cluster id; zero rows for unused ids.
         best_params: the chosen cell: k, density_percentile.
         metadata: score, counts, and digests of data, split, features and model.
     """
@@ -38,6 +39,7 @@ class PseudoLabels:
     core_mask: np.ndarray
     agreed_mask: np.ndarray
     densities: np.ndarray
+    prototypes: np.ndarray
     best_params: dict[str, Any]
     metadata: dict[str, Any]
 
@@ -61,6 +63,7 @@ def write(path: Path, pseudo: PseudoLabels) -> None:
         core_mask=pseudo.core_mask,
         agreed_mask=pseudo.agreed_mask,
         densities=pseudo.densities,
+        prototypes=pseudo.prototypes,
         best_params=np.array(json.dumps(pseudo.best_params, sort_keys=True)),
         metadata=np.array(json.dumps(pseudo.metadata, sort_keys=True)),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import signal
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,10 +104,10 @@ def _child(request: Request, sender: Connection) -> None:
     lifeline.interrupt_on_sigterm()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run = tracking.open_child(request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key})
+    run.asked_at = request.asked_at
     run.forward = lambda values, step: sender.send(("metrics", values, step))
     try:
         module, name = request.stage.split(":")
-        run.started = lambda: run.metrics({"time/startup_seconds": time.time() - request.asked_at}, 0)
         getattr(importlib.import_module(module), name)(request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))

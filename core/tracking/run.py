@@ -6,10 +6,12 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
@@ -32,6 +34,8 @@ class Run:
 
     def __init__(self, client: MlflowClient, run_id: str, continued: bool = False):
         self.client, self.run_id = client, run_id
+        self.asked_at = psutil.Process().create_time()
+        self.forward: Callable[[dict[str, float], int], None] = lambda values, step: None  # a stage's way to its pipeline's curves
         self._lock = machine_lock(f"run {run_id}", blocking=False)
         if not self._lock.__enter__():
             raise UserError(f"run {run_id} is in use by another process of this machine; wait for it or stop it, then try again")
@@ -41,6 +45,10 @@ class Run:
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Queue metrics of one global epoch; never blocks."""
         self.outbox.put(values, step)
+
+    def started(self) -> None:
+        """Record, once, how long it took from asking for this work to its first useful step."""
+        self.metrics({"time/startup_seconds": time.time() - self.asked_at}, 0)
 
     def tags(self, values: dict[str, Any]) -> None:
         """Set tags; values are cut to what every store accepts."""

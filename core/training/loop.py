@@ -68,7 +68,8 @@ def fit(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, on_epoch: Call
             group["lr"] = plan.lr(epoch)
         torch.manual_seed(hash((plan.seed, epoch, distributed.rank())) & 0x7FFFFFFF)
         sums: dict[str, float] = {}
-        for batch in bar(task.batches(epoch), f"epoch {epoch + 1}/{plan.stop}", total=task.steps):
+        batches = Timed(task.batches(epoch))
+        for batch in bar(batches, f"epoch {epoch + 1}/{plan.stop}", total=task.steps):
             with autocast(plan.device, plan.precision):
                 losses = task.losses(batch, epoch)
             values = _finite(losses, epoch)
@@ -82,7 +83,24 @@ def fit(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, on_epoch: Call
         if distributed.is_main():
             metrics |= task.evaluate(epoch + 1)
             metrics |= {"time/train_seconds": trained - began, "time/evaluate_seconds": time.perf_counter() - trained}
+            metrics["time/data_wait_seconds"] = batches.waited
             on_epoch(epoch + 1, metrics)
+
+
+class Timed:
+    """Iterates over `items` and adds up, in `waited`, the seconds spent waiting for them."""
+
+    def __init__(self, items: Iterator[Any]):
+        self.items, self.waited = items, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            began = time.perf_counter()
+            item = next(self.items, None)
+            self.waited += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
 
 
 def _finite(losses: dict[str, Tensor], epoch: int) -> dict[str, float]:

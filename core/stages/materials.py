@@ -1,0 +1,105 @@
+"""What every stage of discovery starts from: data, split, views, device, model; built from the configuration, checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from core.data import catalog
+from core.data.images import DiscoveryData
+from core.data.splits import Split, make_split
+from core.data.views import ResizedImages, ViewSpec, resize_all
+from core.errors import UserError
+from core.evaluation.features import FeatureExtractor
+from core.models import backbones
+from core.models.discovery import DiscoveryModel
+from core.models.heads import ProjectionHead
+from core.training import precision, recipes
+
+
+@dataclass
+class Materials:
+    """Data and machine of one stage.
+
+    Attributes:
+        data, split: images and who is labelled.
+        spec: how views are made.
+        train_images, test_images: resized pixels.
+        device, number_format: where and how forward passes run.
+    """
+
+    data: DiscoveryData
+    split: Split
+    spec: ViewSpec
+    train_images: ResizedImages
+    test_images: ResizedImages
+    device: torch.device
+    number_format: str
+
+    @property
+    def autocast(self) -> Callable[[], AbstractContextManager]:
+        """Make the context of forward passes."""
+        return partial(precision.autocast, self.device, self.number_format)
+
+    def extractors(self, batch_size: int = 256) -> tuple[FeatureExtractor, FeatureExtractor]:
+        """Return the feature extractors of the training and the test images."""
+        return tuple(
+            FeatureExtractor(images, self.spec, self.device, self.autocast, batch_size) for images in (self.train_images, self.test_images)
+        )
+
+
+def load_data(config: Any) -> tuple[DiscoveryData, Split]:
+    """Load the data set that the (resolved) configuration names and draw its split."""
+    data = catalog.load(config.dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
+    split = make_split(
+        data.train.labels, data.known_classes, config.prop_train_labels, config.val_fraction, config.seed, labels_per_class=config.labels_per_class
+    )
+    if not len(split.unlabelled):
+        raise UserError(f"{data.name} leaves no unlabelled image to discover anything in; lower prop_train_labels or name novel classes")
+    return data, split
+
+
+def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded: tuple[DiscoveryData, Split] | None = None) -> Materials:
+    """Build the materials of a stage; `mean` and `std` are those of the backbone's pretraining images."""
+    data, split = loaded or load_data(config)
+    views = recipes.views_for(config.dataset)
+    spec = ViewSpec(
+        image_size=config.image_size,
+        resize=round(config.image_size * views.resize_factor),
+        flip_prob=views.flip_prob,
+        brightness=views.brightness,
+        contrast=views.contrast,
+        saturation=views.saturation,
+        hue=views.hue,
+        mean=mean,
+        std=std,
+    )
+    device = precision.pick_device(config.gpu)
+    number_format = precision.resolve_precision(config.precision, device)
+    return Materials(data, split, spec, resize_all(data.train.source, spec), resize_all(data.test.source, spec), device, number_format)
+
+
+def build_model(config: Any, pretrained: bool = True) -> tuple[DiscoveryModel, tuple[float, ...], tuple[float, ...]]:
+    """Build the untrained model on the CPU, and the channel means and deviations it wants."""
+    backbone = backbones.build(
+        config.model_name,
+        config.image_size,
+        config.grad_from_block,
+        weights=config.weights,
+        pretrained=pretrained,
+        seed=config.seed,
+        batch_norm=config.batch_norm,
+    )
+    head = ProjectionHead(backbone.feature_dim, config.head_hidden, config.head_bottleneck, config.head_out, seed=config.seed)
+    return DiscoveryModel(backbone, head), backbone.mean, backbone.std
+
+
+def environment(device: torch.device, number_format: str) -> dict[str, Any]:
+    """Return what changes the last bits of a result on this machine: part of the stage key."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "number_format": number_format, "threads": torch.get_num_threads()}

@@ -1,0 +1,129 @@
+"""What the loop trains for category discovery: contrast over views, supervised contrast, and the pseudo-label loss.
+
+total = (1 - w) * L_contrast + w * L_supcon + gamma(epoch) * pseudo_loss_weight * L_pseudo      (spec: gcd.md; GCD, Vaze et al. 2022)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.clustering.pseudo_labels import PseudoLabels
+from core.losses.info_nce import info_nce
+from core.losses.prototypical import prototypical
+from core.losses.pseudo_weights import density_weights
+from core.losses.ramp import gamma
+from core.losses.supcon import supcon
+from core.training import distributed
+from core.training.view_cache import CachedViews
+
+PROTOTYPE_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the losses know of each training image.
+
+    Attributes:
+        labels: (N,) class of labelled images, -1 elsewhere.
+        pseudo: (N,) cluster of the images that take part in the pseudo loss, -1 elsewhere.
+        weights: (N,) their weights.
+        prototypes: (K, d) cluster prototypes in feature space for `prototypical`, or None.
+        first_pseudo_epoch: global epoch of the first pseudo labels, None while there are none.
+    """
+
+    labels: Tensor
+    pseudo: Tensor
+    weights: Tensor
+    prototypes: Tensor | None = None
+    first_pseudo_epoch: int | None = None
+
+
+def make_targets(
+    labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels | None, config: Any, first_epoch: int | None
+) -> Targets:
+    """Build the targets from the split and, if there are any, the pseudo labels.
+
+    Args:
+        labels: (N,) true classes; only those at `labelled` are read.
+        labelled: indices of labelled images.
+        pseudo: pseudo labels of this segment.
+        config: a stage configuration with the pseudo options.
+        first_epoch: global epoch at which pseudo labels first took part.
+    """
+    known = np.full(len(labels), -1, np.int64)
+    known[labelled] = labels[labelled]
+    clusters, weights = np.full(len(labels), -1, np.int64), np.zeros(len(labels), np.float32)
+    if pseudo is None:
+        return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights))
+    part = pseudo.taking_part(config.pseudo_points)
+    if config.pseudo_for_labeled_mode == "off":
+        part = part & (known[pseudo.indices] < 0)
+    where = pseudo.indices[part]
+    clusters[where] = pseudo.labels[part]
+    weights[where] = density_weights(torch.from_numpy(pseudo.densities[part]), config.pseudo_weight_mode).numpy()
+    prototypes = torch.from_numpy(pseudo.prototypes) if config.pseudo_loss == "prototypical" else None
+    return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights), prototypes, first_epoch)
+
+
+class DiscoveryTask:
+    """The discovery family's task for `core.training.loop.fit`.
+
+    Args:
+        model: trunk, tail and head.
+        loader: yields this rank's batches of an epoch (indices and views, or indices and cached trunk outputs).
+        targets: what is known of each image.
+        config: the resolved stage configuration.
+        evaluate: called after each epoch on the main process; returns metrics.
+        device: where the model lives.
+    """
+
+    def __init__(
+        self, model: nn.Module, loader: Any, targets: Targets, config: Any, evaluate: Callable[[int], dict[str, float]], device: torch.device
+    ):
+        self.model, self.loader, self.config, self.evaluate, self.device = model, loader, config, evaluate, device
+        self.wrapped = distributed.wrap(model)
+        self.targets = targets
+        self.labels, self.pseudo = targets.labels.to(device), targets.pseudo.to(device)
+        self.weights = targets.weights.to(device)
+        self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
+        self.steps = loader.steps
+        self.to_tail = (lambda outputs: outputs) if isinstance(loader, CachedViews) else model.trunk
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (indices (B,), trunk outputs (V*B, ...)) of this rank."""
+        self.model.train()
+        for batch in self.loader.epoch(epoch):
+            views = batch.views.to(self.device, non_blocking=True)
+            yield batch.indices.to(self.device, non_blocking=True), views
+
+    def losses(self, batch: tuple[Tensor, Tensor], epoch: int) -> dict[str, Tensor]:
+        """Return L_total and its parts for one global batch, equal on every rank."""
+        indices, views = batch
+        n_views = self.config.n_views
+        features, projections = self.wrapped(self.to_tail(views))
+        projections = distributed.gather_views(projections.float(), n_views)
+        indices = distributed.gather(indices)
+        labels, config = self.labels[indices], self.config
+        labelled = labels >= 0
+        contrast = info_nce(projections, n_views, config.temperature, keep=~labelled if config.contrast_unlabel_only else None)
+        supervised = supcon(projections, labels, n_views, config.sup_con_temperature, keep=labelled)
+        total = (1 - config.sup_con_weight) * contrast + config.sup_con_weight * supervised
+        losses = {"L_contrast": contrast, "L_supcon": supervised}
+        ramp = gamma(epoch, self.targets.first_pseudo_epoch, config.update_interval, config.epochs, config.gamma_ramp)
+        if ramp > 0:
+            pseudo = self._pseudo_loss(projections, distributed.gather_views(features.float(), n_views), indices)
+            total = total + ramp * config.pseudo_loss_weight * pseudo
+            losses["L_pseudo"] = pseudo
+        return {"L_total": total, **losses, "gamma": torch.tensor(ramp, device=total.device)}
+
+    def _pseudo_loss(self, projections: Tensor, features: Tensor, indices: Tensor) -> Tensor:
+        clusters, weights, n_views = self.pseudo[indices], self.weights[indices], self.config.n_views
+        if self.config.pseudo_loss == "prototypical":
+            return prototypical(features, clusters, self.prototypes, PROTOTYPE_TEMPERATURE, clusters >= 0, weights, n_views)
+        return supcon(projections, clusters, n_views, self.config.sup_con_temperature, clusters >= 0, weights)

@@ -1,0 +1,90 @@
+"""Augmented views kept as the frozen trunk's outputs: an epoch then costs the trained tail only.
+
+V views per image are drawn once; every epoch picks `n_views` different ones of them. What this costs in accuracy is measured in the
+README, and it is off by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.data.loader import Batch, ViewLoader, prefetched
+from core.data.views import augment, draw_parameters
+from core.errors import UserError
+from core.progress import bar
+
+MEMORY_LIMIT = 8 << 30  # bytes of trunk outputs
+
+
+class CachedViews:
+    """Stands in for a ViewLoader: the same images in the same proportion, views chosen among V cached ones.
+
+    Args:
+        loader: what it stands in for; its sampling weights, seed, ranks and batch size apply.
+        model: its frozen trunk computes the cache.
+        n_cached: V, at least the number of views a step.
+        device, autocast: where and how the trunk runs.
+
+    Raises:
+        UserError: the trunk is empty (nothing frozen), V is too small, or the cache would not fit.
+    """
+
+    def __init__(self, loader: ViewLoader, model: nn.Module, n_cached: int, device: torch.device, autocast):
+        if not model.trunk_digest:
+            raise UserError("view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks")
+        if n_cached < loader.n_views:
+            raise UserError(f"view_cache = {n_cached} is less than n_views = {loader.n_views}; keep at least as many views as a step uses")
+        self.loader, self.n_cached, self.steps = loader, n_cached, loader.steps
+        self.outputs = self._compute(model, device, autocast)
+
+    @torch.no_grad()
+    def _compute(self, model: nn.Module, device: torch.device, autocast) -> Tensor:
+        """Return the trunk outputs (N, V, ...) in the trunk's own number format."""
+        loader, images = self.loader, self.loader.images
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, 0xCAC4E])))
+        parameters = draw_parameters(loader.spec, len(images), self.n_cached, rng)
+        outputs: Tensor | None = None
+        for start in bar(range(0, len(images), 64), "view cache"):
+            rows = np.arange(start, min(start + 64, len(images)))
+            pixels = images.batch(rows)
+            for view in range(self.n_cached):
+                with autocast():
+                    part = model.trunk(augment(pixels, parameters[rows, view], loader.spec).to(device)).cpu()
+                if outputs is None:
+                    outputs = self._allocate(part, len(images))
+                outputs[rows, view] = part
+        return outputs
+
+    def _allocate(self, part: Tensor, n: int) -> Tensor:
+        needed = part[0].nbytes * n * self.n_cached
+        if needed > MEMORY_LIMIT:
+            raise UserError(
+                f"view_cache = {self.n_cached} needs {needed / 2**30:.1f} GiB for {n} images; "
+                f"keep it to {int(MEMORY_LIMIT // (part[0].nbytes * n))} views or fewer"
+            )
+        return torch.empty((n, self.n_cached, *part.shape[1:]), dtype=part.dtype)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of a global epoch; `views` holds trunk outputs (n_views*B, ...), view-major."""
+        loader = self.loader
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, epoch, 0xCAC4E])))
+        total = self.steps * loader.batch_size
+        if loader.weights is None:
+            positions = rng.permutation(len(loader.images))[:total]
+        else:
+            positions = rng.choice(len(loader.images), total, p=loader.weights / loader.weights.sum())
+        chosen = rng.random((total, self.n_cached)).argsort(axis=1)[:, : loader.n_views]
+        share = loader.batch_size // loader.world_size
+
+        def build(step: int) -> Batch:
+            start = step * loader.batch_size + loader.rank * share
+            rows = slice(start, start + share)
+            indices = torch.from_numpy(positions[rows].astype(np.int64))
+            views = [self.outputs[indices, torch.from_numpy(chosen[rows, view])] for view in range(loader.n_views)]
+            return Batch(indices, torch.cat(views))
+
+        yield from prefetched(build, self.steps, 1)
