@@ -1,0 +1,156 @@
+"""Weights are loaded safely, whole and into their own architecture, or refused in one line."""
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core.errors import UserError
+from core.models import backbones, weights
+from core.models.backbones import build
+
+REAL = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+timm = pytest.importorskip("timm")
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    """No test reaches for the hub or reads the user's cache of it."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def resnet_file(tmp_path) -> Path:
+    """A whole classifier's file, as the hub has them: the classifier is in it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        net = timm.create_model("resnet10t", pretrained=False)
+    path = tmp_path / "resnet10t.safetensors"
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, path)
+    return path
+
+
+def test_a_file_is_loaded_and_its_classifier_ignored(resnet_file):
+    backbone = build("resnet10t", 64, 3, weights=str(resnet_file))
+    stored = weights.read_safetensors(resnet_file)
+    assert torch.equal(backbone.trunk.net.conv1[0].weight, stored["conv1.0.weight"])
+    assert torch.equal(backbone.tail.net.layer4[0].conv1.weight, stored["layer4.0.conv1.weight"])
+    assert build("resnet10t", 64, 3, weights=str(resnet_file), seed=2).trunk_digest == backbone.trunk_digest
+
+
+def test_own_network_takes_a_file_too(tmp_path):
+    other = build("small_cnn", 8, 0, seed=5).tail.net
+    save_file(other.state_dict(), tmp_path / "small.safetensors")
+    loaded = build("small_cnn", 8, 0, weights=str(tmp_path / "small.safetensors")).tail.net
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), loaded.parameters(), strict=True))
+
+
+def test_another_architecture_is_named_with_the_first_mismatch(resnet_file):
+    with pytest.raises(UserError, match=r"resnet10t\.safetensors are not those of model_name=resnet18: 'conv1\.weight' .* is missing"):
+        build("resnet18", 64, 3, weights=str(resnet_file))
+
+
+def test_another_width_is_named_with_both_shapes(tmp_path):
+    state = backbones._create("vit_tiny_patch16_224", 224).state_dict()
+    state["norm.weight"] = torch.zeros(384)
+    save_file(state, tmp_path / "vit.safetensors")
+    with pytest.raises(UserError, match=r"'norm\.weight' has shape \(384,\), expected \(192,\)"):
+        build("vit_tiny_patch16_224", 224, 11, weights=str(tmp_path / "vit.safetensors"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_refused_under_any_name(tmp_path, suffix, zipped):
+    path = tmp_path / f"weights{suffix}"
+    torch.save({"x": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"is a pickle.*convert to safetensors"):
+        build("small_cnn", 8, 0, weights=str(path))
+
+
+def test_a_truncated_file_is_refused(resnet_file):
+    whole = resnet_file.read_bytes()
+    for length in (len(whole) - 1, len(whole) // 2, 12, 3, 0):
+        resnet_file.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="not a whole safetensors file"):
+            build("resnet10t", 64, 3, weights=str(resnet_file))
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    """0x80 is also a header of 128 bytes: the magic alone would refuse a good file."""
+    path = tmp_path / "good.safetensors"
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x80)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", 1.5))
+    assert weights.read_safetensors(path)["x"].item() == 1.5
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.safetensors: no such file"):
+        build("resnet10t", 64, 3, weights=str(tmp_path / "gone.safetensors"))
+
+
+def test_without_the_hub_one_line_says_what_to_give():
+    with pytest.raises(UserError, match=r"timm/vit_base_patch16_224\.dino .*HF_HUB_OFFLINE.*weights=<local \.safetensors") as caught:
+        build("vit_base_patch16_224.dino", 224, 11)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_the_hub_is_asked_once(monkeypatch):
+    import huggingface_hub
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("Name or service\nnot known")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(UserError, match=r"cannot be downloaded \(Name or service not known\); give weights="):
+        build("resnet18", 64, 3)
+
+
+def test_a_hub_id_is_looked_up_by_its_own_name():
+    with pytest.raises(UserError, match="pretrained weights somebody/resnet are not in the cache"):
+        build("resnet18", 64, 3, weights="somebody/resnet")
+
+
+def test_a_cached_hub_file_needs_no_network(monkeypatch, resnet_file):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *names, **options: asked.append((names, options)) or str(resnet_file))
+    assert build("resnet10t", 64, 3).feature_dim == 512
+    assert asked == [(("timm/resnet10t.c3_in1k", "model.safetensors"), {"local_files_only": True})]
+
+
+def test_a_counter_that_old_files_lack_is_no_mismatch(resnet_file):
+    state = {k: v for k, v in weights.read_safetensors(resnet_file).items() if not k.endswith("num_batches_tracked")}
+    save_file(state, resnet_file)
+    assert build("resnet10t", 64, 0, weights=str(resnet_file)).feature_dim == 512
+
+
+def test_foreign_names_go_through_timms_converter(tmp_path):
+    """ConvNeXt's authors name things differently; timm converts, and the result is checked like any other."""
+    net = backbones._create("convnext_atto", 64)
+    state = {key: value.contiguous() for key, value in net.state_dict().items()}
+    foreign = {}
+    for key, value in state.items():
+        key = re.sub(r"^stem\.", "downsample_layers.0.", key)
+        key = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", key)
+        foreign[re.sub(r"^stages\.(\d)\.blocks\.", r"stages.\1.", key)] = value
+    foreign = {k.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv").replace("head.norm.", "norm."): v for k, v in foreign.items()}
+    save_file(foreign, tmp_path / "convnext.safetensors")
+    backbone = build("convnext_atto", 64, 3, weights=str(tmp_path / "convnext.safetensors"), seed=9)
+    assert torch.equal(backbone.tail.net.stages[0].blocks[0].mlp.fc1.weight, state["stages.3.blocks.0.mlp.fc1.weight"])
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="real weights ../shared/weights/mobilenetv2_100.safetensors are not here")
+def test_real_weights_load_and_the_split_is_exact():
+    backbone = build("mobilenetv2_100", 96, 5, weights=str(REAL))
+    whole = build("mobilenetv2_100", 96, 0, weights=str(REAL))
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(backbone.tail.eval()(backbone.trunk(x)), whole.tail.eval()(x))
+    assert backbone.feature_dim == 1280 and len(backbone.trunk_digest) == 64
