@@ -65,7 +65,7 @@ def semi_supervised_kmeans(
 
 
 def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); ties to the smaller index."""
+    """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); equal centres: the smaller."""
     centres = np.asarray(centres, dtype=np.float32)
     origin = centres.mean(axis=0)
     return _nearest(np.asarray(features, dtype=np.float32) - origin, centres - origin)[0]
