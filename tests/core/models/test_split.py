@@ -48,7 +48,6 @@ def test_tail_of_trunk_is_exactly_the_network(name, options, size, stages):
     net, x = network(name, options), images(size)
     with torch.no_grad():
         expected = net(x)
-    # Not beside each other: a split freezes the parameters that it shares with the network.
     for grad_from_block in (0, 1, stages - 1, stages):
         trunk, tail = split(net, name, grad_from_block)
         with torch.no_grad():
@@ -77,7 +76,7 @@ def test_mobilenet_trains_its_last_two_stages_and_what_follows():
 
 
 def test_another_family_is_refused_but_trains_as_a_whole():
-    net = network("squeezenet", {}) if timm.is_model("squeezenet") else network("densenet121", {})
+    net = network("densenet121", {})
     assert family_of(net) is None
     with pytest.raises(UserError, match=r"supported families are ViT.*grad_from_block=0 trains the whole"):
         split(net, "densenet121", 2)
