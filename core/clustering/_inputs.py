@@ -27,7 +27,9 @@ def checked(features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray)
     n = len(features)
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
-        raise UserError(f"{bad.sum()} of {n} feature rows hold NaN or infinity, the first is row {bad.argmax()}; extract the features again")
+        raise UserError(
+            f"{bad.sum()} of {n} feature rows hold NaN or infinity, the first is row {bad.argmax()}; extract the features again"
+        )
     if features.size and np.abs(features).max() > 1e15:
         raise UserError("features exceed 1e15; L2-normalise them first")
     mask, labels = np.asarray(labelled_mask), np.asarray(labels)

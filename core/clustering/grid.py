@@ -1,7 +1,7 @@
 """Search of the SSDDBC grid: every neighbour count k with every density percentile, distances and neighbours shared by all cells.
 
-    found = search(features, labels, labelled_mask, ks=range(3, 22), density_percentiles=range(40, 101, 5))
-    found.best.k, found.best.density_percentile, found.best.labels, found.cells[(3, 40)].score
+found = search(features, labels, labelled_mask, ks=range(3, 22), density_percentiles=range(40, 101, 5))
+found.best.k, found.best.density_percentile, found.best.labels, found.cells[(3, 40)].score
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class Best(ssddbc.Clustering):
 
 @dataclass(frozen=True)
 class Grid:
-    """`cells` keyed (k, density_percentile) in ascending order, and the full result of the `best` one."""
+    """`cells` keyed (k, density_percentile) in ascending order, the full result of the `best` one, and `partitions` (cells, N) in that order."""
 
     cells: dict[tuple[int, int | float], Cell]
     best: Best
+    partitions: np.ndarray
 
 
 def _choice(cells: dict[tuple[int, int | float], Cell]) -> tuple[int, int | float]:
@@ -92,4 +93,4 @@ def search(
     best = Best(
         chosen.labels[row], chosen.core_masks[row], chosen.densities, cell.score, cell.cross_entropy, cell.silhouette, k, percentile
     )
-    return Grid(cells, best)
+    return Grid(cells, best, partitions)

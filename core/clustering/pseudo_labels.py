@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from core.clustering.kmeans import semi_supervised_kmeans
+from core.clustering.matching import match
 from core.errors import UserError
 
 
@@ -91,3 +93,37 @@ def check_origin(pseudo: PseudoLabels, data_digest: str, split_digest: str, path
             f"pseudo labels '{path}' are of another split (seed {pseudo.metadata.get('seed', '?')}); "
             "use the same seed, prop_train_labels and val_fraction, or cluster again"
         )
+
+
+def centred(features: np.ndarray) -> np.ndarray:
+    """Return features (N, d) with their mean removed and rows of unit length: what SSDDBC clusters.
+
+    The common mean of a network's features hides the differences that tell classes apart.
+    """
+    features = features - features.mean(axis=0)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def build(features: np.ndarray, labels: np.ndarray, best: Any, previous: PseudoLabels | None, metadata: dict[str, Any]) -> PseudoLabels:
+    """Turn the chosen cell into pseudo labels.
+
+    Args:
+        features: (n, d) L2-normalised features of the images that take part.
+        labels: (n,) class of labelled images, -1 elsewhere.
+        best: the chosen cell (core.clustering.grid.Best).
+        previous: the refresh before, over the same images; its cluster identities are kept.
+        metadata: where the labels come from.
+    """
+    clusters = best.labels if previous is None else match(previous.labels, best.labels)
+    mask = labels >= 0
+    known = {cluster: cluster for cluster in np.unique(clusters)}
+    n_clusters = max(len(known), len(np.unique(labels[mask])))
+    means = semi_supervised_kmeans(features, labels, mask, n_clusters, np.random.default_rng(metadata["seed"]))
+    agreed = best.core_mask & (match(clusters, means.labels) == clusters)
+    prototypes = np.zeros((int(clusters.max()) + 1, features.shape[1]), np.float32)
+    for cluster in known:
+        mean = features[best.core_mask & (clusters == cluster)].sum(axis=0)
+        prototypes[cluster] = mean / max(np.linalg.norm(mean), 1e-12)
+    params = {"k": int(best.k), "density_percentile": int(best.density_percentile)}
+    nothing = np.zeros(len(labels), np.int64)
+    return PseudoLabels(nothing, nothing.astype(np.str_), clusters, best.core_mask, agreed, best.densities, prototypes, params, metadata)

@@ -81,7 +81,9 @@ def _densities(neighbours: Neighbours, k: int) -> tuple[np.ndarray, np.ndarray, 
     return densities, _relative_densities(neighbours.order, densities, mean_density, k), cutoff
 
 
-def _backbone(neighbours: Neighbours, inputs: Inputs, ranked: np.ndarray, densities: np.ndarray, core_mask: np.ndarray, k: int, cutoff: float):
+def _backbone(
+    neighbours: Neighbours, inputs: Inputs, ranked: np.ndarray, densities: np.ndarray, core_mask: np.ndarray, k: int, cutoff: float
+):
     """Return the cluster ids (N,) of the core points after steps 3 and 4, -1 elsewhere; `ranked` are all points by descending density."""
     n = len(densities)
     core = np.flatnonzero(core_mask)

@@ -30,14 +30,20 @@ def cache_root() -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "taxon") / "data"
 
 
+def is_complete(folder: Path, names: tuple[str, ...]) -> bool:
+    """Return whether all files are there."""
+    return all((folder / name).is_file() for name in names)
+
+
 def unpack(archive: Path, folder: str, names: tuple[str, ...], target: Path) -> Path:
     """Unpack the files `folder/<name>` of a tar archive (gz or xz) into `target` and return it; done already = nothing to do.
 
     Only these files are written, under these names; other harmless members are skipped. The folder appears at once or not at
     all. Raises UserError for a damaged archive, one without these files, or one with a member that tries to escape.
     """
-    if target.is_dir():
+    if is_complete(target, names):
         return target
+    shutil.rmtree(target, ignore_errors=True)  # somebody removed a part of it
     with _appearing(target) as scratch:
         try:
             found = _extract(archive, folder, names, scratch)

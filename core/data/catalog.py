@@ -21,4 +21,4 @@ def load(dataset: str, data_root: str, superclass_name: str, novel_classes: str,
         return cifar100.load_superclass(data_root, superclass_name, download)
     if dataset == "folder":
         return folders.load(data_root, novel_classes)
-    raise UserError(f"dataset: unknown data set '{dataset}'{nearest(dataset, DATASETS)} Choose one of: {', '.join(DATASETS)}")
+    raise UserError(f"dataset: there is no data set '{dataset}'{nearest(dataset, DATASETS)} (choose from: {', '.join(DATASETS)})")

@@ -59,7 +59,7 @@ def locate(data_root: str | Path, download: bool = False, url: str = URL, md5: s
             if archive.is_file():
                 return _unpacked(archive)
     cached = archives.cache_root() / f"{FOLDER}-{md5}"
-    if cached.is_dir():
+    if archives.is_complete(cached, FILES):
         return cached
     where = root if root is not None else "a folder given as data_root"
     remedy = f"fetch {URL} on a machine with network and put it into {where}, or use dataset=digits, which needs no download"
@@ -95,7 +95,7 @@ def _read(folder: Path, part: str, fine_ids: tuple[int, ...], expected: int | No
 
 def _records(path: Path, expected: int | None) -> np.ndarray:
     """Return the file as (N,3074) uint8 (mapped, not read); UserError when it is not a whole file of such records."""
-    remedy = f"restore it from the publisher's archive ({URL})"
+    remedy = f"remove {path.parent} and fetch or unpack the publisher's archive again ({URL})"
     try:
         size = path.stat().st_size
         if not size or size % RECORD_BYTES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
     known = parse_known_classes(novel_classes, names)
     test = _scan(root, "test")
     for name in sorted(test.keys() - train.keys()):
-        raise UserError(f"{root / 'test' / name}: class '{name}' has no folder in train{nearest(name, names)} Rename or remove it")
+        raise UserError(f"{root / 'test' / name}: class '{name}' has no folder in train{nearest(name, names)} (rename or remove it)")
     for name in names:
         if not train[name]:
             raise UserError(f"{root / 'train' / name} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
@@ -70,11 +69,10 @@ def _refuse_escape(path: Path, root: Path) -> None:
 
 def _refuse_unprintable(path: Path) -> None:
     """Raise UserError for a name that is not UTF-8: it could not be written into a report."""
-    if not os.fsencode(path.name).isascii():
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
 
 
 def _image_set(part: str, files: dict[str, list[Path]], names: tuple[str, ...]) -> ImageSet:

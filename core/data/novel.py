@@ -13,7 +13,7 @@ def parse_known_classes(novel_classes: str, class_names: tuple[str, ...]) -> fro
     novel = {name.strip() for name in novel_classes.split(",")} - {""}
     for name in sorted(novel - set(class_names)):
         shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
-        raise UserError(f"novel_classes: there is no class '{name}'{nearest(name, class_names)} The classes are: {shown}")
+        raise UserError(f"novel_classes: there is no class '{name}'{nearest(name, class_names)} (the classes are: {shown})")
     known = frozenset(i for i, name in enumerate(class_names) if name not in novel)
     if not known:
         raise UserError(f"novel_classes names all {len(class_names)} classes: leave at least one out, labels come from known classes")

@@ -58,4 +58,4 @@ def find(name: str) -> Superclass:
         if superclass.name == name:
             return superclass
     names = [superclass.name for superclass in (*SUPERCLASSES, WHOLE)]
-    raise UserError(f"superclass_name: unknown superclass '{name}'{nearest(name, names)} Choose one of: {', '.join(names)}")
+    raise UserError(f"superclass_name: there is no superclass '{name}'{nearest(name, names)} (choose from: {', '.join(names)})")

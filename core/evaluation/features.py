@@ -31,7 +31,9 @@ class FeatureExtractor:
         cache_bytes: how much of the frozen trunk's output is kept; 0 = none.
     """
 
-    def __init__(self, images: Any, spec: ViewSpec, device: torch.device, autocast: Any, batch_size: int = 256, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self, images: Any, spec: ViewSpec, device: torch.device, autocast: Any, batch_size: int = 256, cache_bytes: int = CACHE_BYTES
+    ):
         self.images, self.spec, self.device, self.autocast, self.batch_size = images, spec, device, autocast, batch_size
         self.cache_bytes = cache_bytes
         self.cached: list[Tensor] | None = None

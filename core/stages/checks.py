@@ -8,7 +8,17 @@ from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
 
 C = TypeVar("C")
-POSITIVE = ("batch_size", "image_size", "lr", "temperature", "sup_con_temperature", "head_hidden", "head_bottleneck", "head_out", "update_interval")
+POSITIVE = (
+    "batch_size",
+    "image_size",
+    "lr",
+    "temperature",
+    "sup_con_temperature",
+    "head_hidden",
+    "head_bottleneck",
+    "head_out",
+    "update_interval",
+)
 
 
 def check_training(config: C) -> C:
@@ -40,7 +50,9 @@ def check_grid(config: Any) -> None:
     if not 1 <= config.k_min <= config.k_max:
         raise UserError(f"k_min = {config.k_min}, k_max = {config.k_max}: needs 1 <= k_min <= k_max")
     if not 0 <= config.density_min <= config.density_max <= 100:
-        raise UserError(f"density_min = {config.density_min}, density_max = {config.density_max}: needs 0 <= density_min <= density_max <= 100")
+        raise UserError(
+            f"density_min = {config.density_min}, density_max = {config.density_max}: needs 0 <= density_min <= density_max <= 100"
+        )
     if config.density_step < 1:
         raise UserError(f"density_step = {config.density_step}; use 1 or more")
     if config.max_workers < 0:
@@ -61,6 +73,8 @@ def _check_common(config: Any) -> None:
         raise UserError(f"n_views = {config.n_views}; contrast needs at least 2 views of each image")
     for version in config.eval_funcs.split(","):
         if version not in VERSIONS:
-            raise UserError(f"eval_funcs = '{config.eval_funcs}': '{version}' is no accuracy{nearest(version, VERSIONS)}; use {', '.join(VERSIONS)}")
+            raise UserError(
+                f"eval_funcs = '{config.eval_funcs}': '{version}' is no accuracy{nearest(version, VERSIONS)}; use {', '.join(VERSIONS)}"
+            )
     if config.select_by == "oracle" and "v2" not in config.eval_funcs.split(","):
         raise UserError(f"select_by = oracle needs v2 among eval_funcs = '{config.eval_funcs}'; add it")

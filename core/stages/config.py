@@ -33,7 +33,9 @@ class MachineOptions:
     batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)")
     num_workers: int = option(8, "threads that decode images", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
-    precision: Literal["auto", "bf16", "fp32"] = option("auto", "number format of forward passes; auto = bf16 where the device is fast in it")
+    precision: Literal["auto", "bf16", "fp32"] = option(
+        "auto", "number format of forward passes; auto = bf16 where the device is fast in it"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class EvalOptions:
 
     eval_funcs: str = option("v2", "comma-separated accuracy versions to report: v1, v2, v2b")
     select_by: Literal["score", "val", "last", "oracle"] = option(
-        "score", "best model by held-out accuracy + silhouette (score), held-out accuracy (val), the last, or novel-class truth (oracle, tagged)"
+        "score",
+        "best model by held-out accuracy + silhouette (score), held-out accuracy (val), the last, or novel-class truth (oracle, tagged)",
     )
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
 
@@ -126,6 +129,7 @@ class CacheConfig(MachineOptions, DataOptions):
     model_path: str = option("", "checkpoint (file, folder, run or URI) to extract with")
     auto_find_best: bool = option(False, "take the best checkpoint that finished runs of this data set have")
     all_superclasses: bool = option(False, "every superclass that has a best checkpoint, one child run each")
+    weights: str = option("", "local .safetensors of the frozen backbone, when it is no longer where the training found it")
     image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")
     use_l2: bool = option(True, "L2-normalise the features")
     overwrite: bool = option(False, "extract again even when the same features are stored", affects_result=False)
@@ -136,6 +140,7 @@ class SsddbcConfig(ClusterOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
     ckpt_path: str = option("", "checkpoint (file, folder or URI) whose features are clustered")
+    weights: str = option("", "local .safetensors of the frozen backbone, when it is no longer where the training found it")
     image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")
     skip_feature_extraction: bool = option(False, "use features_path instead of extracting")
     features_path: str = option("", "features (folder or URI) that cache_features wrote, with skip_feature_extraction")
@@ -152,10 +157,14 @@ class PipelineConfig(ClusterOptions, PseudoOptions, EvalOptions, LossOptions, Mo
     total_epochs: int | Auto = option("auto", "all epochs (published 200)")
     save_ckpt_every: int = option(0, "keep a checkpoint every so many epochs besides last and best; 0 = none")
     resume_run_id: str = option("", "continue this pipeline run instead of starting a new one", affects_result=False)
-    compare_without: bool = option(True, "also train the same epochs without pseudo labels, from the same warm-up, and report both")
+    compare_without: bool | Auto = option(
+        "auto", "also train the same epochs without pseudo labels, from the same warm-up, and report both"
+    )
     register: bool = option(True, "register the best model", affects_result=False)
 
 
 @dataclass(frozen=True)
 class SplitConfig(DataOptions):
     """Write the labelled/unlabelled split of every superclass (or of the one named) as JSON."""
+
+    dataset: Literal["digits", "cifar100", "folder"] = option("cifar100", "data set")

@@ -40,7 +40,9 @@ class FeatureFile:
     digest: str
 
 
-def write(folder: Path, m: Materials, train: np.ndarray, test: np.ndarray, facts: dict[str, Any], weights_digest: str, use_l2: bool) -> None:
+def write(
+    folder: Path, m: Materials, train: np.ndarray, test: np.ndarray, facts: dict[str, Any], weights_digest: str, use_l2: bool
+) -> None:
     """Write the features of training and test images with per-image id, label where labelled, known/novel and split."""
     folder.mkdir(parents=True, exist_ok=True)
     n = len(train)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from core import config as configuration, digest
+from core import config as configuration
+from core import digest
 from core.errors import UserError
 from core.plots import curves, figure
 from core.stages.materials import environment

@@ -47,7 +47,8 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
 
     lifeline.follow_launcher()
     lifeline.interrupt_on_sigterm()
-    from core.tracking import provenance, run as tracking, store
+    from core.tracking import provenance, store
+    from core.tracking import run as tracking
 
     provenance.remember_parameters({f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default})
     if int(os.environ.get("RANK", "0")) != 0:
@@ -58,13 +59,13 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
     try:
         _function(stage)(config, run)
     except BaseException as error:
-        run.finish(*_ending(error))
+        run.finish(*ending(error))
         raise
     run.finish()
     return 0
 
 
-def _ending(error: BaseException) -> tuple[str, str]:
+def ending(error: BaseException) -> tuple[str, str]:
     """Return the status and the reason a run ends with."""
     if isinstance(error, KeyboardInterrupt):
         return "KILLED", "interrupted; run the same command again to continue"

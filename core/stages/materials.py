@@ -57,7 +57,12 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
     """Load the data set that the (resolved) configuration names and draw its split."""
     data = catalog.load(config.dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
     split = make_split(
-        data.train.labels, data.known_classes, config.prop_train_labels, config.val_fraction, config.seed, labels_per_class=config.labels_per_class
+        data.train.labels,
+        data.known_classes,
+        config.prop_train_labels,
+        config.val_fraction,
+        config.seed,
+        labels_per_class=config.labels_per_class,
     )
     if not len(split.unlabelled):
         raise UserError(f"{data.name} leaves no unlabelled image to discover anything in; lower prop_train_labels or name novel classes")

@@ -97,8 +97,9 @@ def _let_end(process: Any) -> None:
 
 def _child(request: Request, sender: Connection) -> None:
     """The stage process: its own run, its own ending."""
-    from core.stages.launch import _ending
-    from core.tracking import lifeline, run as tracking
+    from core.stages.launch import ending
+    from core.tracking import lifeline
+    from core.tracking import run as tracking
 
     lifeline.follow_parent_process()
     lifeline.interrupt_on_sigterm()
@@ -112,7 +113,7 @@ def _child(request: Request, sender: Connection) -> None:
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:
-        run.finish(*_ending(error))
+        run.finish(*ending(error))
         if isinstance(error, KeyboardInterrupt):
             sender.send(("interrupted",))
         elif isinstance(error, UserError):

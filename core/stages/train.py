@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from core import config as configuration, digest
+from core import config as configuration
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
 from core.errors import UserError
-from core.evaluation import discovery, features as features_module
-from core.stages import checks, feature_files, inputs, materials as materials_module
+from core.evaluation import discovery
+from core.evaluation import features as features_module
+from core.stages import checks, feature_files, inputs
+from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
-from core.training import distributed, optimizers, recipes, schedule, state as states
+from core.training import distributed, optimizers, recipes, schedule
+from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
 from core.training.loop import Plan, fit
 from core.training.view_cache import CachedViews
@@ -186,7 +189,9 @@ class Training:
         every = self.config.save_ckpt_every
         newest = self.history[-1][0]
         finished = newest == self.stop
-        return epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
+        return (
+            epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
+        )
 
     def _read_pseudo_labels(self, data: Any, split: Any) -> pseudo_labels.PseudoLabels | None:
         if not self.config.pseudo_labels_path:
@@ -250,7 +255,9 @@ class Training:
                 f"{str(self.facts[name])[:40]}); use the settings it was trained with"
             )
         if state.epoch > self.stop:
-            raise UserError(f"the checkpoint to resume from has finished epoch {state.epoch}, this training ends at {self.stop}; raise epochs")
+            raise UserError(
+                f"the checkpoint to resume from has finished epoch {state.epoch}, this training ends at {self.stop}; raise epochs"
+            )
         self.model.load_trainable_state(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         torch.set_rng_state(state.rng)

@@ -74,3 +74,9 @@ def git_dirty() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return "unknown" if done.returncode else str(bool(done.stdout.strip())).lower()
+
+
+def store_hint() -> str:
+    """Return the words that `mlflow ui` needs to find this process's store; none for the embedded default."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return f" --backend-store-uri {uri}" if uri and "@" not in uri else ""

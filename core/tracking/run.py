@@ -102,7 +102,9 @@ class Run:
         if reason:
             self.tags({"taxon.reason": reason})
         if unsent:
-            print(f"taxon: the store did not answer; unsent metrics of run {self.run_id} are kept and sent at the next start", file=sys.stderr)
+            print(
+                f"taxon: the store did not answer; unsent metrics of run {self.run_id} are kept and sent at the next start", file=sys.stderr
+            )
         self.client.set_terminated(self.run_id, status)
         self._lock.__exit__(None, None, None)
 

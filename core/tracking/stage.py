@@ -107,3 +107,18 @@ def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
     folder = cache_home() / "artifacts" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     return Path(client.download_artifacts(run_id, "", str(folder)))
+
+
+def best_checkpoint(data_name: str, client: MlflowClient | None = None) -> str:
+    """Return the URI of the checkpoint with the best selection score among finished trainings of a data set; '' when there is none.
+
+    Trainings selected by oracle never win: their choice used novel-class truth.
+    """
+    client = client or MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    wanted = f"tags.`taxon.data` = '{data_name}' and tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
+    found = [run for run in client.search_runs(experiments, wanted, max_results=1000) if run.data.tags.get("taxon.select_by") != "oracle"]
+    if not found:
+        return ""
+    best = max(found, key=lambda run: float(run.data.tags.get("taxon.best_score", "-inf")))
+    return f"runs:/{best.info.run_id}/{best.data.tags['taxon.best_checkpoint']}"

@@ -44,9 +44,7 @@ class Targets:
     first_pseudo_epoch: int | None = None
 
 
-def make_targets(
-    labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels | None, config: Any, first_epoch: int | None
-) -> Targets:
+def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels | None, config: Any, first_epoch: int | None) -> Targets:
     """Build the targets from the split and, if there are any, the pseudo labels.
 
     Args:
@@ -84,7 +82,13 @@ class DiscoveryTask:
     """
 
     def __init__(
-        self, model: nn.Module, loader: Any, targets: Targets, config: Any, evaluate: Callable[[int], dict[str, float]], device: torch.device
+        self,
+        model: nn.Module,
+        loader: Any,
+        targets: Targets,
+        config: Any,
+        evaluate: Callable[[int], dict[str, float]],
+        device: torch.device,
     ):
         self.model, self.loader, self.config, self.evaluate, self.device = model, loader, config, evaluate, device
         self.wrapped = distributed.wrap(model)

@@ -108,5 +108,7 @@ def _finite(losses: dict[str, Tensor], epoch: int) -> dict[str, float]:
     values = dict(zip(losses, torch.stack([loss.detach().float() for loss in losses.values()]).tolist(), strict=True))
     bad = [name for name, value in values.items() if not -float("inf") < value < float("inf")]
     if bad:
-        raise UserError(f"loss {', '.join(bad)} is not finite in epoch {epoch + 1}; lower lr or raise temperature, then run the command again")
+        raise UserError(
+            f"loss {', '.join(bad)} is not finite in epoch {epoch + 1}; lower lr or raise temperature, then run the command again"
+        )
     return values

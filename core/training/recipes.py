@@ -39,6 +39,7 @@ class Recipe:
     pseudo_loss_weight: float = 1.0
     pseudo_points: str = "core"
     pseudo_for_labeled_mode: str = "off"
+    compare_without: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ DIGITS = dataclasses.replace(
     epochs=30,
     total_epochs=30,
     stage1_epochs=15,
+    compare_without=True,
 )
 
 NATURAL = Views()

@@ -101,7 +101,9 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{what} cannot be written to {path.parent}: {error.strerror}; free space there and run the command again") from None
+        raise UserError(
+            f"{what} cannot be written to {path.parent}: {error.strerror}; free space there and run the command again"
+        ) from None
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:

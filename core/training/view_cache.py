@@ -35,7 +35,9 @@ class CachedViews:
 
     def __init__(self, loader: ViewLoader, model: nn.Module, n_cached: int, device: torch.device, autocast):
         if not model.trunk_digest:
-            raise UserError("view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks")
+            raise UserError(
+                "view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks"
+            )
         if n_cached < loader.n_views:
             raise UserError(f"view_cache = {n_cached} is less than n_views = {loader.n_views}; keep at least as many views as a step uses")
         self.loader, self.n_cached, self.steps = loader, n_cached, loader.steps

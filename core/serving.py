@@ -1,0 +1,90 @@
+"""A registered discovery model: images in, classes, clusters and known/novel out. Loaded by MLflow's pyfunc without any pickle.
+
+The folder holds `model.safetensors` (backbone and cluster centres) and `model.json` (how to build it, names of the clusters).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from core.data.images import ArrayImages
+from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.errors import UserError
+from core.models import backbones
+
+
+def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any]) -> None:
+    """Write what `_load_pyfunc` reads.
+
+    Args:
+        folder: new folder.
+        model: the trained DiscoveryModel, on any device.
+        spec: its views; only the evaluation view is served.
+        centres: (K, d) L2-normalised cluster centres.
+        about: model_name, image_size, grad_from_block, batch_norm, class names per cluster, known flags, digests.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"trunk.{name}": value for name, value in model.trunk.state_dict().items()}
+    tensors |= {f"tail.{name}": value for name, value in model.tail.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file({**tensors, "centres": torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32))}, folder / "model.safetensors")
+    views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
+    (folder / "model.json").write_text(json.dumps({**about, "views": views}, indent=1) + "\n")
+
+
+class DiscoveryPredictor:
+    """Answers `predict(table)`: column `image` holds base64 image bytes or paths; returns class, confidence, cluster, known."""
+
+    def __init__(self, folder: Path):
+        about = json.loads((folder / "model.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+        views = about["views"]
+        self.spec = ViewSpec(views["image_size"], views["resize"], mean=tuple(views["mean"]), std=tuple(views["std"]))
+        self.backbone = backbones.build(about["model_name"], self.spec.image_size, about["grad_from_block"], pretrained=False)
+        for part in ("trunk", "tail"):
+            state = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+            getattr(self.backbone, part).load_state_dict(state)
+        self.backbone.tail.eval()
+        self.centres, self.clusters = tensors["centres"], about["clusters"]
+
+    @torch.no_grad()
+    def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return one answer per row of a table with a column `image`."""
+        answers = []
+        for value in table["image"]:
+            pixels = resize_all(ArrayImages(decode(value)[None]), self.spec).batch(np.array([0]))
+            features = self.backbone.tail(self.backbone.trunk(evaluation_view(pixels, self.spec)))
+            similarity = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(self.centres, dim=1).T
+            confidence = (similarity / 0.1).softmax(dim=1)[0]
+            best = int(confidence.argmax())
+            cluster = self.clusters[best]
+            answers.append({"class": cluster["name"], "confidence": float(confidence[best]), "cluster": best, "known": cluster["known"]})
+        return answers
+
+
+def decode(value: str | bytes) -> np.ndarray:
+    """Return the pixels (H, W, 3) uint8 of base64 text, raw bytes or a path; raise UserError when it is no image."""
+    try:
+        if isinstance(value, bytes):
+            source: Any = io.BytesIO(value)
+        elif len(value) < 4096 and Path(value).is_file():
+            source = value
+        else:
+            source = io.BytesIO(base64.b64decode(value, validate=True))
+        with Image.open(source) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one ({error}); send either") from None
+
+
+def _load_pyfunc(path: str) -> DiscoveryPredictor:
+    return DiscoveryPredictor(Path(path))

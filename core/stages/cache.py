@@ -1,0 +1,89 @@
+"""The feature stage: a checkpoint's features of all images under the evaluation transform, stored once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from core import digest
+from core.errors import UserError
+from core.evaluation import features as features_module
+from core.stages import feature_files, rebuild
+from core.stages.config import CacheConfig
+from core.stages.materials import environment
+
+ENTRY_POINT = "cache_features"
+
+
+def run(config: CacheConfig, run: Any) -> dict[str, Any]:
+    """Run `cache_features`: one checkpoint, or the best one of every superclass."""
+    import dataclasses
+
+    if not config.all_superclasses:
+        return cache(config, run)
+    from core.data.superclasses import SUPERCLASSES
+    from core.tracking.run import open_child
+
+    done = {}
+    for superclass in SUPERCLASSES:
+        one = dataclasses.replace(config, all_superclasses=False, auto_find_best=True, superclass_name=superclass.name)
+        if not _best_uri(one):
+            continue
+        child = open_child(run.run_id, f"{ENTRY_POINT} {superclass.name}", ENTRY_POINT, {})
+        done[superclass.name] = cache(one, child)["features"]
+        child.finish()
+    if not done:
+        raise UserError(
+            "all_superclasses: no finished training of a superclass in this store; run train_superclass or pseudo_pipeline first"
+        )
+    return {"features": done}
+
+
+def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
+    """Extract and publish the features of one checkpoint; reuse stored ones unless `overwrite`."""
+    from core.tracking import stage
+
+    uri = (_best_uri(config) if config.auto_find_best else config.model_path) or ""
+    if config.auto_find_best and not uri:
+        raise UserError(
+            "auto_find_best: no finished training of this data set has a best checkpoint; run train_superclass first or give model_path"
+        )
+    trained = rebuild.open_checkpoint(uri, "model_path", config)
+    model, m = trained.model()
+    found = {"checkpoint": digest.of_file(trained.path), "data": m.data.digest}
+    params = {"use_l2": config.use_l2, "image_size": trained.config.image_size}
+    key = stage.stage_key(ENTRY_POINT, params, found, environment(m.device, m.number_format))
+    finished = None if config.overwrite else stage.find_finished(key)
+    folder = stage.work_folder(key)
+    run.tags({stage.KEY_TAG: key})
+    run.dataset(m.data.name, m.data.digest, trained.config.data_root, "features")
+    if finished is not None:
+        shutil.copytree(finished.folder / "features", folder / "features", dirs_exist_ok=True)
+        run.tags({"taxon.reused": finished.run_id})
+    else:
+        run.started()
+        extract(trained, model, m, folder / "features", config.use_l2)
+    summary = {"features": f"runs:/{run.run_id}/features", "checkpoint": str(trained.path.name)}
+    stage.publish(run, folder, summary)
+    shutil.rmtree(folder, ignore_errors=True)
+    return summary
+
+
+def extract(trained: rebuild.Trained, model: Any, m: Any, folder: Path, use_l2: bool) -> None:
+    """Extract the features of training and test images and write them into `folder`."""
+    from core.training.state import weights_digest
+
+    train, test = (extractor.extract(model) for extractor in m.extractors())
+    if use_l2:
+        train, test = features_module.normalise(train), features_module.normalise(test)
+    feature_files.write(folder, m, train, test, trained.facts, weights_digest(trained.state.model), use_l2)
+
+
+def _best_uri(config: CacheConfig) -> str:
+    """Return the URI of the best checkpoint among finished trainings of this data set, by its own selection score; '' if none."""
+    from core.tracking.stage import best_checkpoint
+    from core.training.recipes import dataset_of
+
+    name = f"cifar100/{config.superclass_name}" if config.superclass_name else dataset_of(config)
+    return best_checkpoint(name)

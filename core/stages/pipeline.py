@@ -1,0 +1,170 @@
+"""The three-stage pipeline: warm up, then cluster and train in turn; each stage a process and a child run of its own.
+
+    train 0..s1 -> [cluster e -> train e..e+interval with pseudo labels] until total_epochs -> best model, gallery, registry
+
+A finished stage with the same key is reused, an interrupted training continues from its newest checkpoint: running the same command
+again after a crash continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import config as configuration
+from core.stages import checks, inputs, materials, pipeline_report, rebuild, ssddbc
+from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages.server import Request, StageServer
+from core.tracking import stage as stages
+from core.tracking.run import Run, reopen
+from core.tracking.stage import Finished
+from core.tracking.store import machine_lock
+from core.training import precision, recipes
+
+ENTRY_POINT = "pseudo_pipeline"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One training segment: from `start` to `stop` finished epochs."""
+
+    start: int
+    stop: int
+
+
+def segments(stage1_epochs: int, update_interval: int, total_epochs: int) -> Iterator[Segment]:
+    """Yield the training segments after the warm-up; the last may be short. 5/3/15 gives 5-8, 8-11, 11-14, 14-15."""
+    start = stage1_epochs
+    while start < total_epochs:
+        stop = min(start + update_interval, total_epochs)
+        yield Segment(start, stop)
+        start = stop
+
+
+def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
+    """Run `pseudo_pipeline` (and `main`, its embedded default)."""
+    config = checks.check_pipeline(recipes.resolve(config))
+    run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+    if config.resume_run_id:
+        return _continue(config, run)
+    return Pipeline(config, run).run()
+
+
+def _continue(config: PipelineConfig, launched: Run) -> dict[str, Any]:
+    """Continue another pipeline run; the run that `mlflow run` opened for this command points to it."""
+    launched.tags({"taxon.continues": config.resume_run_id})
+    resumed = reopen(config.resume_run_id)
+    try:
+        summary = Pipeline(config, resumed).run()
+    except BaseException as error:
+        from core.stages.launch import ending
+
+        resumed.finish(*ending(error))
+        raise
+    resumed.finish()
+    return summary
+
+
+class Pipeline:
+    """One pipeline run: what it was asked for, its tracking run, and what its stages have made."""
+
+    def __init__(self, config: PipelineConfig, run: Run):
+        self.config, self.run_ = config, run
+        self.server = StageServer()
+        self.server.warm_up()
+        self.data, self.split = materials.load_data(config)
+        self.device = precision.pick_device(config.gpu)
+        self.number_format = precision.resolve_precision(config.precision, self.device)
+        run.dataset(self.data.name, self.data.digest, config.data_root, "training")
+        run.json(configuration.canonical(config), "config.json")
+        self.trainings: list[Finished] = []
+        self.clusterings: list[Finished] = []
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage in order and publish the pipeline's result."""
+        config = self.config
+        self.trainings.append(self._train(Segment(0, config.stage1_epochs), "", ""))
+        for segment in segments(config.stage1_epochs, config.update_interval, config.total_epochs):
+            self.clusterings.append(self._cluster(segment.start))
+            self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels()))
+        without = self._train_without() if config.compare_without else None
+        return pipeline_report.publish(self, without)
+
+    def _checkpoint(self) -> str:
+        last = self.trainings[-1]
+        return str(last.folder / last.summary["checkpoint"])
+
+    def _pseudo_labels(self) -> str:
+        if not self.clusterings:
+            return ""
+        last = self.clusterings[-1]
+        return str(last.folder / last.summary["pseudo_labels"])
+
+    def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True) -> Finished:
+        config = self._train_config(segment, checkpoint, pseudo)
+        key = inputs.train_key(config, self.data.digest, self.split.digest, self.device, self.number_format)
+        name = name or f"train {segment.start}-{segment.stop}"
+        return self._stage("core.stages.train:train", config, name, "train_superclass", key, curves)
+
+    def _train_without(self) -> Finished:
+        """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
+        first = self.trainings[0]
+        segment = Segment(self.config.stage1_epochs, self.config.total_epochs)
+        name = f"train {segment.start}-{segment.stop} without pseudo labels"
+        return self._train(segment, str(first.folder / first.summary["checkpoint"]), "", name, curves=False)
+
+    def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
+        shared = {f.name for f in dataclasses.fields(TrainConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
+        values = {name: getattr(self.config, name) for name in shared}
+        if not pseudo:  # options that cannot act do not enter the stage key, so that warm-ups are shared
+            neutral = {f.name: getattr(recipes.PUBLISHED, f.name, f.default) for f in dataclasses.fields(TrainConfig)}
+            values |= {name: neutral[name] for name in shared if name.startswith("pseudo_") or name in ("gamma_ramp", "update_interval")}
+        return TrainConfig(
+            **values, epochs=self.config.total_epochs, stop_at_epoch=segment.stop, resume_from_ckpt=checkpoint, pseudo_labels_path=pseudo
+        )
+
+    def _cluster(self, epoch: int) -> Finished:
+        shared = {f.name for f in dataclasses.fields(SsddbcConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
+        values = {name: getattr(self.config, name) for name in shared - {"image_size", "weights"}}
+        config = SsddbcConfig(**values, ckpt_path=self._checkpoint(), previous_pseudo_labels=self._pseudo_labels(), current_epoch=epoch)
+        key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
+        return self._stage("core.stages.ssddbc:run", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
+
+    def _stage(self, function: str, config: Any, name: str, entry_point: str, key: str, curves: bool) -> Finished:
+        """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
+        with machine_lock(f"stage {key}"):
+            finished = stages.find_finished(key)
+            began = time.time()
+            if finished is None:
+                request = Request(function, config, self.run_.run_id, name, entry_point, self._tags(), key, time.time())
+                run_id = self.server.run(request, self.run_.metrics if curves else lambda values, step: None)
+                finished = stages.load_finished(run_id)
+                note = f"{time.time() - began:.1f} s"
+            else:
+                self.run_.tags({f"taxon.reused.{name.replace(' ', '_')}": finished.run_id})
+                note = "reused"
+        if curves:
+            for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):
+                self.run_.metrics(metrics, epoch)
+        print(f"taxon: {name:40s} {note:>10s}  {pipeline_report.short(finished.summary['metrics'])}", file=sys.stderr)
+        return finished
+
+    def _tags(self) -> dict[str, str]:
+        return {"taxon.data": self.data.name, "taxon.seed": str(self.config.seed)}
+
+    def best(self) -> tuple[Finished, Path, dict[str, Any]]:
+        """Return the stage that holds the best checkpoint, its file, and `{epoch, score}`."""
+        best = self.trainings[-1].summary["best"]
+        holders = [training for training in reversed(self.trainings) if _holds(training, best["epoch"])]
+        chosen = holders[0] if holders else self.trainings[-1]
+        name = f"checkpoints/epoch_{best['epoch']:04d}.safetensors" if holders else chosen.summary["checkpoint"]
+        return chosen, chosen.folder / name, best
+
+
+def _holds(training: Finished, epoch: int) -> bool:
+    return f"checkpoints/epoch_{epoch:04d}.safetensors" in training.manifest

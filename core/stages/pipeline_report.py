@@ -1,0 +1,153 @@
+"""What a person finds on a pipeline's page: the comparison, curves, heat maps, the gallery of categories, the registered best model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.evaluation import discovery
+from core.evaluation import features as features_module
+from core.plots import confusion, figure, gallery
+from core.stages import inputs, rebuild
+from core.stages.config import CacheConfig
+from core.stages.register import register
+from core.tracking import provenance
+from core.tracking.store import scratch
+
+ACCURACIES = ("all", "old", "new")
+
+
+def publish(pipeline: Any, without: Any) -> dict[str, Any]:
+    """Store curves, pictures, summary and note on the pipeline's run; register the best model; print the result."""
+    folder = scratch("pipeline")
+    try:
+        chosen, checkpoint, best = pipeline.best()
+        summary = _summary(pipeline, without, chosen, checkpoint, best)
+        inputs.draw_curves(
+            pipeline.trainings[-1].summary["history"] + _refreshes(pipeline), folder / "plots" / "curves.png", _epochs(pipeline)
+        )
+        for clustering in pipeline.clusterings:
+            target = folder / "heatmaps" / f"epoch_{clustering.summary['epoch']:04d}"
+            shutil.copytree(clustering.folder / "heatmaps", target)
+        trained = rebuild.open_checkpoint(
+            str(checkpoint), "best checkpoint", CacheConfig(gpu=pipeline.config.gpu), (pipeline.data, pipeline.split)
+        )
+        model, m = trained.model()
+        clusters = _pictures(pipeline, model, m, folder / "plots")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        pipeline.run_.folder(folder)
+        if pipeline.config.register:
+            summary["model"] = register(pipeline.run_, trained, model, m.spec, clusters, summary["table"]["selected model"])
+        _say(pipeline, summary)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return summary
+
+
+def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any]) -> dict[str, Any]:
+    """Return the pipeline's result as JSON-ready values."""
+    last = pipeline.trainings[-1].summary
+    table = {"before pseudo labels": pipeline.trainings[0].summary["metrics"], "after pseudo labels": last["metrics"]}
+    if without is not None:
+        table["same epochs without"] = without.summary["metrics"]
+    table = {"frozen features": last["history"][0][1], **table, "selected model": _at(last["history"], best["epoch"])}
+    return {
+        "table": {
+            row: {k: v for k, v in values.items() if k.startswith(("unlabelled/", "test/", "val/"))} for row, values in table.items()
+        },
+        "best": best,
+        "best_checkpoint": f"runs:/{chosen.run_id}/checkpoints/{checkpoint.name}",
+        "weights_digest": last["weights_digest"],
+        "stages": [finished.run_id for finished in (*pipeline.trainings, *pipeline.clusterings)],
+    }
+
+
+def _at(history: list[list[Any]], epoch: int) -> dict[str, float]:
+    return next((metrics for at, metrics in history if at == epoch), history[-1][1])
+
+
+def _epochs(pipeline: Any) -> tuple[int, ...]:
+    return tuple(clustering.summary["epoch"] for clustering in pipeline.clusterings)
+
+
+def _refreshes(pipeline: Any) -> list[list[Any]]:
+    return [[clustering.summary["epoch"], clustering.summary["metrics"]] for clustering in pipeline.clusterings]
+
+
+def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> discovery.Clustering:
+    """Draw the gallery of discovered categories and the confusion of the selected model; return its clusters."""
+    train, test = (features_module.normalise(extractor.extract(model)) for extractor in m.extractors())
+    data, split = pipeline.data, pipeline.split
+    found = discovery.cluster(data, split, train, test, len(data.class_names), pipeline.config.seed)
+    labelled = set(data.train.labels[split.labelled].tolist())
+    groups = []
+    for cluster in np.unique(found.train[split.unlabelled]):
+        members = split.unlabelled[found.train[split.unlabelled] == cluster]
+        local = gallery.most_central(train[members], np.zeros(len(members), np.int64), 0)
+        truth = data.train.labels[members]
+        images = np.stack([figure_image(image) for image in data.train.source.load(members[local])])
+        counts = np.bincount(truth)
+        known = int(cluster) < len(labelled)  # clusters of labelled classes come first
+        title = f"cluster {cluster}: mostly {data.class_names[int(counts.argmax())]}"
+        groups.append(gallery.GalleryGroup(title, images, known, float(counts.max() / len(members)), len(members)))
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.save(gallery.gallery(groups), folder / "gallery.png")
+    names = dict(enumerate(data.class_names))
+    picture = confusion.confusion(data.train.labels[split.unlabelled], found.train[split.unlabelled], names, data.known_classes)
+    figure.save(picture, folder / "confusion.png")
+    return found
+
+
+def figure_image(image: np.ndarray, side: int = 64) -> np.ndarray:
+    """Return an image as a thumbnail (side, side, 3) uint8, for galleries of images of many sizes."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def short(metrics: dict[str, float]) -> str:
+    """Return the figures of one stage for a terminal line."""
+    if "unlabelled/v2_all" in metrics:
+        return "unlabelled All/Old/New " + numbers(metrics, "unlabelled/v2")
+    return f"{metrics['pseudo/n_clusters']:.0f} clusters, {metrics['pseudo/core_ratio']:.0%} core, score {metrics['pseudo/score']:.3f}"
+
+
+def numbers(metrics: dict[str, float], prefix: str) -> str:
+    """Return `0.812/0.900/0.655`, with n/a where a part does not apply."""
+    return "/".join(f"{metrics[f'{prefix}_{part}']:.3f}" if f"{prefix}_{part}" in metrics else "n/a" for part in ACCURACIES)
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Return the result as a Markdown table."""
+    lines = ["| v2 accuracy, All/Old/New | unlabelled training images | test images |", "|---|---|---|"]
+    lines += [f"| {row} | {numbers(values, 'unlabelled/v2')} | {numbers(values, 'test/v2')} |" for row, values in summary["table"].items()]
+    return "\n".join(lines)
+
+
+def _say(pipeline: Any, summary: dict[str, Any]) -> None:
+    """Put the result into the run's description and onto the terminal."""
+    run = pipeline.run_
+    command = "mlflow run . -e pseudo_pipeline " + " ".join(f"-P {k}={v}" for k, v in provenance.explicit_parameters().items())
+    note = (
+        f"{markdown(summary)}\n\nPictures: `plots/gallery.png`, `plots/curves.png`, `heatmaps/`. Best: epoch {summary['best']['epoch']}.\n"
+    )
+    run.note(f"{note}\nRepeat: `{command.strip()}`")
+    run.tags(
+        {"taxon.weights_digest": summary["weights_digest"], "taxon.data": pipeline.data.name, "taxon.select_by": pipeline.config.select_by}
+    )
+    final = summary["table"]["selected model"]
+    run.metrics(
+        {f"best/{name}": value for name, value in final.items()} | {"best/epoch": summary["best"]["epoch"]}, pipeline.config.total_epochs
+    )
+    print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
+    for row, values in summary["table"].items():
+        print(f"  {row:24s} {numbers(values, 'unlabelled/v2'):>26s} {numbers(values, 'test/v2'):>20s}")
+    uri = provenance.store_hint()
+    print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
+    print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment 'taxon')")
+    sys.stdout.flush()

@@ -1,0 +1,88 @@
+"""A trained model from its checkpoint: the checkpoint says what it was trained with; only where things lie may differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.data.splits import Split
+from core.errors import UserError
+from core.models.discovery import DiscoveryModel
+from core.stages import inputs, materials
+from core.stages.config import DataOptions, TrainConfig
+from core.stages.materials import Materials
+from core.training import state as states
+
+MAY_DIFFER = ("data_root", "download")
+
+
+@dataclass
+class Trained:
+    """A checkpoint, read: its file, state, configuration, data and split."""
+
+    path: Path
+    state: states.TrainState
+    config: TrainConfig
+    data: Any
+    split: Split
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the checkpoint says of itself."""
+        return self.state.facts
+
+    def model(self) -> tuple[DiscoveryModel, Materials]:
+        """Build the model with its trained weights, on its device, and the materials it works on."""
+        model, mean, std = materials.build_model(self.config)
+        if model.trunk_digest != self.facts["trunk_digest"]:
+            raise UserError(
+                f"the frozen backbone of '{self.path.name}' is not what '{self.config.weights or self.config.model_name}' holds; "
+                "give the weights it was trained with"
+            )
+        model.load_trainable_state(self.state.model)
+        m = materials.gather(self.config, mean, std, (self.data, self.split))
+        return model.to(m.device), m
+
+
+def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split] | None = None) -> Trained:
+    """Read a checkpoint and the data set and split it was trained on.
+
+    `config` (a CacheConfig or SsddbcConfig) may say where the data and weights lie now, and how the machine is used; options that
+    contradict the checkpoint's data set or split raise UserError. `loaded` spares reading the images again.
+    """
+    if not uri:
+        raise UserError(f"{option} is empty; give the checkpoint to use (a path, or runs:/<id>/checkpoints)")
+    path = inputs.checkpoint_at(uri, option)
+    state = states.load_checkpoint(path)
+    trained = TrainConfig(**{f.name: state.facts["config"][f.name] for f in dataclasses.fields(TrainConfig)})
+    for f in dataclasses.fields(DataOptions):
+        given, stored = getattr(config, f.name), getattr(trained, f.name)
+        if f.name not in MAY_DIFFER and given != f.default and given != stored:
+            raise UserError(
+                f"{f.name} = {given}, but the checkpoint '{path.name}' was trained with {stored}; give the checkpoint of {given}"
+            )
+    changes = {
+        "num_workers": config.num_workers,
+        "gpu": config.gpu,
+        "resume_from_ckpt": "",
+        "pseudo_labels_path": "",
+        "warmup_model_dir": "",
+    }
+    if config.data_root != _default("data_root"):
+        changes["data_root"] = config.data_root
+    if config.weights:
+        changes["weights"] = config.weights
+    if config.image_size != "auto":
+        changes["image_size"] = config.image_size
+    merged = dataclasses.replace(trained, **changes)
+    data, split = loaded or materials.load_data(merged)
+    for name, found in (("data_digest", data.digest), ("split_digest", split.digest)):
+        if found != state.facts[name]:
+            raise UserError(f"the images in data_root = '{merged.data_root}' are not those the checkpoint was trained on ({name} differs)")
+    return Trained(path, state, merged, data, split)
+
+
+def _default(name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(DataOptions) if f.name == name)

@@ -1,0 +1,21 @@
+import pytest
+
+from core.data import catalog
+from core.errors import UserError
+from tests.core.data import fake_cifar
+from tests.core.data.test_folders import picture
+
+
+def test_every_data_set_is_loaded_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    assert catalog.load("digits", "", "trees", "8", False).novel_classes == {8}
+    picture(tmp_path / "pets" / "train" / "dog" / "a.png")
+    assert catalog.load("folder", str(tmp_path / "pets"), "", "", False).name == "folder/pets"
+    fake_cifar.write_folder(tmp_path / "cifar-100-binary")
+    with pytest.raises(UserError, match="200 records, expected 50000"):
+        catalog.load("cifar100", str(tmp_path), "trees", "", False)
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'cifar100'"):
+        catalog.load("cifar10", "", "trees", "", False)

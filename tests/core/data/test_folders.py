@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.data import folders
+from core.errors import UserError
+
+CROPS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crop_disease"
+
+
+def picture(path: Path, value: int = 100, size: tuple[int, int] = (6, 5)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 0, 0)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "pets"
+    picture(root / "train" / "dog" / "b.png", 1)
+    picture(root / "train" / "dog" / "a.JPG", 2, (9, 7))
+    picture(root / "train" / "cat" / "a.bmp", 3)
+    picture(root / "test" / "dog" / "a.webp", 4)
+    return root
+
+
+def test_classes_and_files_are_sorted_and_ids_name_the_file(root):
+    data = folders.load(root, "dog")
+    assert data.name == "folder/pets" and data.class_names == ("cat", "dog")
+    assert data.train.ids == ("train/cat/a.bmp", "train/dog/a.JPG", "train/dog/b.png")
+    assert data.train.labels.tolist() == [0, 1, 1] and data.test.labels.tolist() == [1]
+    assert data.known_classes == {0}
+    assert [image.shape for image in data.train.source.load(np.array([1, 2]))] == [(7, 9, 3), (5, 6, 3)]
+
+
+def test_no_novel_class_and_no_test_part_are_fine(root):
+    (root / "test" / "dog" / "a.webp").unlink()
+    (root / "test" / "dog").rmdir()
+    (root / "test").rmdir()
+    data = folders.load(root)
+    assert not data.novel_classes and len(data.test) == 0 and len(data.digest) == 64
+
+
+def test_hidden_nested_and_other_files_are_ignored(root):
+    before = folders.load(root).digest
+    picture(root / "train" / "dog" / ".hidden.png")
+    picture(root / "train" / "dog" / "nested.png" / "x.png")
+    picture(root / "train" / ".cache" / "x.png")
+    (root / "train" / "dog" / "notes.txt").write_text("no image")
+    (root / "train" / "list.csv").write_text("no class")
+    assert folders.load(root).digest == before
+
+
+def test_a_test_class_that_train_lacks_is_refused(root):
+    picture(root / "test" / "dogs" / "a.png")
+    with pytest.raises(UserError, match="'dogs' has no folder in train; did you mean 'dog'"):
+        folders.load(root)
+
+
+def test_an_empty_class_is_refused(root):
+    (root / "train" / "emu").mkdir()
+    with pytest.raises(UserError, match="emu holds no image"):
+        folders.load(root)
+
+
+@pytest.mark.parametrize("where", ["", "nowhere"])
+def test_a_missing_root_says_what_is_expected(tmp_path, where):
+    with pytest.raises(UserError, match="not a folder; expected"):
+        folders.load(str(tmp_path / where) if where else "")
+
+
+def test_a_root_without_train_says_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match="no class folder"):
+        folders.load(tmp_path)
+
+
+def test_an_unknown_novel_class_is_answered_with_the_nearest(root):
+    with pytest.raises(UserError, match="did you mean 'cat'"):
+        folders.load(root, "cta")
+
+
+@pytest.mark.parametrize("what", ["file", "class", "part"])
+def test_links_that_lead_out_are_refused(root, tmp_path, what):
+    picture(tmp_path / "outside" / "emu" / "secret.png")
+    if what == "file":
+        (root / "train" / "dog" / "c.png").symlink_to(tmp_path / "outside" / "emu" / "secret.png")
+    elif what == "class":
+        (root / "train" / "emu").symlink_to(tmp_path / "outside" / "emu")
+    else:
+        (root / "train").rename(root / "kept")
+        (root / "train").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="leads out of"):
+        folders.load(root)
+
+
+def test_links_inside_the_root_and_a_linked_root_are_fine(root, tmp_path):
+    (root / "train" / "dog" / "c.png").symlink_to(root / "train" / "dog" / "b.png")
+    (tmp_path / "link").symlink_to(root)
+    assert len(folders.load(tmp_path / "link").train) == 4
+
+
+def test_a_name_that_is_no_utf8_is_refused(root):
+    try:
+        picture(root / "train" / "dog" / "a\udcff.png")
+    except OSError:
+        pytest.skip("this file system only takes UTF-8 names")
+    with pytest.raises(UserError, match="UTF-8"):
+        folders.load(root)
+
+
+@pytest.mark.skipif(not CROPS.is_dir(), reason="needs the crop disease images beside the repository (shared/data/crop_disease)")
+def test_real_photos_load():
+    data = folders.load(CROPS, "coffee_rust,tomato_leaf_mold")
+    assert len(data.class_names) == 15 and len(data.novel_classes) == 2
+    assert len(data.train) > 1000 and len(data.test) > 100

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from core.data import digits
+from core.data.splits import make_split, split_report
+from core.data.superclasses import find
+from core.errors import UserError
+
+TREES = np.repeat(np.arange(5), 500)
+
+
+@st.composite
+def problems(draw):
+    """Labels with 1..6 classes, some of them known, and parameters in range."""
+    n_classes = draw(st.integers(1, 6))
+    counts = [draw(st.integers(5, 40)) for _ in range(n_classes)]
+    known = draw(st.sets(st.integers(0, n_classes - 1), min_size=1))
+    labels = np.random.default_rng(draw(st.integers(0, 99))).permutation(np.repeat(np.arange(n_classes), counts))
+    return labels, frozenset(known), draw(st.floats(0.5, 1.0)), draw(st.floats(0.0, 0.6)), draw(st.integers(0, 2**31))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(problems())
+def test_a_split_is_a_partition_with_labels_from_known_classes_only(problem):
+    labels, known, prop, val_fraction, seed = problem
+    split = make_split(labels, known, prop, val_fraction, seed)
+    parts = (split.labelled, split.validation, split.unlabelled)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    assert all(part.dtype == np.int64 and (np.diff(part) > 0).all() for part in parts)
+    n_chosen = round(prop * np.isin(labels, list(known)).sum())
+    assert len(split.labelled) + len(split.validation) == n_chosen
+    assert len(split.validation) == round(val_fraction * n_chosen)
+    assert set(labels[split.labelled]) | set(labels[split.validation]) <= known
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(problems())
+def test_a_split_is_a_function_of_its_parameters(problem):
+    labels, known, prop, val_fraction, seed = problem
+    split, again = (make_split(labels, known, prop, val_fraction, seed) for _ in range(2))
+    assert split.digest == again.digest
+    np.testing.assert_array_equal(split.labelled, again.labelled)
+    without = make_split(labels, known, prop, 0.0, seed)
+    np.testing.assert_array_equal(without.labelled, np.union1d(split.labelled, split.validation))
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_the_seed_really_changes_the_split(first, second):
+    one, two = (make_split(TREES, {0, 1, 2, 3}, 0.8, 0.1, seed) for seed in (first, second))
+    assert (first == second) == np.array_equal(one.labelled, two.labelled) == (one.digest == two.digest)
+
+
+def test_trees_have_the_published_counts():
+    published = make_split(TREES, {0, 1, 2, 3}, 0.8, 0.0, 1)
+    assert (len(published.labelled), len(published.validation), len(published.unlabelled)) == (1600, 0, 900)
+    held_out = make_split(TREES, {0, 1, 2, 3}, 0.8, 0.1, 1)
+    assert (len(held_out.labelled), len(held_out.validation), len(held_out.unlabelled)) == (1440, 160, 900)
+
+
+def test_labels_are_drawn_from_the_pool_and_not_class_by_class():
+    counts = np.bincount(TREES[make_split(TREES, {0, 1, 2, 3}, 0.8, 0.0, 1).labelled])
+    assert counts.sum() == 1600 and len(set(counts)) > 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(problems())
+def test_validation_takes_its_share_of_every_class(problem):
+    labels, known, prop, val_fraction, seed = problem
+    split = make_split(labels, known, prop, val_fraction, seed)
+    held = np.bincount(labels[split.validation], minlength=7)
+    kept = np.bincount(labels[split.labelled], minlength=7)
+    share = len(split.validation) / (len(split.labelled) + len(split.validation))
+    assert (np.abs(held - share * (held + kept)) < 1 + 1e-6).all()
+
+
+def test_labels_per_class_gives_each_known_class_the_same():
+    split = make_split(TREES, {0, 2}, 0.8, 0.2, 3, labels_per_class=10)
+    chosen = np.concatenate([split.labelled, split.validation])
+    assert np.bincount(TREES[chosen], minlength=5).tolist() == [10, 0, 10, 0, 0] and len(split.validation) == 4
+
+
+def test_asking_for_more_labels_than_there_are_names_the_class():
+    with pytest.raises(UserError, match=r"labels_per_class is 501, but class 'oak' has only 500"):
+        make_split(TREES, {1}, 0.8, 0.0, 0, 501, class_names=("maple", "oak", "palm", "pine", "willow"))
+
+
+def test_everything_can_be_labelled():
+    split = make_split(np.array([0, 0, 1, 1]), {0, 1}, 1.0, 0.0, 0)
+    assert len(split.labelled) == 4 and len(split.unlabelled) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prop_train_labels": 0.0}, "prop_train_labels"),
+        ({"prop_train_labels": 1.1}, "prop_train_labels"),
+        ({"prop_train_labels": float("nan")}, "prop_train_labels"),
+        ({"val_fraction": -0.1}, "val_fraction"),
+        ({"val_fraction": 1.0}, "val_fraction"),
+        ({"val_fraction": float("nan")}, "val_fraction"),
+        ({"seed": -1}, "seed"),
+        ({"labels_per_class": -1}, "labels_per_class"),
+        ({"known_classes": ()}, "known class"),
+        ({"prop_train_labels": 1e-6}, "no labelled image is left"),
+        ({"labels_per_class": 1, "val_fraction": 0.9}, "no labelled image is left"),
+    ],
+)
+def test_parameters_out_of_range_are_user_errors(change, message):
+    given_ = {"known_classes": {0}, "prop_train_labels": 0.8, "val_fraction": 0.1, "seed": 0} | change
+    with pytest.raises(UserError, match=message) as error:
+        make_split(TREES, **given_)
+    assert "\n" not in str(error.value)
+
+
+def test_the_report_is_json_and_adds_up():
+    data = digits.load()
+    split = make_split(data.train.labels, data.known_classes, 0.5, 0.2, 0)
+    report = json.loads(json.dumps(split_report(data, split)))
+    assert report["indices"]["labelled"] == split.labelled.tolist()
+    assert report["ids"]["labelled"][0] == data.train.ids[split.labelled[0]]
+    for part in ("labelled", "validation", "unlabelled", "test"):
+        assert sum(row[part] for row in report["by_class"].values()) == report["counts"][part] == len(report["ids"][part])
+    assert report["by_class"]["9"]["known"] is False and report["by_class"]["9"]["labelled"] == 0
+    assert report["novel_classes"] == [7, 8, 9] and "fine_ids" not in report
+
+
+def test_the_report_of_a_superclass_maps_to_fine_ids(tmp_path, monkeypatch):
+    from core.data.cifar100 import load_superclass
+    from tests.core.data import fake_cifar
+
+    fake_cifar.write_folder(tmp_path / "cifar-100-binary")
+    data = load_superclass(tmp_path, "trees", expected=None)
+    report = split_report(data, make_split(data.train.labels, data.known_classes, 0.8, 0.0, 0), find("trees"))
+    assert report["fine_ids"] == {f"fine_{i}": i for i in (47, 52, 56, 59, 96)}
+    assert (report["superclass"], report["superclass_number"]) == ("trees", 0)
