@@ -111,7 +111,7 @@ def _hold_out(labels: np.ndarray, chosen: np.ndarray, val_fraction: float, rng: 
     for position in np.argsort(quotas - shares, kind="stable")[: total - quotas.sum()]:
         quotas[position] += 1
     parts = [rng.choice(chosen[labels[chosen] == c], q, replace=False) for c, q in zip(classes, quotas, strict=True)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
 
 def split_report(data: DiscoveryData, split: Split, superclass: Superclass | None = None) -> dict[str, Any]:

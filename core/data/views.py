@@ -136,7 +136,9 @@ def _square(images: np.ndarray) -> np.ndarray:
 def _resize_square(images: np.ndarray, size: int, interpolation: str) -> torch.Tensor:
     """Return (B,3,size,size) uint8 of square uint8 images (B,H,H,3)."""
     planes = torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    if len(planes) and planes.shape[2] != size:
+    if not len(planes):
+        return torch.empty(0, 3, size, size, dtype=torch.uint8)
+    if planes.shape[2] != size:
         planes = F.interpolate(planes, size=(size, size), mode=interpolation, antialias=True, align_corners=False)
     return planes.contiguous()
 

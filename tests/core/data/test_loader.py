@@ -4,7 +4,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.data.images import ArrayImages
 from core.data.loader import ViewLoader, evaluation_batches, prefetched, sampling_weights
