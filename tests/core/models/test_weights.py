@@ -89,6 +89,15 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
     assert weights.read_safetensors(path)["x"].item() == 1.5
 
 
+@pytest.mark.parametrize("size", [224, 96])
+def test_a_vit_file_fills_every_weight(tmp_path, size):
+    """The network is built without random weights for it, so that nothing may be left unfilled."""
+    state = backbones._create("vit_tiny_patch16_224", 224).state_dict()
+    save_file(state, tmp_path / "vit.safetensors")
+    net = build("vit_tiny_patch16_224", size, 0, weights=str(tmp_path / "vit.safetensors")).tail.net
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.safetensors: no such file"):
         build("resnet10t", 64, 3, weights=str(tmp_path / "gone.safetensors"))
