@@ -31,7 +31,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _RESIZE_BLOCK = 256  # images resized at a time
-_AUGMENT_BLOCK = 8  # views worked on at a time: their float pixels stay in the second-level cache
+_AUGMENT_BLOCK = 16  # views worked on at a time: measured best from 32 to 224 px, their pixels stay in the cache
 
 
 @dataclass(frozen=True)
