@@ -1,10 +1,10 @@
 """Steps 3 and 4 of SSDDBC in compiled code: edges among core points, and the growth of backbone clusters.
 
-Growth queues all members of a cluster that merges, and most of them change nothing: all their edges stay inside. Two exact short cuts keep it
-near linear. (1) Each cluster keeps its *border*, the members with an edge that was left alone (two clusters of different labels, target at least as
-dense); only those are looked at again, in ascending order as the queue would have it. (2) A border is known to be inert as long as no label a
-cluster carries has changed and no point was taken from a cluster since it was last examined (`clock`), and the cluster it merges into carries
-the same label; then it is passed on whole.
+Growth queues all members of a cluster that merges, and most of them change nothing: all their edges stay inside. Two exact short cuts keep
+it near linear. (1) Each cluster keeps its *border*, the members with an edge that was left alone (two clusters of different labels, target
+at least as dense); only those are looked at again, in ascending order as the queue would have it. (2) A border is known to be inert as long
+as no label a cluster carries has changed and no point was taken from a cluster since it was last examined (`clock`), and the cluster it
+merges into carries the same label; then it is passed on whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import njit
 
 
 class Points(NamedTuple):
-    """Per point: raw cluster id (-1 unassigned), neighbours in its cluster's border list, whether it is in one, label code (-1 none), density."""
+    """Per point: raw cluster id (-1 unassigned), neighbours in its cluster's border list and whether it is in one, label code, density."""
 
     cluster: np.ndarray
     after: np.ndarray
@@ -27,7 +27,7 @@ class Points(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """Per raw cluster: union-find parent, members, labelled members, members by label, most common label, border list, when examined and as what."""
+    """Per raw cluster: union-find parent, members, labelled ones, these by label, commonest label, border list, when examined, as what."""
 
     parent: np.ndarray
     size: np.ndarray
@@ -271,7 +271,7 @@ def _numbered(points, clusters, created, n):
 def grow(starts, targets, n_edges, density, codes, n_codes):
     """Grow backbone clusters (step 4) and return their ids (N,) int32, -1 for points that are not core.
 
-    starts: the core points by descending density; targets (N, k), n_edges (N,): edges, nearest first; codes (N,): label codes, -1 where unlabelled.
+    starts: the core points by descending density; targets (N, k), n_edges (N,): edges, nearest first; codes (N,): label codes, -1 for none.
     """
     n, most = len(density), len(starts)
     points = Points(np.full(n, -1, np.int32), np.full(n, -1, np.int32), np.full(n, -1, np.int32), np.zeros(n, np.bool_), codes, density)

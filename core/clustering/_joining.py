@@ -44,7 +44,8 @@ def _closest(three, found):
 def _nearest_to_means(groups, sizes, matrix, positions, core, membership, n_clusters):
     """Return the nearest cluster (by `membership` of `core`, -1 ignored) of each group's mean point.
 
-    groups (G, 3): rows of `positions` by ascending member, `sizes` (G,) of them used. |m - x|^2 = mean_a |a - x|^2 - sum_(a<b) |a - b|^2 / s^2.
+    groups (G, 3, 2): row of `positions` and index of each member, ascending, `sizes` (G,) of them used.
+    |m - x|^2 = mean_a |a - x|^2 - sum_(a<b) |a - b|^2 / s^2.
     """
     result = np.empty(len(groups), np.int64)
     three, found = np.empty((n_clusters, 3)), np.zeros(n_clusters, np.int64)
@@ -106,8 +107,8 @@ def _nearest_clusters(neighbours: Neighbours, small: np.ndarray, membership: np.
 def absorb_small(neighbours: Neighbours, membership: np.ndarray, codes: np.ndarray, n_codes: int) -> np.ndarray:
     """Merge clusters of at most 3 core points into the larger ones (step 5) and return the new ids (N,), consecutive, -1 for sparse points.
 
-    A small cluster whose labelled members share a label goes to the first larger one that carries it or whose labelled members all have it; any
-    other goes to the nearest larger one, from its mean point. Nothing merges when all clusters are small.
+    A small cluster whose labelled members share a label goes to the first larger one that carries it or whose labelled members all have it;
+    any other goes to the nearest larger one, from its mean point. Nothing merges when all clusters are small.
     """
     sizes = np.bincount(membership[membership >= 0])
     others = sizes > SMALL
@@ -136,7 +137,7 @@ def absorb_small(neighbours: Neighbours, membership: np.ndarray, codes: np.ndarr
 def _join_from_lists(sparse, order, nearest, complete, membership, wanted, labels):
     """Let sparse points join by walking their lists; return the points whose list ended before the answer was certain.
 
-    wanted (C,): how many core members count, min(3, size). The walk ends when the best complete mean is below every other cluster's lower bound.
+    wanted (C,): how many core members count, min(3, size). The walk ends when the best complete mean is below all other lower bounds.
     """
     n_clusters = len(wanted)
     found, total, touched = np.zeros(n_clusters, np.int64), np.zeros(n_clusters), np.empty(n_clusters, np.int64)

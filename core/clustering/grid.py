@@ -47,7 +47,7 @@ class Best(ssddbc.Clustering):
 
 @dataclass(frozen=True)
 class Grid:
-    """`cells` keyed (k, density_percentile) in ascending order, the full result of the `best` one, and `partitions` (cells, N) in that order."""
+    """`cells` keyed (k, density_percentile), ascending, the full result of the `best` one, `partitions` (cells, N) in that order."""
 
     cells: dict[tuple[int, int | float], Cell]
     best: Best
@@ -55,8 +55,14 @@ class Grid:
 
 
 def _choice(cells: dict[tuple[int, int | float], Cell]) -> tuple[int, int | float]:
-    """Return the key of the highest score, ties to smaller k, then percentile; degenerate cells, then percentile 100, only for want of others."""
+    """Return the key of the highest score, ties to smaller k, then percentile; degenerate cells and percentile 100 for want of others."""
     return min(cells, key=lambda key: (cells[key].degenerate, key[1] == 100, -cells[key].score, key))
+
+
+def _cell(found: ssddbc.Partitions, row: int, silhouette: float) -> Cell:
+    entropy, labels = float(found.cross_entropies[row]), found.labels[row]
+    n_clusters, n_core = int(labels.max()) + 1, int(found.core_masks[row].sum())
+    return Cell(ssddbc.score(entropy, silhouette), entropy, silhouette, n_clusters, n_core, len(labels))
 
 
 def search(
@@ -70,8 +76,8 @@ def search(
 ) -> Grid:
     """Cluster `features` (N, d) in every cell and choose one by the label-free score; arguments as for `ssddbc.cluster`.
 
-    max_workers: how many k are worked on at a time (default: half the cores), in threads, or wherever the active joblib backend puts them; the result
-    does not depend on it. Raises UserError as `ssddbc.cluster` does, and for an empty list of k or percentiles.
+    max_workers: how many k are worked on at a time (default: half the cores), in threads, or wherever the active joblib backend puts them;
+    the result does not depend on it. Raises UserError as `ssddbc.cluster` does, and for an empty list of k or percentiles.
     """
     inputs = checked(features, labels, labelled_mask)
     ks, percentiles = checked_ks(ks, len(inputs.features)), checked_percentiles(density_percentiles)
@@ -81,16 +87,10 @@ def search(
     found = Parallel(n_jobs=workers, prefer="threads")(jobs)
     partitions = np.concatenate([one.labels for one in found])
     silhouettes = mean_silhouettes(neighbours, np.flatnonzero(inputs.codes < 0), partitions, workers)
-    cells = {}
-    for a, k in enumerate(ks):
-        for b, percentile in enumerate(percentiles):
-            entropy, silhouette = float(found[a].cross_entropies[b]), float(silhouettes[a * len(percentiles) + b])
-            n_clusters, n_core = int(found[a].labels[b].max()) + 1, int(found[a].core_masks[b].sum())
-            value = ssddbc.score(entropy, silhouette)
-            cells[k, percentile] = Cell(value, entropy, silhouette, n_clusters, n_core, partitions.shape[1])
+    rows = [(a, b) for a in range(len(ks)) for b in range(len(percentiles))]
+    cells = {(ks[a], percentiles[b]): _cell(found[a], b, float(value)) for (a, b), value in zip(rows, silhouettes, strict=True)}
     k, percentile = _choice(cells)
     chosen, row, cell = found[ks.index(k)], percentiles.index(percentile), cells[k, percentile]
-    best = Best(
-        chosen.labels[row], chosen.core_masks[row], chosen.densities, cell.score, cell.cross_entropy, cell.silhouette, k, percentile
-    )
+    arrays = chosen.labels[row], chosen.core_masks[row], chosen.densities
+    best = Best(*arrays, cell.score, cell.cross_entropy, cell.silhouette, k, percentile)
     return Grid(cells, best, partitions)

@@ -1,8 +1,9 @@
 """Euclidean distances, computed once, and every point's neighbours in order of distance.
 
-One definition of the distance serves all callers: squared distances come from a float64 matrix product, are rounded to 2^-36 of the largest squared
-norm (so copies of a point tie exactly, in whatever order a BLAS sums), and their roots are stored as float32. Means over float32 values are exact
-or nearly so in float64, which keeps ties ties. Neighbours are ordered by (distance, index), the point itself left out.
+One definition of the distance serves all callers: squared distances come from a float64 matrix product, are rounded to 2^-36 of the
+largest squared norm (so copies of a point tie exactly, in whatever order a BLAS sums), and their roots are stored as float32. Means over
+float32 values are exact or nearly so in float64, which keeps ties ties. Neighbours are ordered by (distance, index), the point itself
+left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from numba import njit
 DENSE_LIMIT = 20_000
 DEPTH = 256
 TILE_BYTES = 2**28
+ROUNDING = 1.5 * 2.0**52
+
+
+@njit(cache=True, nogil=True)
+def _mirror(matrix):
+    """Copy the lower triangle of `matrix` (N, N) over the upper one, by squares that stay in the processor's cache."""
+    n, side = len(matrix), 64
+    for low in range(0, n, side):
+        for left in range(0, low + 1, side):
+            for i in range(low, min(low + side, n)):
+                for j in range(left, min(left + side, i)):
+                    matrix[j, i] = matrix[i, j]
 
 
 @njit(cache=True, nogil=True)
@@ -24,7 +37,9 @@ def _to_distances(gram, norms, other_norms, quantum, out):
     inverse = 1.0 / quantum
     for i in range(gram.shape[0]):
         for j in range(gram.shape[1]):
-            squared = np.rint((norms[i] + other_norms[j] - 2.0 * gram[i, j]) * inverse) * quantum
+            # adding and subtracting 1.5 * 2^52 rounds to the nearest whole number, in vector instructions where rint is a call
+            steps = ((norms[i] + other_norms[j] - 2.0 * gram[i, j]) * inverse + ROUNDING) - ROUNDING
+            squared = steps * quantum
             # not max(): it would keep a negative zero, whose bits sort last
             out[i, j] = np.sqrt(squared) if squared > 0.0 else 0.0
 
@@ -112,10 +127,7 @@ def distance_matrix(points: np.ndarray) -> np.ndarray:
     for start in range(0, n, step):
         stop = min(start + step, n)
         _to_distances(points[start:stop] @ points[:stop].T, norms[start:stop], norms[:stop], quantum, matrix[start:stop, :stop])
-        matrix[:start, start:stop] = matrix[start:stop, :start].T
-        # a product's own tile need not be symmetric to the last bit
-        own = matrix[start:stop, start:stop]
-        own[np.triu_indices(stop - start, 1)] = own.T[np.triu_indices(stop - start, 1)]
+    _mirror(matrix)
     return matrix
 
 

@@ -1,10 +1,10 @@
 """Semi-supervised density-based clustering of features (SSDDBC): one cell, a neighbour count k and a density percentile.
 
-Dense points (relative density at or above the percentile) grow into clusters along k-nearest-neighbour edges, never across two different labels;
-what is left joins the nearest cluster. Every tie goes to the smaller index or id, so the result is a function of the input. Where the definition
-leaves a choice: `densities` are the plain densities (not the relative ones); "other" clusters, into which small ones merge, are those that are not
-small; at least one labelled member is needed for "all labelled members share a label"; sums over k values run in ascending order of value; cross
-entropy is 0 without labelled points, the silhouette 0 without unlabelled ones.
+Dense points (relative density at or above the percentile) grow into clusters along k-nearest-neighbour edges, never across two different
+labels; what is left joins the nearest cluster. Every tie goes to the smaller index or id, so the result is a function of the input. Where
+the definition leaves a choice: `densities` are the plain densities (not the relative ones); "other" clusters, into which small ones merge,
+are those that are not small; at least one labelled member is needed for "all labelled members share a label"; sums over k values run in
+ascending order of value; cross entropy is 0 without labelled points, the silhouette 0 without unlabelled ones.
 
     result = cluster(features, labels, labelled_mask, k=12, density_percentile=90)
     result.labels, result.core_mask, result.score
@@ -29,7 +29,7 @@ SILHOUETTE_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Clustering:
-    """A partition of N points: labels (N,) int32 from 0, core_mask (N,) bool, densities (N,) float64; score = -cross_entropy + 3 silhouette."""
+    """A partition of N points: labels (N,) int32 from 0, core_mask (N,) bool, densities (N,); score = -cross_entropy + 3 silhouette."""
 
     labels: np.ndarray
     core_mask: np.ndarray
@@ -61,7 +61,7 @@ class Partitions:
 
 @njit(cache=True, nogil=True)
 def _relative_densities(order, densities, mean_density, k):
-    """Return (k + mean density) / (k + mean density of the k neighbours) * density, (N,); neighbours are summed in ascending order of density."""
+    """Return (k + mean density) / (k + mean density of the k neighbours) * density, (N,); neighbours are summed by ascending density."""
     relative = np.empty(len(densities))
     for i in range(len(densities)):
         total = 0.0
