@@ -20,6 +20,7 @@ from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
 from core.models import backbones
+from core.models.fold import FastTrunk, fold
 
 
 def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any]) -> None:
@@ -33,12 +34,14 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
         about: model_name, image_size, grad_from_block, batch_norm, class names per cluster, known flags, digests.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"trunk.{name}": value for name, value in model.trunk.state_dict().items()}
+    fast = isinstance(model.trunk, FastTrunk)
+    trunk = model.trunk.trunk if fast else model.trunk
+    tensors = {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
     tensors |= {f"tail.{name}": value for name, value in model.tail.state_dict().items()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file({**tensors, "centres": torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32))}, folder / "model.safetensors")
     views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
-    (folder / "model.json").write_text(json.dumps({**about, "views": views}, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps({**about, "views": views, "folded": fast and model.trunk.folded}, indent=1) + "\n")
 
 
 class DiscoveryPredictor:
@@ -50,6 +53,8 @@ class DiscoveryPredictor:
         views = about["views"]
         self.spec = ViewSpec(views["image_size"], views["resize"], mean=tuple(views["mean"]), std=tuple(views["std"]))
         self.backbone = backbones.build(about["model_name"], self.spec.image_size, about["grad_from_block"], pretrained=False)
+        if about["folded"]:
+            self.backbone.trunk = fold(self.backbone.trunk)
         for part in ("trunk", "tail"):
             state = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
             getattr(self.backbone, part).load_state_dict(state)

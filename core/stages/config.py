@@ -33,6 +33,7 @@ class MachineOptions:
     batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)")
     num_workers: int = option(8, "threads that decode images", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
+    threads: int | Auto = option("auto", "CPU threads of a process's computations; 0 = all cores (small networks are faster on 1)")
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto", "number format of forward passes; auto = bf16 where the device is fast in it"
     )

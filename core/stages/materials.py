@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from core.errors import UserError
 from core.evaluation.features import FeatureExtractor
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
+from core.models.fold import FastTrunk
 from core.models.heads import ProjectionHead
 from core.training import precision, recipes
 
@@ -85,6 +87,7 @@ def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded:
         std=std,
     )
     device = precision.pick_device(config.gpu)
+    torch.set_num_threads(threads(config))
     number_format = precision.resolve_precision(config.precision, device)
     return Materials(data, split, spec, resize_all(data.train.source, spec), resize_all(data.test.source, spec), device, number_format)
 
@@ -101,10 +104,17 @@ def build_model(config: Any, pretrained: bool = True) -> tuple[DiscoveryModel, t
         batch_norm=config.batch_norm,
     )
     head = ProjectionHead(backbone.feature_dim, config.head_hidden, config.head_bottleneck, config.head_out, seed=config.seed)
+    if backbone.trunk_digest:
+        backbone.trunk = FastTrunk(backbone.trunk, torch.linspace(-2, 2, 6 * config.image_size**2).view(2, 3, config.image_size, config.image_size))
     return DiscoveryModel(backbone, head), backbone.mean, backbone.std
 
 
-def environment(device: torch.device, number_format: str) -> dict[str, Any]:
+def threads(config: Any) -> int:
+    """Return how many CPU threads a process of this configuration computes on."""
+    return config.threads or os.cpu_count() or 1
+
+
+def environment(config: Any, device: torch.device, number_format: str) -> dict[str, Any]:
     """Return what changes the last bits of a result on this machine: part of the stage key."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "number_format": number_format, "threads": torch.get_num_threads()}
+    return {"device": name, "number_format": number_format, "threads": threads(config)}

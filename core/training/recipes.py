@@ -40,6 +40,7 @@ class Recipe:
     pseudo_points: str = "core"
     pseudo_for_labeled_mode: str = "off"
     compare_without: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ DIGITS = dataclasses.replace(
     total_epochs=30,
     stage1_epochs=15,
     compare_without=True,
+    threads=1,
 )
 
 NATURAL = Views()
