@@ -90,8 +90,8 @@ def _nearest_clusters(neighbours: Neighbours, small: np.ndarray, membership: np.
     members = members[np.argsort(membership[members], kind="stable")]
     starts = np.searchsorted(membership[members], small)
     sizes = np.append(starts[1:], len(members)) - starts
-    # whole clusters at a time: their rows are needed together
-    step = len(small) if neighbours.matrix is not None else 64
+    # the rows of one cluster's members are needed together
+    step = max(1, neighbours.rows_at_once // SMALL)
     for begin in range(0, len(small), step):
         part = slice(begin, begin + step)
         low, high = starts[part][0], starts[part][-1] + sizes[part][-1]
@@ -99,8 +99,8 @@ def _nearest_clusters(neighbours: Neighbours, small: np.ndarray, membership: np.
         for a in range(SMALL):
             at = np.minimum(starts[part] + a, high - 1)
             groups[:, a, 0], groups[:, a, 1] = at - low, members[at]
-        for _, matrix, positions in neighbours.rows(members[low:high]):
-            result[part] = _nearest_to_means(groups, sizes[part], matrix, positions, core, targets, len(others))
+        matrix, positions = neighbours.block(members[low:high])
+        result[part] = _nearest_to_means(groups, sizes[part], matrix, positions, core, targets, len(others))
     return result
 
 

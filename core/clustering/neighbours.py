@@ -76,34 +76,39 @@ class Neighbours:
     """The sorted neighbour lists of N points, and their distances on demand.
 
     points: (N, d) float64 features; order, nearest: (N, depth) indices (int32) and distances (float32) of the nearest others;
-    matrix: (N, N) float32 distances, or None when they would not fit and are recomputed in blocks.
+    matrix: (N, N) float32 distances, or None when they would not fit and are recomputed; norms: squared norms (N,), rounding step.
     """
 
     points: np.ndarray
     order: np.ndarray
     nearest: np.ndarray
     matrix: np.ndarray | None
+    norms: tuple[np.ndarray, float]
 
     @property
     def complete(self) -> bool:
         """Whether the lists hold all other points, so that a walk that reaches their end is over."""
         return self.order.shape[1] == len(self.points) - 1
 
-    def rows(self, indices: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield (part, matrix, positions): row positions[t] of matrix holds the distances of indices[part][t] to all N points.
+    @property
+    def rows_at_once(self) -> int:
+        """How many points may ask for their rows together: N, or as many as fit in TILE_BYTES of float64."""
+        return len(self.points) if self.matrix is not None else _tile_rows(len(self.points))
 
-        One part, without a copy, where the whole matrix is held; else blocks of at most TILE_BYTES in float64.
-        """
+    def block(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (matrix, positions): row positions[t] of matrix holds the distances of indices[t] to all points; no copy if held."""
         if self.matrix is not None:
-            yield slice(0, len(indices)), self.matrix, indices
-            return
-        step = _tile_rows(len(self.points))
-        norms, quantum = _norms(self.points)
-        for start in range(0, len(indices), step):
-            part = slice(start, min(start + step, len(indices)))
-            block = np.empty((part.stop - start, len(self.points)), np.float32)
-            _to_distances(self.points[indices[part]] @ self.points.T, norms[indices[part]], norms, quantum, block)
-            yield part, block, np.arange(len(block))
+            return self.matrix, indices
+        norms, quantum = self.norms
+        block = np.empty((len(indices), len(self.points)), np.float32)
+        _to_distances(self.points[indices] @ self.points.T, norms[indices], norms, quantum, block)
+        return block, np.arange(len(block))
+
+    def rows(self, indices: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield (part, matrix, positions) of `block` for all indices[part], in as few parts as memory allows."""
+        for start in range(0, len(indices), self.rows_at_once):
+            part = slice(start, min(start + self.rows_at_once, len(indices)))
+            yield part, *self.block(indices[part])
 
 
 def _tile_rows(n: int) -> int:
@@ -140,7 +145,7 @@ def build(features: np.ndarray, k: int, dense_limit: int = DENSE_LIMIT) -> Neigh
     n = len(points)
     depth = min(n - 1, max(DEPTH, 4 * k))
     order, nearest = np.empty((n, depth), np.int32), np.empty((n, depth), np.float32)
-    found = Neighbours(points, order, nearest, distance_matrix(points) if n <= dense_limit else None)
+    found = Neighbours(points, order, nearest, distance_matrix(points) if n <= dense_limit else None, _norms(points))
     everyone = np.arange(n)
     for part, block, _ in found.rows(everyone):
         _nearest(block, everyone[part], order[part], nearest[part])
