@@ -41,13 +41,15 @@ def semi_supervised_kmeans(
     n_init: int = 10,
     max_iter: int = 100,
     tol: float = 1e-4,
+    novel_centres: np.ndarray | None = None,
 ) -> KMeansResult:
     """Cluster features (N, d) into `n_clusters`, the points of labelled_mask (N,) held in the cluster of their class.
 
     The L classes among labels[labelled_mask], ascending, own clusters 0..L-1; labels outside the mask are ignored. Of `n_init`
     initialisations the one with the smallest inertia is returned (ties: the first); each stops when no point moves, when the
     squared moves of the centres add up to at most `tol` times the mean variance of a feature, or after `max_iter` rounds. A cluster that
-    runs empty takes the free point farthest from its centre. Deterministic in `rng`. Raises UserError when `n_clusters` cannot hold the
+    runs empty takes the free point farthest from its centre. With `novel_centres` (K - L, d), clusters L..K-1 start there and nothing is
+    drawn. Deterministic in `rng`. Raises UserError when `n_clusters` cannot hold the
     classes or exceeds what the points can fill.
     """
     if n_init < 1 or max_iter < 1:
@@ -56,7 +58,7 @@ def semi_supervised_kmeans(
     problem = _pose(features, labels, labelled_mask, n_clusters)
     threshold = tol * float(np.var(problem.points, axis=0, dtype=np.float64).mean())
     best: KMeansResult | None = None
-    for seeds in _seed(problem, rng, n_init):
+    for seeds in _seed(problem, rng, n_init) if novel_centres is None else [_given(problem, novel_centres)]:
         result = _lloyd(problem, seeds, max_iter, threshold)
         # Runs that end in the same partition under other cluster ids differ by rounding only: that is a tie, and the first one stays.
         if best is None or result.inertia < best.inertia * (1 - 1e-9):
@@ -171,6 +173,16 @@ def _seed(problem: _Problem, rng: np.random.Generator, n_init: int) -> Iterator[
         chosen[step] = picks
     for run in range(n_init):
         yield np.concatenate([given, points[chosen[:, run]]])
+
+
+def _given(problem: _Problem, novel_centres: np.ndarray) -> np.ndarray:
+    """Return the (K, d) starting centres: the class means, then the given ones."""
+    centres = np.concatenate([problem.class_centres, np.asarray(novel_centres, dtype=np.float32) - problem.origin])
+    if len(centres) != problem.n_clusters:
+        raise ValueError(
+            f"{len(novel_centres)} given centres and {len(problem.class_centres)} classes are not {problem.n_clusters} clusters"
+        )
+    return centres
 
 
 def _lloyd(problem: _Problem, centres: np.ndarray, max_iter: int, threshold: float) -> KMeansResult:

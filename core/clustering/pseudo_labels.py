@@ -1,7 +1,7 @@
 """Pseudo labels of one refresh: what clustering hands to training, and its file.
 
-The file is an npz without pickles: `ids` (U), `indices`, `labels`, `core_mask`, `agreed_mask`, `densities`, `prototypes`, and JSON texts
-`best_params` and `metadata`.
+The file is an npz without pickles: `ids` (U), `indices`, `labels`, `targets`, `core_mask`, `agreed_mask`, `densities`, `prototypes`,
+`feature_mean`, and JSON texts `best_params` and `metadata`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core.clustering import roles
 from core.clustering.kmeans import semi_supervised_kmeans
 from core.clustering.matching import match
 from core.errors import UserError
@@ -26,11 +27,13 @@ class PseudoLabels:
     Attributes:
         indices: (n,) training indices, labelled and unlabelled ones (held-out images never take part).
         ids: (n,) image ids.
-        labels: (n,) cluster ids, the same identities from refresh to refresh.
+        labels: (n,) SSDDBC's cluster ids, the same identities from refresh to refresh.
+        targets: (n,) what the loss trains towards: class index of labelled images and known clusters, then novel ones; -1 = neither.
         core_mask: (n,) SSDDBC's core points.
         agreed_mask: (n,) points on which the clusterings agree.
         densities: (n,) relative densities.
-        prototypes: (K, d) L2-normalised mean features of each cluster's core points, by cluster id; zero rows for unused ids.
+        prototypes: (K, d) L2-normalised mean of each target's core and labelled points, centred features.
+        feature_mean: (d,) what was subtracted to centre them.
         best_params: the chosen cell: k, density_percentile.
         metadata: score, counts, and digests of data, split, features and model.
     """
@@ -38,16 +41,19 @@ class PseudoLabels:
     indices: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray
     core_mask: np.ndarray
     agreed_mask: np.ndarray
     densities: np.ndarray
     prototypes: np.ndarray
+    feature_mean: np.ndarray
     best_params: dict[str, Any]
     metadata: dict[str, Any]
 
     def taking_part(self, points: str) -> np.ndarray:
-        """Return the (n,) mask of `core`, `agreed` or `all` points."""
-        return {"core": self.core_mask, "agreed": self.agreed_mask, "all": np.ones(len(self.labels), bool)}[points]
+        """Return the (n,) mask of `core`, `agreed` or `all` points among those that have a target."""
+        masks = {"core": self.core_mask, "agreed": self.agreed_mask, "all": np.ones(len(self.labels), bool)}
+        return masks[points] & (self.targets >= 0)
 
 
 def file_name(superclass: str, checkpoint: str, k: int, density_percentile: int) -> str:
@@ -62,10 +68,12 @@ def write(path: Path, pseudo: PseudoLabels) -> None:
         indices=pseudo.indices,
         ids=np.asarray(pseudo.ids, dtype=np.str_),
         labels=pseudo.labels,
+        targets=pseudo.targets,
         core_mask=pseudo.core_mask,
         agreed_mask=pseudo.agreed_mask,
         densities=pseudo.densities,
         prototypes=pseudo.prototypes,
+        feature_mean=pseudo.feature_mean,
         best_params=np.array(json.dumps(pseudo.best_params, sort_keys=True)),
         metadata=np.array(json.dumps(pseudo.metadata, sort_keys=True)),
     )
@@ -104,26 +112,85 @@ def centred(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def build(features: np.ndarray, labels: np.ndarray, best: Any, previous: PseudoLabels | None, metadata: dict[str, Any]) -> PseudoLabels:
+@dataclass(frozen=True)
+class Points:
+    """The images of a refresh: what of them may be known.
+
+    Attributes:
+        indices: (n,) training indices. ids: (n,) image ids.
+        features: (n, d) L2-normalised. labels: (n,) class of labelled images, -1 elsewhere.
+    """
+
+    indices: np.ndarray
+    ids: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Return (n,) class indices 0..L-1 of labelled images (classes ascending), -1 elsewhere."""
+        known = np.unique(self.labels[self.labels >= 0])
+        return np.where(self.labels >= 0, np.searchsorted(known, self.labels), -1)
+
+
+def build(
+    points: Points, chosen: Any, best_params: dict[str, int], previous: PseudoLabels | None, split: bool, metadata: dict[str, Any]
+) -> PseudoLabels:
     """Turn the chosen cell into pseudo labels.
 
     Args:
-        features: (n, d) L2-normalised features of the images that take part.
-        labels: (n,) class of labelled images, -1 elsewhere.
-        best: the chosen cell (core.clustering.grid.Best).
+        points: the images that took part in the clustering.
+        chosen: the chosen cell's result (core.clustering.ssddbc.Clustering).
+        best_params: its k and density_percentile.
         previous: the refresh before, over the same images; its cluster identities are kept.
+        split: split oversized novel clusters.
         metadata: where the labels come from.
     """
-    clusters = best.labels if previous is None else match(previous.labels, best.labels)
-    mask = labels >= 0
-    known = {cluster: cluster for cluster in np.unique(clusters)}
-    n_clusters = max(len(known), len(np.unique(labels[mask])))
-    means = semi_supervised_kmeans(features, labels, mask, n_clusters, np.random.default_rng(metadata["seed"]))
-    agreed = best.core_mask & (match(clusters, means.labels) == clusters)
-    prototypes = np.zeros((int(clusters.max()) + 1, features.shape[1]), np.float32)
-    for cluster in known:
-        mean = features[best.core_mask & (clusters == cluster)].sum(axis=0)
-        prototypes[cluster] = mean / max(np.linalg.norm(mean), 1e-12)
-    params = {"k": int(best.k), "density_percentile": int(best.density_percentile)}
-    nothing = np.zeros(len(labels), np.int64)
-    return PseudoLabels(nothing, nothing.astype(np.str_), clusters, best.core_mask, agreed, best.densities, prototypes, params, metadata)
+    codes, features = points.codes, centred(points.features)
+    n_classes = int(codes.max()) + 1
+    targets = roles.of_clusters(chosen.labels, codes, n_classes).role[chosen.labels]
+    means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
+    if split and targets.max() >= n_classes:
+
+        def kmeans(part: np.ndarray, k: int) -> np.ndarray:
+            nobody = np.zeros(len(part), bool)
+            return semi_supervised_kmeans(part, np.zeros(len(part), np.int64), nobody, k, np.random.default_rng(metadata["seed"]), 3).labels
+
+        targets = roles.split_novel(features, targets, np.bincount(means, minlength=int(targets.max()) + 1), n_classes, kmeans)
+        means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
+    targets = np.where(codes >= 0, codes, targets)
+    return PseudoLabels(
+        indices=points.indices,
+        ids=points.ids,
+        labels=chosen.labels if previous is None else match(previous.labels, chosen.labels),
+        targets=targets,
+        core_mask=chosen.core_mask,
+        agreed_mask=chosen.core_mask & (means == targets),
+        densities=chosen.densities,
+        prototypes=_prototypes(features, targets, chosen.core_mask, codes),
+        feature_mean=points.features.mean(axis=0),
+        best_params=best_params,
+        metadata=metadata | {"n_classes": n_classes, "n_novel": int(targets.max()) + 1 - n_classes},
+    )
+
+
+def _means_from(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+    """Return semi-supervised k-means (n,) whose novel clusters start at the mean core points of the novel targets."""
+    starts = []
+    for novel in range(n_classes, int(targets.max()) + 1):
+        members = targets == novel
+        starts.append(features[members & core if (members & core).sum() > 2 else members].mean(axis=0))
+    start = np.array(starts, np.float32).reshape(-1, features.shape[1])
+    rng = np.random.default_rng(seed)
+    return semi_supervised_kmeans(features, codes, codes >= 0, n_classes + len(start), rng, novel_centres=start).labels
+
+
+def _prototypes(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return (K, d) L2-normalised means of each target's core and labelled points; all its points where neither exists."""
+    believed = (core | (codes >= 0)) & (targets >= 0)
+    prototypes = np.zeros((int(targets.max()) + 1, features.shape[1]), np.float32)
+    for target in range(len(prototypes)):
+        members = believed & (targets == target)
+        mean = features[members if members.any() else targets == target].sum(axis=0)
+        prototypes[target] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    return prototypes

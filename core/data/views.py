@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from core.data.images import ImageSource
+from core.data.warp import draw, warp
 from core.errors import UserError
 from core.progress import bar
 
@@ -41,7 +42,7 @@ class ViewSpec:
     image_size: side S of a view. resize: side R images are resized to before cropping (0 = round(S / 0.875), 256 for 224).
     crop: 'random' or 'centre'. flip_prob: horizontal flip (0 for digits). jitter_prob: chance that colours change at all.
     brightness, contrast, saturation: factors are uniform in max(0, 1 - x)..1 + x. hue: turn uniform in -hue..hue (0.5 = half circle).
-    gray_prob: chance of a grey view. interpolation: 'bicubic' or 'bilinear', antialiased.
+    gray_prob: chance of a grey view. rotate (degrees), scale, shear, shift (of the side): largest affine warp, 0 = none. interpolation: 'bicubic' or 'bilinear', antialiased.
     mean, std: of the channels in 0..1 for the normalisation.
     """
 
@@ -55,6 +56,10 @@ class ViewSpec:
     hue: float = 0.1
     jitter_prob: float = 0.8
     gray_prob: float = 0.0
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -73,9 +78,14 @@ class ViewSpec:
         for name in ("flip_prob", "jitter_prob", "gray_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
-        for name in ("brightness", "contrast", "saturation", "hue"):
+        for name in ("brightness", "contrast", "saturation", "hue", "rotate", "scale", "shear", "shift"):
             if not 0 <= getattr(self, name) <= (0.5 if name == "hue" else np.inf):
                 raise UserError(f"{name} must be 0 or more (hue at most 0.5), not {getattr(self, name)}")
+
+    @property
+    def warps(self) -> bool:
+        """Whether views are warped at all."""
+        return any((self.rotate, self.scale, self.shear, self.shift))
 
 
 class ResizedImages:
@@ -144,7 +154,7 @@ def _resize_square(images: np.ndarray, size: int, interpolation: str) -> torch.T
 
 
 def draw_parameters(spec: ViewSpec, n: int, n_views: int, rng: np.random.Generator) -> np.ndarray:
-    """Return (n, n_views, 7) float32: crop offsets in pixels, flip, colour factors and hue turn of each view.
+    """Return (n, n_views, 7) float32: crop offsets in pixels, flip, colour factors and hue turn of each view; 6 more columns with warps.
 
     The same numbers are drawn whatever the probabilities are, so changing one option leaves the others' draws alone.
     """
@@ -159,6 +169,8 @@ def draw_parameters(spec: ViewSpec, n: int, n_views: int, rng: np.random.Generat
     parameters[..., SATURATION] *= rng.random(shape) >= spec.gray_prob
     if spec.crop == "centre":
         parameters[..., [TOP, LEFT]] = slack // 2
+    if spec.warps:
+        parameters = np.concatenate([parameters, draw(shape, spec.rotate, spec.scale, spec.shear, spec.shift, rng)], axis=-1)
     return parameters
 
 
@@ -172,11 +184,13 @@ def evaluation_parameters(spec: ViewSpec, n: int) -> np.ndarray:
 def augment(images: torch.Tensor, parameters: np.ndarray, spec: ViewSpec, out: torch.Tensor | None = None) -> torch.Tensor:
     """Return one normalised float32 view (B,3,S,S) of each image.
 
-    images: (B,3,R,R) uint8 on any device. parameters: (B,7) from `draw_parameters`. out: where to write, if given.
+    images: (B,3,R,R) uint8 on any device. parameters: (B,7 or 13) from `draw_parameters`. out: where to write, if given.
     """
     if out is None:
         out = torch.empty(len(images), 3, spec.image_size, spec.image_size, device=images.device)
     with _one_thread():
+        if parameters.shape[1] > N_PARAMETERS:
+            images = warp(images, parameters[:, N_PARAMETERS:])
         _augment_blocks(images, parameters, spec, out)
     return out
 

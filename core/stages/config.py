@@ -74,7 +74,9 @@ class LossOptions:
 class PseudoOptions:
     """How pseudo labels enter the loss."""
 
-    pseudo_loss: Literal["auto", "supcon", "prototypical"] = option("auto", "loss on pseudo-labelled samples")
+    pseudo_loss: Literal["auto", "soft", "supcon", "prototypical"] = option(
+        "auto", "loss on pseudo-labelled samples: soft = prototypical and, on all samples, self-distillation towards the prototypes"
+    )
     pseudo_loss_weight: float | Auto = option("auto", "largest weight of the pseudo loss")
     pseudo_points: Literal["auto", "core", "agreed", "all"] = option(
         "auto", "who takes part: SSDDBC's core points, also points on which clusterings agree, or all"
@@ -106,6 +108,10 @@ class ClusterOptions:
     density_max: int = option(100, "largest density percentile, included")
     density_step: int = option(5, "step of the density percentile")
     max_workers: int = option(0, "parallel grid workers; 0 = half the cores", affects_result=False)
+    cell_choice: Literal["auto", "coverage", "score"] = option(
+        "auto", "the cell taken: highest score alone, or among the cells that recover most known classes and at least one novel cluster"
+    )
+    split_novel: bool = option(True, "split a novel cluster that is much larger than the known classes' typical cluster")
     debug_cluster_heatmap: bool = option(False, "heat maps with every background (all, old, new, n_clusters, score), not only two")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -74,18 +75,9 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
 def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded: tuple[DiscoveryData, Split] | None = None) -> Materials:
     """Build the materials of a stage; `mean` and `std` are those of the backbone's pretraining images."""
     data, split = loaded or load_data(config)
-    views = recipes.views_for(config.dataset)
-    spec = ViewSpec(
-        image_size=config.image_size,
-        resize=round(config.image_size * views.resize_factor),
-        flip_prob=views.flip_prob,
-        brightness=views.brightness,
-        contrast=views.contrast,
-        saturation=views.saturation,
-        hue=views.hue,
-        mean=mean,
-        std=std,
-    )
+    views = dataclasses.asdict(recipes.views_for(config.dataset))
+    resize = round(config.image_size * views.pop("resize_factor"))
+    spec = ViewSpec(image_size=config.image_size, resize=resize, mean=mean, std=std, **views)
     device = precision.pick_device(config.gpu)
     torch.set_num_threads(threads(config))
     number_format = precision.resolve_precision(config.precision, device)
@@ -105,7 +97,9 @@ def build_model(config: Any, pretrained: bool = True) -> tuple[DiscoveryModel, t
     )
     head = ProjectionHead(backbone.feature_dim, config.head_hidden, config.head_bottleneck, config.head_out, seed=config.seed)
     if backbone.trunk_digest:
-        backbone.trunk = FastTrunk(backbone.trunk, torch.linspace(-2, 2, 6 * config.image_size**2).view(2, 3, config.image_size, config.image_size))
+        backbone.trunk = FastTrunk(
+            backbone.trunk, torch.linspace(-2, 2, 6 * config.image_size**2).view(2, 3, config.image_size, config.image_size)
+        )
     return DiscoveryModel(backbone, head), backbone.mean, backbone.std
 
 

@@ -104,16 +104,20 @@ def _child(request: Request, sender: Connection) -> None:
     lifeline.follow_parent_process()
     lifeline.interrupt_on_sigterm()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run = tracking.open_child(request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key})
-    run.asked_at = request.asked_at
-    run.forward = lambda values, step: sender.send(("metrics", values, step))
+    run = None
     try:
+        run = tracking.open_child(
+            request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key}
+        )
+        run.asked_at = request.asked_at
+        run.forward = lambda values, step: sender.send(("metrics", values, step))
         module, name = request.stage.split(":")
         getattr(importlib.import_module(module), name)(request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:
-        run.finish(*ending(error))
+        if run is not None:
+            run.finish(*ending(error))
         if isinstance(error, KeyboardInterrupt):
             sender.send(("interrupted",))
         elif isinstance(error, UserError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from core import digest
-from core.clustering import grid, pseudo_labels
+from core.clustering import grid, pseudo_labels, roles, ssddbc
 from core.clustering.matching import change_rate
-from core.clustering.pseudo_labels import PseudoLabels
+from core.clustering.pseudo_labels import Points, PseudoLabels
 from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
@@ -40,15 +39,13 @@ def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
     run.started()
     features = _features(config, trained, folder)
     previous = _previous(config, trained)
-    found, cells = _search(config, trained, features)
     epoch = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
-    pseudo = pseudo_labels.build(
-        features.features[_used(features)], features.labels[_used(features)], found.best, previous, _about(trained, features, found, epoch)
-    )
-    pseudo = dataclasses.replace(pseudo, indices=_used(features), ids=np.asarray(features.ids, dtype=np.str_)[_used(features)])
+    points, found, cells = _search(config, trained, features)
+    params, chosen = _choose(config, points, found)
+    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, _about(trained, features, chosen.score, epoch))
     metrics = _metrics(trained, pseudo, previous)
-    name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", found.best.k, found.best.density_percentile)
-    _write(folder, name, pseudo, cells, found, config.debug_cluster_heatmap)
+    name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", params["k"], params["density_percentile"])
+    _write(folder, name, pseudo, cells, config.debug_cluster_heatmap)
     run.metrics(metrics, epoch)
     run.forward(metrics, epoch)
     summary = {"epoch": epoch, "pseudo_labels": f"pseudo_labels/{name}", "metrics": metrics, "best_params": pseudo.best_params}
@@ -105,17 +102,16 @@ def _previous(config: SsddbcConfig, trained: rebuild.Trained) -> PseudoLabels | 
     return previous
 
 
-def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[grid.Grid, list[dict[str, Any]]]:
-    """Search the grid; return it and its cells as results_grid.json lists them, diagnostics last."""
+def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[Points, grid.Grid, list[dict[str, Any]]]:
+    """Search the grid; return its points, the grid, and its cells as results_grid.json lists them, diagnostics last."""
     used = _used(features)
-    labelled = features.split[used] == SPLITS.index("labelled")
+    points = Points(used, np.asarray(features.ids, dtype=np.str_)[used], features.features[used], features.labels[used])
+    labelled = points.labels >= 0
     ks = [k for k in range(config.k_min, config.k_max + 1) if k < len(used)]
     if not ks:
         raise UserError(f"k_min = {config.k_min} neighbours do not exist among {len(used)} images; lower k_min")
     percentiles = range(config.density_min, config.density_max + 1, config.density_step)
-    found = grid.search(
-        pseudo_labels.centred(features.features[used]), features.labels[used], labelled, ks, percentiles, config.max_workers or None
-    )
+    found = grid.search(pseudo_labels.centred(points.features), points.labels, labelled, ks, percentiles, config.max_workers or None)
     truth = trained.data.train.labels[used][~labelled]
     cells = []
     for ((k, percentile), cell), partition in zip(found.cells.items(), found.partitions, strict=True):
@@ -125,10 +121,23 @@ def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFil
         cells.append(
             {"k": k, "density_percentile": percentile, **numbers, **counts, "all": scores.all, "old": scores.old, "new": scores.new}
         )
-    return found, cells
+    return points, found, cells
 
 
-def _about(trained: rebuild.Trained, features: FeatureFile, found: grid.Grid, epoch: int) -> dict[str, Any]:
+def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dict[str, int], Any]:
+    """Return the chosen cell's parameters and result, by its score alone or by what it recovers."""
+    if config.cell_choice == "score":
+        return {"k": found.best.k, "density_percentile": found.best.density_percentile}, found.best
+    keys = list(found.cells)
+    eligible = [not cell.degenerate and percentile < 100 for (_k, percentile), cell in found.cells.items()]
+    codes = points.codes
+    scores = [cell.score for cell in found.cells.values()]
+    k, percentile = keys[roles.choose_cell(found.partitions, scores, eligible, codes, int(codes.max()) + 1)]
+    chosen = ssddbc.cluster(pseudo_labels.centred(points.features), points.labels, points.labels >= 0, k, percentile)
+    return {"k": k, "density_percentile": percentile}, chosen
+
+
+def _about(trained: rebuild.Trained, features: FeatureFile, score: float, epoch: int) -> dict[str, Any]:
     """Return the pseudo labels' metadata: where they come from."""
     return {
         "data": trained.data.name,
@@ -136,7 +145,7 @@ def _about(trained: rebuild.Trained, features: FeatureFile, found: grid.Grid, ep
         "split_digest": trained.split.digest,
         "seed": trained.split.seed,
         "epoch": epoch,
-        "score": found.best.score,
+        "score": score,
         "features_digest": features.digest,
         "weights_digest": features.about["weights_digest"],
     }
@@ -149,6 +158,8 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
     metrics = {
         "pseudo/n_clusters": float(len(np.unique(pseudo.labels))),
         "pseudo/core_ratio": float(pseudo.core_mask[unlabelled].mean()),
+        "pseudo/n_novel": float(pseudo.metadata["n_novel"]),
+        "pseudo/target_ratio": float(pseudo.taking_part("core")[unlabelled].mean()),
         "pseudo/agreed_ratio": float(pseudo.agreed_mask[unlabelled].mean()),
         "pseudo/score": float(pseudo.metadata["score"]),
         "pseudo/k": float(pseudo.best_params["k"]),
@@ -156,12 +167,18 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
     }
     if previous is not None:
         metrics["pseudo/label_change_rate"] = change_rate(previous.labels, pseudo.labels, unlabelled)
-    for name, mask in (("all", unlabelled), ("core", unlabelled & pseudo.core_mask), ("agreed", unlabelled & pseudo.agreed_mask)):
-        metrics |= discovery.named(accuracy(truth[mask], pseudo.labels[mask], trained.data.known_classes), f"pseudo/diagnostic_{name}_v2")
+    metrics |= discovery.named(
+        accuracy(truth[unlabelled], pseudo.labels[unlabelled], trained.data.known_classes), "pseudo/diagnostic_ssddbc_v2"
+    )
+    for points in ("core", "agreed", "all"):
+        mask = unlabelled & pseudo.taking_part(points)
+        metrics |= discovery.named(
+            accuracy(truth[mask], pseudo.targets[mask], trained.data.known_classes), f"pseudo/diagnostic_{points}_v2"
+        )
     return metrics
 
 
-def _write(folder: Path, name: str, pseudo: PseudoLabels, cells: list[dict[str, Any]], found: grid.Grid, every_background: bool) -> None:
+def _write(folder: Path, name: str, pseudo: PseudoLabels, cells: list[dict[str, Any]], every_background: bool) -> None:
     """Write pseudo labels, results_grid.json and the heat maps."""
     for part in ("pseudo_labels", "heatmaps"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -170,6 +187,6 @@ def _write(folder: Path, name: str, pseudo: PseudoLabels, cells: list[dict[str, 
     (folder / "heatmaps" / "results_grid.json").write_text(
         json.dumps({"cells": keyed, "best": pseudo.best_params, "diagnostics": ["all", "old", "new"]}, indent=1) + "\n"
     )
-    best = (found.best.k, found.best.density_percentile)
+    best = (pseudo.best_params["k"], pseudo.best_params["density_percentile"])
     for background in (*BACKGROUNDS, *(MORE_BACKGROUNDS if every_background else ())):
         figure.save(heatmap.grid_heatmap(cells, background, best), folder / "heatmaps" / f"{background}.png")

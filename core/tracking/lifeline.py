@@ -17,23 +17,22 @@ INTERVAL = 0.5  # seconds between looks at the ancestors
 def follow_launcher() -> None:
     """End this process soon after the `mlflow run` that started it is gone.
 
-    `mlflow run` starts `bash -c 'activate && python -m ...'`: its death reparents bash, not us, so both are watched. Only under
-    `mlflow run`: a command started by hand may well outlive its terminal.
+    `mlflow run` starts `bash -c 'activate && python -m ...'`: its death reparents bash, not us, so both are watched. Where bash has
+    only one command it becomes python itself, and what comes above is the user's shell: a training may well outlive that.
     """
     if "MLFLOW_RUN_ID" not in os.environ:
         return
-    chain = _ancestors(2)
+    chain = _chain()
     threading.Thread(target=_watch, args=(chain,), name="taxon-lifeline", daemon=True).start()
 
 
-def _ancestors(count: int) -> list[tuple[int, int]]:
-    """Return (child, parent) process ids of the nearest `count` steps up, init excluded."""
+def _chain() -> list[tuple[int, int]]:
+    """Return (child, parent) process ids from here up to the launcher: past a `bash -c`, not past the launcher; init excluded."""
     pairs, process = [], psutil.Process()
-    for _ in range(count):
-        parent = process.parent()
-        if parent is None or parent.pid == 1:
-            break
+    while (parent := process.parent()) is not None and parent.pid != 1:
         pairs.append((process.pid, parent.pid))
+        if parent.cmdline()[1:2] != ["-c"]:
+            break
         process = parent
     return pairs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -36,12 +37,22 @@ class Outbox:
         self.client, self.run_id = client, run_id
         self.seen = set(known)
         self.spool = spool_folder() / f"{run_id}.jsonl"
-        self.pending: list[tuple[str, float, int, int]] = []
+        self.pending = self._adopt()
         self.wake, self.idle, self.closing = threading.Event(), threading.Event(), threading.Event()
-        self.idle.set()
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._send_forever, name="taxon-outbox", daemon=True)
         self.thread.start()
+        self.wake.set()
+
+    def _adopt(self) -> list[tuple[str, float, int, int]]:
+        """Take over what an earlier process of this run left unsent; a line that its end cut short would swallow the next one."""
+        rows = [row for row in read_spool(self.spool) if (row[0], row[2]) not in self.seen] if self.spool.exists() else []
+        if rows:
+            self.spool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            self.spool.unlink(missing_ok=True)
+        self.seen.update((row[0], row[2]) for row in rows)
+        return rows
 
     def put(self, metrics: dict[str, float], step: int) -> None:
         """Queue finite values for `step`; values that are not finite or were already sent are left out."""
@@ -52,11 +63,17 @@ class Outbox:
             if not rows:
                 return
             self.seen.update((key, step) for key, _value, step, _time in rows)
-            with open(self.spool, "a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            self._append(rows)
             self.pending.extend(rows)
             self.idle.clear()
         self.wake.set()
+
+    def _append(self, rows: list[tuple[str, float, int, int]]) -> None:
+        try:
+            with open(self.spool, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:  # the checkpoint holds them too: no reason to end a training
+            print(f"taxon: {self.spool} cannot be written ({error.strerror}); metrics are kept in memory only", file=sys.stderr)
 
     def flush(self, timeout: float = 60.0) -> bool:
         """Wait until all is sent; False when the store did not take it within `timeout` seconds."""
@@ -93,7 +110,7 @@ class Outbox:
                     return True
             try:
                 send(self.client, self.run_id, batch)
-            except (MlflowException, OSError):
+            except Exception:  # whatever the store's trouble is, this thread outlives it
                 return False
             with self.lock:
                 del self.pending[: len(batch)]
@@ -127,7 +144,7 @@ def flush_spools(client: MlflowClient) -> int:
 
 
 def _flush_one(client: MlflowClient, spool: Path) -> int:
-    rows = [row for line in spool.read_text().splitlines() if (row := _parse(line))]
+    rows = read_spool(spool)
     try:
         have = stored(client, spool.stem)
         rows = [row for row in rows if (row[0], row[2]) not in have]
@@ -137,6 +154,11 @@ def _flush_one(client: MlflowClient, spool: Path) -> int:
         return 0
     spool.unlink(missing_ok=True)
     return len(rows)
+
+
+def read_spool(spool: Path) -> list[tuple[str, float, int, int]]:
+    """Return the whole records of a spool file."""
+    return [row for line in spool.read_text(errors="replace").splitlines() if (row := _parse(line))]
 
 
 def _parse(line: str) -> tuple[Any, ...] | None:

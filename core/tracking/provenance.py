@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from core import digest
+from core.tracking.store import cache_home
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "mlflow")
@@ -50,8 +51,11 @@ def versions() -> dict[str, str]:
 
 
 def host() -> str:
-    """Return an anonymous, stable name of this machine (a digest: run pages are shared, host names are not)."""
-    return sha256(socket.gethostname().encode()).hexdigest()[:12]
+    """Return an anonymous, stable name of this machine and its cache (a digest: run pages are shared, host names are not).
+
+    The cache holds the locks by which `sweep` tells live runs from dead ones: two users of one machine do not see each other's.
+    """
+    return sha256(f"{socket.gethostname()} {cache_home().resolve()}".encode()).hexdigest()[:12]
 
 
 def tags() -> dict[str, str]:

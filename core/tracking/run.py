@@ -99,14 +99,19 @@ class Run:
     def finish(self, status: str = "FINISHED", reason: str = "") -> None:
         """Send what is left and end the run as FINISHED, FAILED or KILLED, with the reason in a tag."""
         unsent = not self.outbox.close()
-        if reason:
-            self.tags({"taxon.reason": reason})
         if unsent:
             print(
                 f"taxon: the store did not answer; unsent metrics of run {self.run_id} are kept and sent at the next start", file=sys.stderr
             )
-        self.client.set_terminated(self.run_id, status)
-        self._lock.__exit__(None, None, None)
+        try:
+            if reason:
+                self.tags({"taxon.reason": reason})
+            self.client.set_terminated(self.run_id, status)
+        except MlflowException as error:  # must not hide why the run ends
+            said = str(error).splitlines()[0][:160]
+            print(f"taxon: run {self.run_id} could not be marked {status} ({said}); the next start marks it KILLED", file=sys.stderr)
+        finally:
+            self._lock.__exit__(None, None, None)
 
 
 def open_run(entry_point: str, name: str) -> Run:
@@ -139,8 +144,16 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
 def reopen(run_id: str) -> Run:
     """Continue a run that ended or was killed; metrics that it already has are not sent again."""
     client = MlflowClient()
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        raise UserError(f"run '{run_id}' cannot be continued: {str(error).splitlines()[0][:160]}; give a run of this store") from None
+    run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
-    return Run(client, run_id, continued=True)
+    if "taxon.reason" in tags:
+        client.delete_tag(run_id, "taxon.reason")
+    run.tags({"taxon.host": provenance.host()})
+    return run
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -150,6 +163,11 @@ def experiment_id(client: MlflowClient) -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     with machine_lock(f"experiment {name}"):
         found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            raise UserError(
+                f"experiment '{name}' has been deleted; bring it back with '{restore}' or set MLFLOW_EXPERIMENT_NAME to another"
+            )
         if found is not None:
             return found.experiment_id
         try:
@@ -169,7 +187,8 @@ def sweep(client: MlflowClient) -> list[str]:
     for found in client.search_runs(experiments, mine, max_results=1000):
         run_id = found.info.run_id
         with machine_lock(f"run {run_id}", blocking=False) as free:
-            if free and run_id != os.environ.get("MLFLOW_RUN_ID"):
+            # Asked again under the lock: it may have finished since the search.
+            if free and run_id != os.environ.get("MLFLOW_RUN_ID") and client.get_run(run_id).info.status == "RUNNING":
                 client.set_tag(run_id, "taxon.reason", "its process ended without finishing the run; marked by the next start")
                 client.set_terminated(run_id, "KILLED")
                 stale.append(run_id)

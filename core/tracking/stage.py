@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from core import digest
 from core.tracking import provenance
@@ -18,6 +19,7 @@ from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"
 MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
 
 
 def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, str], environment: dict[str, Any]) -> str:
@@ -59,6 +61,8 @@ class Finished:
 
 def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> None:
     """Store a finished stage's files with their manifest (size, sha256); the manifest goes last, so it vouches for all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path))
     manifest = {}
     for path in files:
@@ -66,7 +70,6 @@ def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Pat
         manifest[name] = {"size": path.stat().st_size, "sha256": digest.of_file(path)}
         parent = Path(name).parent.as_posix()
         run.file(path, "" if parent == "." else parent)
-    run.json(summary, "summary.json")
     run.json({"files": manifest}, MANIFEST)
 
 
@@ -85,14 +88,13 @@ def find_finished(key: str, client: MlflowClient | None = None) -> Finished | No
 def load_finished(run_id: str, client: MlflowClient | None = None) -> Finished | None:
     """Return a stage run's verified result, or None when a file is missing or differs from its manifest."""
     client = client or MlflowClient()
-    folder = _artifacts_here(client, run_id)
     try:
+        folder = _artifacts_here(client, run_id)
         manifest = json.loads((folder / MANIFEST).read_text())["files"]
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError, KeyError):
+        intact = SUMMARY in manifest and all(_verifies(folder / name, entry) for name, entry in manifest.items())
+        return Finished(run_id, folder, manifest, json.loads((folder / SUMMARY).read_text())) if intact else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MlflowException):
         return None
-    intact = all(_verifies(folder / name, entry) for name, entry in manifest.items())
-    return Finished(run_id, folder, manifest, summary) if intact else None
 
 
 def _verifies(path: Path, entry: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ def resolve(uri: str, what: str) -> Path:
 
 def local_artifacts(artifact_uri: str) -> Path | None:
     """Return the folder behind a run's artifact URI when it lies on this machine."""
-    if artifact_uri.startswith("file://"):
+    if artifact_uri.startswith("file:"):
         from urllib.parse import unquote, urlparse
 
         return Path(unquote(urlparse(artifact_uri).path))
@@ -39,7 +39,7 @@ def _fetch(uri: str, what: str) -> Path:
     try:
         if uri.startswith("runs:/"):
             run_id, _, path = uri.removeprefix("runs:/").partition("/")
-            if ".." in PurePosixPath(path).parts:
+            if ".." in PurePosixPath(path).parts or path.startswith("/"):
                 raise UserError(f"{what} = '{uri}' leaves its run's folder; give a path inside the run's artifacts")
             folder = local_artifacts(MlflowClient().get_run(run_id).info.artifact_uri)
             if folder is not None:

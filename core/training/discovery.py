@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.clustering.pseudo_labels import PseudoLabels
@@ -18,6 +19,7 @@ from core.losses.info_nce import info_nce
 from core.losses.prototypical import prototypical
 from core.losses.pseudo_weights import density_weights
 from core.losses.ramp import gamma
+from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
 from core.training import distributed
 from core.training.view_cache import CachedViews
@@ -33,7 +35,8 @@ class Targets:
         labels: (N,) class of labelled images, -1 elsewhere.
         pseudo: (N,) cluster of the images that take part in the pseudo loss, -1 elsewhere.
         weights: (N,) their weights.
-        prototypes: (K, d) cluster prototypes in feature space for `prototypical`, or None.
+        prototypes: (K, d) prototypes of centred features, None while there are no pseudo labels.
+        feature_mean: (d,) what centres the features.
         first_pseudo_epoch: global epoch of the first pseudo labels, None while there are none.
     """
 
@@ -41,6 +44,7 @@ class Targets:
     pseudo: Tensor
     weights: Tensor
     prototypes: Tensor | None = None
+    feature_mean: Tensor | None = None
     first_pseudo_epoch: int | None = None
 
 
@@ -59,14 +63,14 @@ def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels 
     clusters, weights = np.full(len(labels), -1, np.int64), np.zeros(len(labels), np.float32)
     if pseudo is None:
         return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights))
+    labelled_points = known[pseudo.indices] >= 0
     part = pseudo.taking_part(config.pseudo_points)
-    if config.pseudo_for_labeled_mode == "off":
-        part = part & (known[pseudo.indices] < 0)
+    part = part & ~labelled_points if config.pseudo_for_labeled_mode == "off" else part | labelled_points
     where = pseudo.indices[part]
-    clusters[where] = pseudo.labels[part]
+    clusters[where] = pseudo.targets[part]
     weights[where] = density_weights(torch.from_numpy(pseudo.densities[part]), config.pseudo_weight_mode).numpy()
-    prototypes = torch.from_numpy(pseudo.prototypes) if config.pseudo_loss == "prototypical" else None
-    return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights), prototypes, first_epoch)
+    anchors = (torch.from_numpy(pseudo.prototypes), torch.from_numpy(pseudo.feature_mean))
+    return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights), *anchors, first_epoch)
 
 
 class DiscoveryTask:
@@ -96,6 +100,7 @@ class DiscoveryTask:
         self.labels, self.pseudo = targets.labels.to(device), targets.pseudo.to(device)
         self.weights = targets.weights.to(device)
         self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
+        self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
         self.steps = loader.steps
         self.to_tail = (lambda outputs: outputs) if isinstance(loader, CachedViews) else model.trunk
 
@@ -128,6 +133,10 @@ class DiscoveryTask:
 
     def _pseudo_loss(self, projections: Tensor, features: Tensor, indices: Tensor) -> Tensor:
         clusters, weights, n_views = self.pseudo[indices], self.weights[indices], self.config.n_views
+        if self.config.pseudo_loss == "supcon":
+            return supcon(projections, clusters, n_views, self.config.sup_con_temperature, clusters >= 0, weights)
+        centred = F.normalize(features, dim=1) - self.feature_mean
+        hard = prototypical(centred, clusters, self.prototypes, PROTOTYPE_TEMPERATURE, clusters >= 0, weights, n_views)
         if self.config.pseudo_loss == "prototypical":
-            return prototypical(features, clusters, self.prototypes, PROTOTYPE_TEMPERATURE, clusters >= 0, weights, n_views)
-        return supcon(projections, clusters, n_views, self.config.sup_con_temperature, clusters >= 0, weights)
+            return hard
+        return hard + soft_prototypical(centred, self.prototypes, n_views, PROTOTYPE_TEMPERATURE)

@@ -20,7 +20,7 @@ def pick_device(gpu: str) -> torch.device:
     if gpu == "mps" and torch.backends.mps.is_available():
         return torch.device("mps")
     count = torch.cuda.device_count()
-    if gpu.isdigit() and int(gpu) < count:
+    if gpu.isdecimal() and int(gpu) < count:
         return torch.device("cuda", int(gpu))
     raise UserError(f"gpu = '{gpu}' is not on this machine ({count} CUDA devices); use auto, cpu, mps or an index below {count}")
 

@@ -35,10 +35,11 @@ class Recipe:
     total_epochs: int = 200
     stage1_epochs: int = 50
     update_interval: int = 5
-    pseudo_loss: str = "supcon"
-    pseudo_loss_weight: float = 1.0
+    pseudo_loss: str = "soft"
+    pseudo_loss_weight: float = 0.5
     pseudo_points: str = "core"
-    pseudo_for_labeled_mode: str = "off"
+    pseudo_for_labeled_mode: str = "all"
+    cell_choice: str = "coverage"
     compare_without: bool = False
     threads: int = 0
 
@@ -52,6 +53,10 @@ class Views:
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
     resize_factor: float = 1 / 0.875
 
 
@@ -73,23 +78,25 @@ MOBILENET_V2 = dataclasses.replace(
 DIGITS = dataclasses.replace(
     PUBLISHED,
     model_name="small_cnn",
-    image_size=16,
+    image_size=8,
     grad_from_block=0,
     head_hidden=256,
     head_bottleneck=128,
     head_out=128,
     optimizer="adamw",
-    lr=2e-3,
-    temperature=0.3,
+    batch_size=64,
+    lr=1e-3,
+    temperature=0.1,
+    sup_con_weight=0.35,
     epochs=30,
     total_epochs=30,
-    stage1_epochs=15,
+    stage1_epochs=10,
     compare_without=True,
     threads=1,
 )
 
 NATURAL = Views()
-GLYPHS = Views(flip_prob=0.0, saturation=0.0, hue=0.0, resize_factor=1.25)
+GLYPHS = Views(flip_prob=0.0, contrast=0.0, saturation=0.0, hue=0.0, rotate=15.0, scale=0.15, shear=0.15, shift=0.12, resize_factor=1.0)
 
 
 def recipe_for(dataset: str, model_name: str) -> Recipe:

@@ -102,7 +102,7 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{what} cannot be written to {path.parent}: {error.strerror}; free space there and run the command again"
+            f"{what} cannot be written to {path.parent}: {error.strerror or error}; free space there and run the command again"
         ) from None
 
 
@@ -130,7 +130,7 @@ def load_checkpoint(path: Path) -> TrainState:
     """Read a checkpoint; raise UserError when it is not one, is cut short, or is a pickle."""
     with open(path, "rb") as file:
         head = file.read(2)
-    if head in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+    if head == b"PK" or head[:1] == b"\x80":  # a zip of torch.save, or any pickle protocol since 2
         raise UserError(f"'{path}' is a pickle, which is never read; give a checkpoint that taxon wrote (safetensors)")
     try:
         with safe_open(path, framework="pt") as file:
