@@ -58,7 +58,7 @@ def of_clusters(clusters: np.ndarray, codes: np.ndarray, n_classes: int) -> Role
 def choose_cell(
     partitions: Sequence[np.ndarray], scores: Sequence[float], eligible: Sequence[bool], codes: np.ndarray, n_classes: int
 ) -> int:
-    """Return the index of the cell that recovers most known classes beside at least one novel cluster, ties by score, then order.
+    """Return the index of the cell that recovers most known classes beside a novel cluster, ties by score, then order.
 
     The score alone prefers few, large clusters, which merge known classes (spec: 'Old suffers where clusters are too few').
     Cells without a novel cluster, then ineligible ones, are taken only for want of others.

@@ -42,7 +42,8 @@ class ViewSpec:
     image_size: side S of a view. resize: side R images are resized to before cropping (0 = round(S / 0.875), 256 for 224).
     crop: 'random' or 'centre'. flip_prob: horizontal flip (0 for digits). jitter_prob: chance that colours change at all.
     brightness, contrast, saturation: factors are uniform in max(0, 1 - x)..1 + x. hue: turn uniform in -hue..hue (0.5 = half circle).
-    gray_prob: chance of a grey view. rotate (degrees), scale, shear, shift (of the side): largest affine warp, 0 = none. interpolation: 'bicubic' or 'bilinear', antialiased.
+    gray_prob: chance of a grey view. rotate (degrees), scale, shear, shift (of the side): largest affine
+    warp, 0 = none. interpolation: 'bicubic' or 'bilinear', antialiased.
     mean, std: of the channels in 0..1 for the normalisation.
     """
 

@@ -7,6 +7,7 @@ w' = w * g / sqrt(v + eps), b' = (b - m) * g / sqrt(v + eps) + beta.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def fold(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     for module in list(net.modules()):
         children = list(module.named_children())
-        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+        for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 affine = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
                 weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *affine)

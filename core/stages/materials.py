@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from core.data import catalog
 from core.data.images import DiscoveryData
@@ -80,6 +81,7 @@ def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded:
     spec = ViewSpec(image_size=config.image_size, resize=resize, mean=mean, std=std, **views)
     device = precision.pick_device(config.gpu)
     torch.set_num_threads(threads(config))
+    threadpool_limits(threads(config))  # NumPy's own threads: two pools on the same cores hinder each other
     number_format = precision.resolve_precision(config.precision, device)
     return Materials(data, split, spec, resize_all(data.train.source, spec), resize_all(data.test.source, spec), device, number_format)
 

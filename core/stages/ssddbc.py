@@ -167,14 +167,11 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
     }
     if previous is not None:
         metrics["pseudo/label_change_rate"] = change_rate(previous.labels, pseudo.labels, unlabelled)
-    metrics |= discovery.named(
-        accuracy(truth[unlabelled], pseudo.labels[unlabelled], trained.data.known_classes), "pseudo/diagnostic_ssddbc_v2"
-    )
+    known = trained.data.known_classes
+    metrics |= discovery.named(accuracy(truth[unlabelled], pseudo.labels[unlabelled], known), "pseudo/diagnostic_ssddbc_v2")
     for points in ("core", "agreed", "all"):
         mask = unlabelled & pseudo.taking_part(points)
-        metrics |= discovery.named(
-            accuracy(truth[mask], pseudo.targets[mask], trained.data.known_classes), f"pseudo/diagnostic_{points}_v2"
-        )
+        metrics |= discovery.named(accuracy(truth[mask], pseudo.targets[mask], known), f"pseudo/diagnostic_{points}_v2")
     return metrics
 
 

@@ -128,7 +128,7 @@ class Training:
         found = discovery.cluster(m.data, m.split, train, test, len(m.data.class_names), config.seed)
         metrics = discovery.report(m.data, m.split, found, tuple(config.eval_funcs.split(",")))
         metrics |= discovery.label_free(m.data, m.split, found, train)
-        if epoch in (0, self.stop):
+        if epoch in (0, self.config.epochs):
             metrics |= discovery.more_baselines(m.data, m.split, train, test, config.seed)
         return metrics
 

@@ -66,7 +66,9 @@ def _look(uri: str, path: str) -> None:
         if path:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with closing(sqlite3.connect(path, timeout=60)) as connection:
-                connection.execute("PRAGMA user_version = 0")  # a write that changes nothing
+                connection.isolation_level = None
+                connection.execute("BEGIN IMMEDIATE")  # readable, writable, and a database
+                connection.execute("ROLLBACK")
         elif not (uri.startswith("http") and getproxies()):
             address = urlsplit(uri)
             port = address.port or PORTS.get(address.scheme.split("+")[0])

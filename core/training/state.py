@@ -135,7 +135,7 @@ def load_checkpoint(path: Path) -> TrainState:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("taxon", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"checkpoint '{path}' is damaged ({str(error).splitlines()[0][:100]}); use the one before it") from None
     if meta.get("format") != FORMAT:
