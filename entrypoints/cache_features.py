@@ -1,4 +1,9 @@
-"""TODO"""
+"""Store the features of a checkpoint, extracted with the evaluation transform, for training and test images.
+
+    mlflow run . -e cache_features -P model_path=runs:/<id>/checkpoints -P data_root=<folder>
+
+Writes features/features.safetensors and features/features.json (ids, labels where labelled, splits, digests).
+"""
 
 import sys
 

@@ -1,0 +1,184 @@
+"""A run is opened by one process, ended with its true status, and continued without a second copy of anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from core.errors import UserError
+from core.tracking import provenance
+from core.tracking import run as tracking
+from core.tracking.store import machine_lock
+
+OPEN = "from core.tracking import run\nr = run.open_run('train_superclass', 'x')\nprint(r.run_id, flush=True)\nimport time\ntime.sleep(60)"
+
+
+def status(client, run_id: str) -> str:
+    return client.get_run(run_id).info.status
+
+
+def steps(client, run_id: str, key: str) -> list[int]:
+    return sorted(metric.step for metric in client.get_metric_history(run_id, key))
+
+
+@pytest.fixture
+def other_process(client):
+    """Return a process that holds an open run, and the run's id."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(provenance.ROOT)}
+    )
+    yield process, process.stdout.readline().strip()
+    process.kill()
+    process.wait()
+
+
+def test_a_run_of_ones_own_ends_finished(client):
+    run = tracking.open_run("train_superclass", "digits")
+    run.metrics({"loss": 1.0}, 3)
+    run.json({"b": 1, "a": 2}, "facts.json", "folder")
+    run.finish()
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED" and found.info.run_name == "digits"
+    assert found.data.metrics == {"loss": 1.0}
+    assert found.data.tags["taxon.entry_point"] == "train_superclass"
+    assert [item.path for item in client.list_artifacts(run.run_id, "folder")] == ["folder/facts.json"]
+
+
+def test_the_run_that_mlflow_made_is_taken_over_once(client, monkeypatch):
+    made = client.create_run(client.get_experiment_by_name("taxon").experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    run = tracking.open_run("train_superclass", "digits")
+    assert run.run_id == made
+    assert "MLFLOW_RUN_ID" not in os.environ
+    run.finish()
+
+
+def test_a_child_has_its_parent_and_leaves_the_parent_alone(client, monkeypatch):
+    parent = tracking.open_run("pseudo_pipeline", "parent")
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent.run_id)
+    child = tracking.open_child(parent.run_id, "train 0-5", "train_superclass", {"taxon.data": "digits"})
+    assert child.run_id != parent.run_id
+    child.finish("FAILED", "why")
+    tags = client.get_run(child.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == parent.run_id
+    assert tags["taxon.reason"] == "why" and tags["taxon.data"] == "digits"
+    assert (status(client, child.run_id), status(client, parent.run_id)) == ("FAILED", "RUNNING")
+    parent.finish()
+
+
+def test_parameters_that_mlflow_logged_are_not_logged_twice(client):
+    run = tracking.open_run("train_superclass", "digits")
+    client.log_param(run.run_id, "lr", "0.1")
+    run.params({"lr": 0.2, "epochs": 3})
+    run.params({"epochs": 4})
+    assert client.get_run(run.run_id).data.params == {"lr": "0.1", "epochs": "3"}
+    run.finish()
+
+
+def test_a_run_in_use_is_refused_in_one_line(client, other_process):
+    _process, run_id = other_process
+    with pytest.raises(UserError, match=f"run {run_id} is in use") as caught:
+        tracking.reopen(run_id)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_sweep_marks_dead_runs_and_leaves_live_ones(client, other_process):
+    process, theirs = other_process
+    mine = tracking.open_run("train_superclass", "mine")
+    assert tracking.sweep(client) == []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert tracking.sweep(client) == [theirs]
+    assert (status(client, theirs), status(client, mine.run_id)) == ("KILLED", "RUNNING")
+    assert "ended without finishing" in client.get_run(theirs).data.tags["taxon.reason"]
+    mine.finish()
+
+
+def test_the_sweep_leaves_the_run_that_mlflow_made_for_this_process(client, monkeypatch):
+    made = client.create_run(client.get_experiment_by_name("taxon").experiment_id, tags={"taxon.host": provenance.host()}).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    assert tracking.sweep(client) == []
+
+
+def test_a_run_that_finished_since_the_search_is_not_marked(client, monkeypatch):
+    run = tracking.open_run("train_superclass", "x")
+    before = client.search_runs([client.get_experiment_by_name("taxon").experiment_id])
+    run.finish()
+    monkeypatch.setattr(client, "search_runs", lambda *args, **kwargs: before)
+    assert tracking.sweep(client) == []
+    assert status(client, run.run_id) == "FINISHED"
+
+
+def test_a_machine_with_another_cache_is_another_host(client, monkeypatch, tmp_path):
+    run = tracking.open_run("train_superclass", "x")
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "other user"))  # its locks are not ours: it cannot know that the run is alive
+    assert tracking.sweep(client) == []
+    run.finish()
+
+
+def test_a_reopened_run_continues_without_a_second_copy_of_a_step(client):
+    run = tracking.open_run("train_superclass", "x")
+    for step in range(3):
+        run.metrics({"loss": 1.0}, step)
+    run.finish("KILLED", "interrupted")
+    again = tracking.reopen(run.run_id)
+    assert status(client, run.run_id) == "RUNNING"
+    for step in range(1, 5):
+        again.metrics({"loss": 1.0}, step)
+    again.finish()
+    assert steps(client, run.run_id, "loss") == [0, 1, 2, 3, 4]
+    assert status(client, run.run_id) == "FINISHED"
+    assert "taxon.reason" not in client.get_run(run.run_id).data.tags
+
+
+def test_reopening_marks_the_run_only_under_its_lock(client):
+    """Marked before, another command's sweep would end it: it is RUNNING and nobody holds its lock."""
+    run = tracking.open_run("train_superclass", "x")
+    run.finish("KILLED")
+    with machine_lock(f"run {run.run_id}"), pytest.raises(UserError):
+        tracking.reopen(run.run_id)
+    assert status(client, run.run_id) == "KILLED"
+
+
+def test_reopening_a_run_that_does_not_exist_is_one_line(client):
+    with pytest.raises(UserError, match="run 'nothing' cannot be continued") as caught:
+        tracking.reopen("nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_is_gone_at_the_end_does_not_hide_the_ending(client, monkeypatch, capsys):
+    run = tracking.open_run("train_superclass", "x")
+
+    def fail(*args):
+        raise MlflowException("the store is down")
+
+    monkeypatch.setattr(run.client, "set_terminated", fail)
+    run.finish("FAILED", "a mistake")
+    assert "could not be marked FAILED" in capsys.readouterr().err
+    with machine_lock(f"run {run.run_id}", blocking=False) as free:
+        assert free
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(client):
+    client.delete_experiment(client.get_experiment_by_name("taxon").experiment_id)
+    with pytest.raises(UserError, match="mlflow experiments restore"):
+        tracking.experiment_id(client)
+
+
+def test_the_experiment_is_what_the_environment_names(client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    made = tracking.experiment_id(client)
+    assert client.get_experiment(made).name == "mine" and tracking.experiment_id(client) == made
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    assert tracking.experiment_id(client) == "7"
+
+
+def test_the_command_repeats_the_explicit_parameters(monkeypatch):
+    monkeypatch.setattr(provenance, "_explicit", {})
+    provenance.remember_parameters({"superclass_name": "my trees", "download": False})
+    assert tracking.command_line("train_superclass") == "mlflow run . -e train_superclass -P 'superclass_name=my trees' -P download=false"

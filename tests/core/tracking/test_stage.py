@@ -1,0 +1,138 @@
+"""A finished stage is found again exactly when nothing it depends on has changed and its files are intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from core import config
+from core.stages.config import TrainConfig
+from core.stages.inputs import parameters
+from core.tracking import provenance, stage
+from core.tracking import run as tracking
+
+PARTS = {"entry_point": "train", "parameters": {"lr": 0.1}, "inputs": {"data": "d1"}, "environment": {"device": "cpu"}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"entry_point": "cluster"},
+        {"parameters": {"lr": 0.2}},
+        {"parameters": {"lr": 0.1, "epochs": 1}},
+        {"inputs": {"data": "d2"}},
+        {"environment": {"device": "cuda"}},
+    ],
+)
+def test_every_part_changes_the_key(changed):
+    assert stage.stage_key(**PARTS) == stage.stage_key(**PARTS)
+    assert stage.stage_key(**PARTS | changed) != stage.stage_key(**PARTS)
+
+
+@pytest.mark.parametrize(("name", "value"), [("code_digest", "other"), ("versions", {"torch": "0"})])
+def test_code_and_libraries_change_the_key(monkeypatch, name, value):
+    before = stage.stage_key(**PARTS)
+    monkeypatch.setattr(provenance, name, lambda: value)
+    assert stage.stage_key(**PARTS) != before
+
+
+def test_the_order_of_parameters_does_not_matter():
+    one, other = {"lr": 0.1, "epochs": 3}, {"epochs": 3, "lr": 0.1}
+    assert stage.stage_key(**PARTS | {"parameters": one}) == stage.stage_key(**PARTS | {"parameters": other})
+
+
+def test_only_options_that_change_a_result_enter_the_key():
+    base = TrainConfig()
+    idle = {f.name for f in dataclasses.fields(TrainConfig) if not f.metadata["affects_result"]}
+    assert {"num_workers", "gpu", "download"} <= idle
+    for name in idle:
+        assert parameters(dataclasses.replace(base, **{name: 3})) == parameters(base)
+    assert parameters(dataclasses.replace(base, seed=2)) != parameters(base)
+    assert set(parameters(base)) <= set(config.canonical(base, results_only=True))
+
+
+@pytest.fixture
+def finished(client, tmp_path):
+    """Return (key, artifact folder) of a finished stage with two files."""
+    return make(client, tmp_path, "FINISHED")
+
+
+def make(client, tmp_path: Path, status: str) -> tuple[str, Path]:
+    run = tracking.open_run("train", "x")
+    key = stage.stage_key(**PARTS)
+    run.tags({stage.KEY_TAG: key})
+    folder = stage.work_folder(key)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "weights").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    (folder / ".half").write_text("not kept")
+    stage.publish(run, folder, {"epoch": 3}, keep=lambda path: not path.name.startswith("."))
+    run.finish(status)
+    return key, tmp_path / "artifacts" / run.run_id / "artifacts"
+
+
+def test_a_finished_stage_is_found_with_its_files_and_summary(finished):
+    key, folder = finished
+    found = stage.find_finished(key)
+    assert found.folder == folder
+    assert found.summary == {"epoch": 3}
+    assert sorted(found.manifest) == ["checkpoints/weights", "config.json", "summary.json"]
+    assert stage.find_finished("another key") is None
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_stage_that_did_not_finish_is_not_reused(client, tmp_path, status):
+    key, _folder = make(client, tmp_path, status)
+    assert stage.find_finished(key) is None
+
+
+@pytest.mark.parametrize("name", ["checkpoints/weights", "config.json", "summary.json"])
+def test_a_file_that_was_changed_is_noticed(finished, name):
+    key, folder = finished
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert stage.find_finished(key) is None
+
+
+@pytest.mark.parametrize("name", ["checkpoints/weights", "config.json", "summary.json", "manifest.json"])
+def test_a_file_that_is_missing_is_noticed(finished, name):
+    key, folder = finished
+    (folder / name).unlink()
+    assert stage.find_finished(key) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": []}', '{"files": {}}', '{"files": {"summary.json": {}}}'])
+def test_a_manifest_that_is_none_is_not_trusted(finished, content):
+    key, folder = finished
+    (folder / "manifest.json").write_text(content)
+    assert stage.find_finished(key) is None
+
+
+def test_the_newest_intact_run_is_taken(client, tmp_path, finished):
+    key, damaged = make(client, tmp_path / "unused", "FINISHED")[0], finished[1]
+    (damaged / "config.json").write_text("other")
+    assert stage.find_finished(key) is not None
+
+
+def test_the_best_checkpoint_is_the_best_scored_one_never_an_oracles(client):
+    def training(score: str, **more: str) -> str:
+        run = tracking.open_run("train", "x")
+        run.tags({"taxon.data": "digits", "taxon.best_checkpoint": "checkpoints/e", "taxon.best_score": score, **more})
+        run.finish()
+        return run.run_id
+
+    assert stage.best_checkpoint("digits", client) == ""
+    training("0.5")
+    best = training("0.75")
+    training("0.9", **{"taxon.select_by": "oracle"})
+    training("0.95", **{"taxon.data": "cifar100/trees"})
+    assert stage.best_checkpoint("digits", client) == f"runs:/{best}/checkpoints/e"
+
+
+def test_the_manifest_vouches_for_size_and_digest(finished):
+    _key, folder = finished
+    entry = json.loads((folder / "manifest.json").read_text())["files"]["checkpoints/weights"]
+    assert entry["size"] == 7 and len(entry["sha256"]) == 64
