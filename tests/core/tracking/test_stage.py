@@ -65,7 +65,7 @@ def make(client, tmp_path: Path, status: str) -> tuple[str, Path]:
     key = stage.stage_key(**PARTS)
     run.tags({stage.KEY_TAG: key})
     folder = stage.work_folder(key)
-    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "checkpoints" / "weights").write_bytes(b"weights")
     (folder / "config.json").write_text("{}")
     (folder / ".half").write_text("not kept")
@@ -111,10 +111,11 @@ def test_a_manifest_that_is_none_is_not_trusted(finished, content):
     assert stage.find_finished(key) is None
 
 
-def test_the_newest_intact_run_is_taken(client, tmp_path, finished):
-    key, damaged = make(client, tmp_path / "unused", "FINISHED")[0], finished[1]
-    (damaged / "config.json").write_text("other")
-    assert stage.find_finished(key) is not None
+def test_an_older_intact_run_stands_in_for_a_damaged_one(client, tmp_path, finished):
+    key, older = finished
+    _key, newer = make(client, tmp_path, "FINISHED")
+    (newer / "config.json").write_text("other")
+    assert stage.find_finished(key).folder == older
 
 
 def test_the_best_checkpoint_is_the_best_scored_one_never_an_oracles(client):

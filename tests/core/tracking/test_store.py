@@ -15,6 +15,14 @@ import pytest
 from core.errors import UserError
 from core.tracking import store
 
+HOLD = """
+import time
+from core.tracking.store import machine_lock
+with machine_lock("x"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
 
 def refusal(monkeypatch, uri: str) -> str:
     """Return the line with which a store is refused."""
@@ -84,8 +92,7 @@ def test_a_lock_is_seen_by_others_and_free_afterwards(tracking_env):
 
 
 def test_a_killed_process_leaves_no_lock(tracking_env):
-    code = "import time\nfrom core.tracking.store import machine_lock\nwith machine_lock('x'):\n    print('held', flush=True)\n    time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=python_path())
+    holder = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=python_path())
     assert holder.stdout.readline() == "held\n"
     with store.machine_lock("x", blocking=False) as mine:
         assert not mine
