@@ -93,6 +93,7 @@ DIGITS = dataclasses.replace(
     stage1_epochs=10,
     compare_without=True,
     threads=1,
+    pseudo_loss_weight=1.0,
 )
 
 NATURAL = Views()
