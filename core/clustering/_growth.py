@@ -3,8 +3,8 @@
 Growth queues all members of a cluster that merges, and most of them change nothing: all their edges stay inside. Two exact short cuts keep
 it near linear. (1) Each cluster keeps its *border*, the members with an edge that was left alone (two clusters of different labels, target
 at least as dense); only those are looked at again, in ascending order as the queue would have it. (2) A border is known to be inert as long
-as no label a cluster carries has changed and no point was taken from a cluster since it was last examined (`clock`), and the cluster it
-merges into carries the same label; then it is passed on whole.
+as no label a cluster carries has changed and no point was taken from a cluster since it was last examined (`clock`); then it is passed on
+whole. A merger that leaves the label carried by either side in place does not count as a change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Points(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """Per raw cluster: union-find parent, members, labelled ones, these by label, commonest label, border list, when examined, as what."""
+    """Per raw cluster: union-find parent, members, labelled ones, these by label, commonest label, border list, when examined."""
 
     parent: np.ndarray
     size: np.ndarray
@@ -37,7 +37,6 @@ class Clusters(NamedTuple):
     head: np.ndarray
     tail: np.ndarray
     examined: np.ndarray
-    examined_as: np.ndarray
 
 
 @njit(cache=True, nogil=True)
@@ -284,7 +283,6 @@ def grow(starts, targets, n_edges, density, codes, n_codes):
         np.full(most, -1, np.int32),
         np.full(most, -1, np.int32),
         np.full(most, -1, np.int64),
-        np.full(most, -1, np.int32),
     )
     sources, first = _reverse(starts, targets, n_edges, n)
     queue = np.empty(2 * most + 2, np.int64)
@@ -304,12 +302,11 @@ def grow(starts, targets, n_edges, density, codes, n_codes):
                 clock += changed
                 continue
             q = -1 - item
-            if clusters.examined[q] == clock and clusters.examined_as[q] == _carried(clusters, p):
+            if clusters.examined[q] == clock:
                 _splice(points, clusters, q, p)
                 continue
             for i in _members(points, clusters, q):
                 end, changed = _visit(i, p, targets, n_edges, points, clusters, queue, end, sources, first)
                 clock += changed
         clusters.examined[p] = clock if clock == begun else -1
-        clusters.examined_as[p] = _carried(clusters, p)
     return _numbered(points, clusters, created, n)
