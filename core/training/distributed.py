@@ -49,7 +49,7 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return tensor
-    return torch.cat(torch.distributed.nn.functional.all_gather(tensor.contiguous())) if tensor.requires_grad else _gather_plain(tensor)
+    return _Gather.apply(tensor)
 
 
 def gather_views(tensor: Tensor, n_views: int) -> Tensor:
@@ -59,10 +59,21 @@ def gather_views(tensor: Tensor, n_views: int) -> Tensor:
     return torch.cat([gather(view) for view in tensor.chunk(n_views)])
 
 
-def _gather_plain(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+class _Gather(torch.autograd.Function):
+    """all_gather whose gradient is this rank's part of the sum over ranks (torch's own is deprecated and says so on stderr)."""
+
+    @staticmethod
+    def forward(context, tensor: Tensor) -> Tensor:
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
 
 
 def from_main(value: object) -> object:

@@ -128,19 +128,24 @@ def newest_valid(folder: Path) -> tuple[Path, TrainState] | None:
 
 def load_checkpoint(path: Path) -> TrainState:
     """Read a checkpoint; raise UserError when it is not one, is cut short, or is a pickle."""
-    with open(path, "rb") as file:
-        head = file.read(2)
-    if head == b"PK" or head[:1] == b"\x80":  # a zip of torch.save, or any pickle protocol since 2
-        raise UserError(f"'{path}' is a pickle, which is never read; give a checkpoint that taxon wrote (safetensors)")
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("taxon", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, ValueError, OSError) as error:
+        if _is_pickle(path):
+            raise UserError(f"'{path}' is a pickle, which is never read; give a checkpoint that taxon wrote (safetensors)") from None
         raise UserError(f"checkpoint '{path}' is damaged ({str(error).splitlines()[0][:100]}); use the one before it") from None
     if meta.get("format") != FORMAT:
         raise UserError(f"'{path}' is no checkpoint of taxon; give an epoch_NNNN.safetensors that a training wrote")
     return _assemble(meta, tensors)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Say whether a file that is no safetensors starts as a zip of torch.save or a pickle does (a safetensors' length may, too)."""
+    with open(path, "rb") as file:
+        head = file.read(2)
+    return head == b"PK" or head[:1] == b"\x80"
 
 
 def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
