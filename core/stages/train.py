@@ -290,4 +290,21 @@ class Training:
             distributed.world_size(),
             max(1, min(config.num_workers, 4)),
         )
-        return CachedViews(loader, self.model, config.view_cache, m.device, m.autocast) if config.view_cache else loader
+        if not config.view_cache:
+            return loader
+        return CachedViews(loader, self.model, config.view_cache, m.device, m.autocast, self._view_cache_file())
+
+    def _view_cache_file(self) -> Path:
+        """Return where the cached views lie: named by all that they depend on."""
+        from core.tracking.store import cache_home
+
+        m, config = self.materials, self.config
+        parts = {
+            "trunk": self.model.trunk_digest,
+            "data": m.data.digest,
+            "views": dataclasses.asdict(m.spec),
+            "seed": config.seed,
+            "cached": config.view_cache,
+            "environment": materials_module.environment(config, m.device, m.number_format),
+        }
+        return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"

@@ -1,15 +1,20 @@
 """Augmented views kept as the frozen trunk's outputs: an epoch then costs the trained tail only.
 
 V views per image are drawn once; every epoch picks `n_views` different ones of them. What this costs in accuracy is measured in the
-README, and it is off by default.
+README, and it is off by default. The outputs are kept in a file as well, so that the stages of a pipeline share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.data.loader import Batch, ViewLoader, prefetched
@@ -17,7 +22,9 @@ from core.data.views import augment, draw_parameters
 from core.errors import UserError
 from core.progress import bar
 
-MEMORY_LIMIT = 8 << 30  # bytes of trunk outputs
+MEMORY_LIMIT = 8 << 30  # bytes of trunk outputs of one image set
+DISK_LIMIT = 16 << 30  # bytes of all cache files; the oldest go first
+STREAM = 0xCAC4E  # keeps these draws apart from the loader's
 
 
 class CachedViews:
@@ -28,26 +35,36 @@ class CachedViews:
         model: its frozen trunk computes the cache.
         n_cached: V, at least the number of views a step.
         device, autocast: where and how the trunk runs.
+        file: where the outputs are kept; its name must stand for everything they depend on.
 
     Raises:
         UserError: the trunk is empty (nothing frozen), V is too small, or the cache would not fit.
     """
 
-    def __init__(self, loader: ViewLoader, model: nn.Module, n_cached: int, device: torch.device, autocast):
+    def __init__(
+        self,
+        loader: ViewLoader,
+        model: nn.Module,
+        n_cached: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager],
+        file: Path | None = None,
+    ):
         if not model.trunk_digest:
-            raise UserError(
-                "view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks"
-            )
+            raise UserError("view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks")
         if n_cached < loader.n_views:
             raise UserError(f"view_cache = {n_cached} is less than n_views = {loader.n_views}; keep at least as many views as a step uses")
         self.loader, self.n_cached, self.steps = loader, n_cached, loader.steps
-        self.outputs = self._compute(model, device, autocast)
+        self.outputs = _read(file, (len(loader.images), n_cached))
+        if self.outputs is None:
+            self.outputs = self._compute(model, device, autocast)
+            _write(file, self.outputs)
 
     @torch.no_grad()
-    def _compute(self, model: nn.Module, device: torch.device, autocast) -> Tensor:
+    def _compute(self, model: nn.Module, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> Tensor:
         """Return the trunk outputs (N, V, ...) in the trunk's own number format."""
         loader, images = self.loader, self.loader.images
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, 0xCAC4E])))
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, STREAM])))
         parameters = draw_parameters(loader.spec, len(images), self.n_cached, rng)
         outputs: Tensor | None = None
         for start in bar(range(0, len(images), 64), "view cache"):
@@ -73,7 +90,7 @@ class CachedViews:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of a global epoch; `views` holds trunk outputs (n_views*B, ...), view-major."""
         loader = self.loader
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, epoch, 0xCAC4E])))
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, epoch, STREAM])))
         total = self.steps * loader.batch_size
         if loader.weights is None:
             positions = rng.permutation(len(loader.images))[:total]
@@ -90,3 +107,30 @@ class CachedViews:
             return Batch(indices, torch.cat(views))
 
         yield from prefetched(build, self.steps, 1)
+
+
+def _read(file: Path | None, shape: tuple[int, int]) -> Tensor | None:
+    """Return the outputs a file holds, or None when there is none or it is damaged."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        outputs = load_file(file)["outputs"]
+    except (SafetensorError, OSError, KeyError):
+        return None
+    return outputs if tuple(outputs.shape[:2]) == shape else None
+
+
+def _write(file: Path | None, outputs: Tensor) -> None:
+    """Keep the outputs in a file, atomically; without room they are simply computed again next time."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    others = sorted(file.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    while others and sum(path.stat().st_size for path in others) + outputs.nbytes > DISK_LIMIT:
+        others.pop(0).unlink(missing_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        save_file({"outputs": outputs}, temporary)
+        os.replace(temporary, file)
+    except (OSError, SafetensorError):
+        temporary.unlink(missing_ok=True)
