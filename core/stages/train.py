@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core import config as configuration
+from core import config as configuration, digest
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
 from core.errors import UserError

@@ -51,7 +51,7 @@ class CachedViews:
         file: Path | None = None,
     ):
         if not model.trunk_digest:
-            raise UserError("view_cache needs a frozen trunk, but grad_from_block trains the whole network; set view_cache 0 or freeze blocks")
+            raise UserError("view_cache needs a frozen trunk, but grad_from_block trains everything; set view_cache 0 or freeze blocks")
         if n_cached < loader.n_views:
             raise UserError(f"view_cache = {n_cached} is less than n_views = {loader.n_views}; keep at least as many views as a step uses")
         self.loader, self.n_cached, self.steps = loader, n_cached, loader.steps
