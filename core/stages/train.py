@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from core import config as configuration, digest
+from core import config as configuration
+from core import digest
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
 from core.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.training.schedule import cosine
@@ -14,6 +14,7 @@ RATES = st.floats(1e-6, 10)
 TOTALS = st.integers(1, 500)
 
 
+@settings(deadline=None, max_examples=60)
 @given(TOTALS, RATES)
 def test_it_starts_at_start_and_ends_at_a_thousandth(total, start):
     assert cosine(0, total, start) == pytest.approx(start)
@@ -21,6 +22,7 @@ def test_it_starts_at_start_and_ends_at_a_thousandth(total, start):
     assert cosine(total + 7, total, start) == cosine(total, total, start)
 
 
+@settings(deadline=None, max_examples=60)
 @given(TOTALS, RATES, st.floats(0, 1))
 def test_it_never_rises_and_stays_between_its_ends(total, start, factor):
     rates = [cosine(epoch, total, start, factor) for epoch in range(total + 1)]
