@@ -31,7 +31,6 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
     if argv is None:
         _restart_with_malloc_settings()
         argv = sys.argv[1:]
-    config = None
     try:
         config = configuration.parse(config_class, argv, entry_point)
         return _tracked(entry_point, config, stage)

@@ -1,0 +1,141 @@
+"""How a command ends: exit code, the run's status and reason, and what the terminal says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from core.config import option
+from core.errors import UserError
+from core.stages import launch
+from core.tracking import provenance
+
+HERE = "tests.core.stages.test_launch"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A stage of this test."""
+
+    epochs: int = option(3, "epochs")
+
+
+def work(config, run):
+    run.metrics({"loss": 1.0}, config.epochs)
+
+
+def refuse(config, run):
+    raise UserError("data_root = 'x' has no images; name another folder")
+
+
+def interrupt(config, run):
+    raise KeyboardInterrupt
+
+
+def terminate(config, run):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+def break_down(config, run):
+    raise ZeroDivisionError("three things\nwent wrong")
+
+
+@pytest.fixture(autouse=True)
+def _own_signals(monkeypatch):
+    """Keep pytest's own signal handler, remembered parameters and rank."""
+    monkeypatch.setattr(provenance, "_explicit", {})
+    monkeypatch.delenv("RANK", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def start(stage: str, *words: str) -> int:
+    return launch.launch("train_superclass", Config, f"{HERE}:{stage}", list(words))
+
+
+def last_run(client):
+    (found,) = client.search_runs([client.get_experiment_by_name("taxon").experiment_id])
+    return found
+
+
+def test_a_command_that_works_is_finished(client, capsys):
+    assert start("work", "--epochs=5") == 0
+    run = last_run(client)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0}
+    assert run.data.tags["taxon.command"] == "mlflow run . -e train_superclass -P epochs=5"
+    assert "taxon.reason" not in run.data.tags
+    assert capsys.readouterr().err == ""
+
+
+def test_a_users_mistake_is_one_line_exit_code_2_and_the_runs_reason(client, capsys):
+    assert start("refuse") == 2
+    run = last_run(client)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["taxon.reason"] == "data_root = 'x' has no images; name another folder"
+    assert capsys.readouterr().err == "taxon: error: data_root = 'x' has no images; name another folder\n"
+
+
+@pytest.mark.parametrize("stage", ["interrupt", "terminate"])
+def test_ctrl_c_and_sigterm_end_the_run_killed(client, capsys, stage):
+    assert start(stage) == 130
+    run = last_run(client)
+    assert run.info.status == "KILLED" and "run the same command again" in run.data.tags["taxon.reason"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "run the same command again to continue" in said
+
+
+def test_a_bug_is_failed_with_its_reason_and_keeps_its_traceback(client):
+    with pytest.raises(ZeroDivisionError):
+        start("break_down")
+    run = last_run(client)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["taxon.reason"] == "ZeroDivisionError: three things\nwent wrong"
+
+
+@pytest.mark.slow
+def test_a_bugs_traceback_is_on_the_terminal(client):
+    code = f"import sys; from core.stages.launch import launch; from {HERE} import Config\n"
+    code += f"sys.exit(launch('train_superclass', Config, '{HERE}:break_down', []))"
+    env = os.environ | {"PYTHONPATH": str(provenance.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "in break_down" in done.stderr
+    assert last_run(client).info.status == "FAILED"
+
+
+def test_a_mistake_in_the_options_ends_the_run_that_mlflow_opened(client, monkeypatch, capsys):
+    made = client.create_run(client.get_experiment_by_name("taxon").experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    assert start("work", "--epoch=3") == 2
+    run = last_run(client)
+    assert (run.info.run_id, run.info.status) == (made, "FAILED")
+    assert run.data.tags["taxon.reason"].startswith("train_superclass has no option 'epoch'; did you mean 'epochs'?")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_mistake_in_the_options_without_mlflow_opens_no_run(client, capsys):
+    assert start("work", "--epochs=many") == 2
+    assert client.search_runs([client.get_experiment_by_name("taxon").experiment_id]) == []
+    assert capsys.readouterr().err == "taxon: error: epochs = 'many' is not valid: it takes a whole number\n"
+
+
+def test_a_store_that_cannot_be_used_is_one_line(tracking_env, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    assert start("work") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_ranks_work_without_a_run(client, monkeypatch):
+    seen = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(launch, "_function", lambda stage: lambda config, run: seen.append(run))
+    assert start("work") == 0
+    assert seen == [None]
+    assert client.search_runs([client.get_experiment_by_name("taxon").experiment_id]) == []

@@ -1,0 +1,134 @@
+"""Options: typed, documented, refused in one line, and back to the words they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import config
+from core.config import Auto, option
+from core.errors import UserError
+from core.stages import config as stages
+
+STAGES = [value for name, value in vars(stages).items() if name.endswith("Config")]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example."""
+
+    lr: float | Auto = option("auto", "learning rate")
+    epochs: int = option(3, "epochs")
+    name: str = option("", "a name")
+    mode: Literal["auto", "sgd", "adamw"] = option("auto", "optimiser")
+    fast: bool = option(True, "fast", affects_result=False)
+    share: float = option(0.5, "a share")
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.parse(Example, list(words), "example")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_words_become_typed_values():
+    words = ["--lr=1e-4", "--epochs", "7", "--name=8", "--mode=sgd", "--fast=false", "--share", "-0.5"]
+    assert config.parse(Example, words, "example") == Example(0.0001, 7, "8", "sgd", False, -0.5)
+    assert config.parse(Example, [], "example") == Example()
+    assert config.parse(Example, ["--lr=auto", "--name="], "example") == Example()
+
+
+def test_an_unknown_option_names_the_nearest():
+    assert refusal("--epoch=3") == "example has no option 'epoch'; did you mean 'epochs'?; see python -m entrypoints.example --help"
+    assert "did you mean" not in refusal("--zzz", "3")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("--lr=fast", "lr = 'fast' is not valid: it takes a number or auto"),
+        ("--epochs=3.5", "epochs = '3.5' is not valid: it takes a whole number"),
+        ("--epochs=", "epochs = '' is not valid: it takes a whole number"),
+        ("--fast=perhaps", "fast = 'perhaps' is not valid: it takes true/false"),
+        ("--mode=adam", "mode = 'adam' is not valid: it takes auto | sgd | adamw; did you mean 'adamw'?"),
+    ],
+)
+def test_a_wrong_value_names_option_value_and_what_it_takes(word, says):
+    assert refusal(word) == says
+    assert refusal(*word.split("=", 1)) == says
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", ".nan", ".inf", "1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("name", ["lr", "share"])
+def test_numbers_are_finite(name, value):
+    assert refusal(f"--{name}={value}").startswith(f"{name} = ")
+
+
+@pytest.mark.parametrize("words", [["stray"], ["--epochs"], ["-x", "1"]])
+def test_stray_words_and_missing_values_are_one_line(words):
+    assert refusal(*words)
+
+
+def test_the_first_wrong_option_is_named_beside_right_ones():
+    assert refusal("--epochs=3", "--share=half", "--name=x").startswith("share = 'half'")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.builds(
+        Example,
+        lr=st.just("auto") | st.floats(allow_nan=False, allow_infinity=False),
+        epochs=st.integers(),
+        name=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12),
+        mode=st.sampled_from(["auto", "sgd", "adamw"]),
+        fast=st.booleans(),
+        share=st.floats(allow_nan=False, allow_infinity=False),
+    )
+)
+def test_words_of_a_configuration_parse_back_into_it(example):
+    assert config.parse(Example, config.to_argv(example), "example") == example
+
+
+def test_defaults_need_no_words():
+    assert config.to_argv(Example()) == []
+    assert config.to_argv(Example(fast=False, epochs=1)) == ["--epochs=1", "--fast=false"]
+
+
+def test_results_only_leaves_out_what_cannot_change_a_result():
+    assert config.canonical(Example(epochs=9))["epochs"] == 9
+    assert set(config.canonical(Example())) - set(config.canonical(Example(), results_only=True)) == {"fast"}
+
+
+def test_help_shows_every_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        config.parse(Example, ["--help"], "example")
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "An example." in shown and all(f"--{f.name}" in shown for f in dataclasses.fields(Example))
+
+
+def test_types_as_readers_and_mlproject_see_them():
+    types = {name: annotation for name, annotation, *_ in config.fields_of(Example)}
+    assert config.describe(types["lr"]) == "a number or auto"
+    assert {name: config.project_type(annotation) for name, annotation in types.items()} == {
+        "lr": "string", "epochs": "float", "name": "string", "mode": "string", "fast": "string", "share": "float",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_every_option_of_every_stage_is_documented_and_parses(stage):
+    assert stage.__doc__ and stage.__doc__.endswith(".")
+    for name, annotation, default, doc in config.fields_of(stage):
+        assert isinstance(doc, str) and len(doc) > 3 and "\n" not in doc, name
+        assert config.describe(annotation) and config.project_type(annotation) in ("float", "string")
+        assert not isinstance(default, float) or math.isfinite(default)
+        text = str(default).lower() if isinstance(default, bool) else str(default)
+        assert getattr(config.parse(stage, [f"--{name}={text}"], "stage"), name) == default
+    assert config.parse(stage, [], "stage") == stage()
