@@ -62,13 +62,13 @@ def edges_from_lists(order, nearest, complete, core, core_mask, k, cutoff, targe
 
 
 @njit(cache=True, nogil=True)
-def edges_from_rows(points, matrix, positions, core, k, cutoff, targets, n_edges):
+def edges_from_rows(points, matrix, rows, columns, core, k, cutoff, targets, n_edges):
     """Fill the edges of `points` from whole rows of distances: the k nearest core points within `cutoff`, by (distance, index)."""
     distances = np.empty(k, np.float64)
     for t in range(len(points)):
-        i, row, kept = points[t], positions[t], 0
-        for j in core:
-            d = matrix[row, j]
+        i, kept = points[t], 0
+        for u in range(len(core)):
+            j, d = core[u], matrix[rows[t], columns[u]]
             if j == i or d > cutoff or (kept == k and d >= distances[k - 1]):
                 continue
             e = kept if kept < k else k - 1

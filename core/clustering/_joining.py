@@ -41,10 +41,10 @@ def _closest(three, found):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_to_means(groups, sizes, matrix, positions, core, membership, n_clusters):
+def _nearest_to_means(groups, sizes, matrix, rows, columns, core, membership, n_clusters):
     """Return the nearest cluster (by `membership` of `core`, -1 ignored) of each group's mean point.
 
-    groups (G, 3, 2): row of `positions` and index of each member, ascending, `sizes` (G,) of them used.
+    groups (G, 3, 2): each member's place in `rows` and in `core`, ascending, `sizes` (G,) of them used.
     |m - x|^2 = mean_a |a - x|^2 - sum_(a<b) |a - b|^2 / s^2.
     """
     result = np.empty(len(groups), np.int64)
@@ -54,14 +54,15 @@ def _nearest_to_means(groups, sizes, matrix, positions, core, membership, n_clus
         s, spread = sizes[g], 0.0
         for a in range(s):
             for b in range(a + 1, s):
-                spread += np.float64(matrix[positions[groups[g, a, 0]], groups[g, b, 1]]) ** 2
-        for x in core:
-            if membership[x] < 0:
+                spread += np.float64(matrix[rows[groups[g, a, 0]], columns[groups[g, b, 1]]]) ** 2
+        for u in range(len(core)):
+            c = membership[core[u]]
+            if c < 0:
                 continue
             total = 0.0
             for a in range(s):
-                total += np.float64(matrix[positions[groups[g, a, 0]], x]) ** 2
-            _keep_three(three, found, membership[x], np.sqrt(max(total / s - spread / (s * s), 0.0)))
+                total += np.float64(matrix[rows[groups[g, a, 0]], columns[u]]) ** 2
+            _keep_three(three, found, c, np.sqrt(max(total / s - spread / (s * s), 0.0)))
         result[g] = _closest(three, found)
     return result
 
@@ -98,9 +99,9 @@ def _nearest_clusters(neighbours: Neighbours, small: np.ndarray, membership: np.
         groups = np.zeros((len(starts[part]), SMALL, 2), np.int64)
         for a in range(SMALL):
             at = np.minimum(starts[part] + a, high - 1)
-            groups[:, a, 0], groups[:, a, 1] = at - low, members[at]
-        matrix, positions = neighbours.block(members[low:high])
-        result[part] = _nearest_to_means(groups, sizes[part], matrix, positions, core, targets, len(others))
+            groups[:, a, 0], groups[:, a, 1] = at - low, np.searchsorted(core, members[at])
+        block = neighbours.block(members[low:high], core)
+        result[part] = _nearest_to_means(groups, sizes[part], *block, core, targets, len(others))
     return result
 
 
@@ -178,13 +179,13 @@ def _join_from_lists(sparse, order, nearest, complete, membership, wanted, label
 
 
 @njit(cache=True, nogil=True)
-def _join_from_rows(points, matrix, positions, core, membership, n_clusters, labels):
+def _join_from_rows(points, matrix, rows, columns, core, membership, n_clusters, labels):
     """Let `points` join the nearest cluster, from whole rows of distances."""
     three, found = np.empty((n_clusters, 3)), np.zeros(n_clusters, np.int64)
     for t in range(len(points)):
         found[:] = 0
-        for x in core:
-            _keep_three(three, found, membership[x], np.float64(matrix[positions[t], x]))
+        for u in range(len(core)):
+            _keep_three(three, found, membership[core[u]], np.float64(matrix[rows[t], columns[u]]))
         labels[points[t]] = _closest(three, found)
 
 
@@ -197,6 +198,6 @@ def join_sparse(neighbours: Neighbours, membership: np.ndarray) -> np.ndarray:
         labels[sparse] = 0
         return labels
     left = _join_from_lists(sparse, neighbours.order, neighbours.nearest, neighbours.complete, membership, wanted, labels)
-    for part, matrix, positions in neighbours.rows(left):
-        _join_from_rows(left[part], matrix, positions, core, membership, len(wanted), labels)
+    for part, *block in neighbours.blocks(left, core):
+        _join_from_rows(left[part], *block, core, membership, len(wanted), labels)
     return labels

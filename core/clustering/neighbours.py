@@ -16,6 +16,7 @@ from numba import njit
 
 DENSE_LIMIT = 20_000
 DEPTH = 256
+DEPTH_SHARE = 50
 TILE_BYTES = 2**28
 ROUNDING = 1.5 * 2.0**52
 
@@ -95,20 +96,21 @@ class Neighbours:
         """How many points may ask for their rows together: N, or as many as fit in TILE_BYTES of float64."""
         return len(self.points) if self.matrix is not None else _tile_rows(len(self.points))
 
-    def block(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (matrix, positions): row positions[t] of matrix holds the distances of indices[t] to all points; no copy if held."""
+    def block(self, indices: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (matrix, rows, columns): matrix[rows[t], columns[u]] is the distance of indices[t] to others[u]; no copy if held."""
         if self.matrix is not None:
-            return self.matrix, indices
+            return self.matrix, indices, others
         norms, quantum = self.norms
-        block = np.empty((len(indices), len(self.points)), np.float32)
-        _to_distances(self.points[indices] @ self.points.T, norms[indices], norms, quantum, block)
-        return block, np.arange(len(block))
+        block = np.empty((len(indices), len(others)), np.float32)
+        targets = self.points if len(others) == len(self.points) else self.points[others]
+        _to_distances(self.points[indices] @ targets.T, norms[indices], norms[others], quantum, block)
+        return block, np.arange(len(indices)), np.arange(len(others))
 
-    def rows(self, indices: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Yield (part, matrix, positions) of `block` for all indices[part], in as few parts as memory allows."""
+    def blocks(self, indices: np.ndarray, others: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (part, *block) for all indices[part], in as few parts as memory allows; `others` ascending."""
         for start in range(0, len(indices), self.rows_at_once):
             part = slice(start, min(start + self.rows_at_once, len(indices)))
-            yield part, *self.block(indices[part])
+            yield part, *self.block(indices[part], others)
 
 
 def _tile_rows(n: int) -> int:
@@ -143,10 +145,10 @@ def build(features: np.ndarray, k: int, dense_limit: int = DENSE_LIMIT) -> Neigh
     """
     points = np.ascontiguousarray(features, np.float64)
     n = len(points)
-    depth = min(n - 1, max(DEPTH, 4 * k))
+    depth = min(n - 1, max(DEPTH, 4 * k, n // DEPTH_SHARE))
     order, nearest = np.empty((n, depth), np.int32), np.empty((n, depth), np.float32)
     found = Neighbours(points, order, nearest, distance_matrix(points) if n <= dense_limit else None, _norms(points))
     everyone = np.arange(n)
-    for part, block, _ in found.rows(everyone):
+    for part, block, _, _ in found.blocks(everyone, everyone):
         _nearest(block, everyone[part], order[part], nearest[part])
     return found

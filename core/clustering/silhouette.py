@@ -55,7 +55,7 @@ def _silhouettes(points, matrix, positions, partitions, sizes, result):
 def _some(neighbours: Neighbours, points: np.ndarray, partitions: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the silhouettes (P, len(points)) of `points`."""
     result = np.zeros((len(partitions), len(points)))
-    for part, matrix, positions in neighbours.rows(points):
+    for part, matrix, positions, _ in neighbours.blocks(points, np.arange(partitions.shape[1])):
         block = np.zeros((len(partitions), len(positions)))
         _silhouettes(points[part], matrix, positions, partitions, sizes, block)
         result[:, part] = block

@@ -89,8 +89,8 @@ def _backbone(
     core = np.flatnonzero(core_mask)
     targets, n_edges = np.empty((n, k), np.int32), np.zeros(n, np.int32)
     left = edges_from_lists(neighbours.order, neighbours.nearest, neighbours.complete, core, core_mask, k, cutoff, targets, n_edges)
-    for part, matrix, positions in neighbours.rows(left):
-        edges_from_rows(left[part], matrix, positions, core, k, cutoff, targets, n_edges)
+    for part, *block in neighbours.blocks(left, core):
+        edges_from_rows(left[part], *block, core, k, cutoff, targets, n_edges)
     return grow(ranked[core_mask[ranked]], targets, n_edges, densities, inputs.codes, inputs.n_codes)
 
 
