@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ ENTRY_POINT = "cache_features"
 
 def run(config: CacheConfig, run: Any) -> dict[str, Any]:
     """Run `cache_features`: one checkpoint, or the best one of every superclass."""
-    import dataclasses
-
     if not config.all_superclasses:
         return cache(config, run)
     from core.data.superclasses import SUPERCLASSES
@@ -30,9 +29,8 @@ def run(config: CacheConfig, run: Any) -> dict[str, Any]:
         one = dataclasses.replace(config, all_superclasses=False, auto_find_best=True, superclass_name=superclass.name)
         if not _best_uri(one):
             continue
-        child = open_child(run.run_id, f"{ENTRY_POINT} {superclass.name}", ENTRY_POINT, {})
-        done[superclass.name] = cache(one, child)["features"]
-        child.finish()
+        with open_child(run.run_id, f"{ENTRY_POINT} {superclass.name}", ENTRY_POINT, {}) as child:
+            done[superclass.name] = cache(one, child)["features"]
     if not done:
         raise UserError(
             "all_superclasses: no finished training of a superclass in this store; run train_superclass or pseudo_pipeline first"
@@ -85,5 +83,7 @@ def _best_uri(config: CacheConfig) -> str:
     from core.tracking.stage import best_checkpoint
     from core.training.recipes import dataset_of
 
-    name = f"cifar100/{config.superclass_name}" if config.superclass_name else dataset_of(config)
-    return best_checkpoint(name)
+    dataset = dataset_of(config)
+    if dataset == "folder":
+        return best_checkpoint(f"folder/{Path(config.data_root).resolve().name}")
+    return best_checkpoint(f"cifar100/{config.superclass_name or 'all'}" if dataset == "cifar100" else dataset)

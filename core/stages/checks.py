@@ -69,6 +69,8 @@ def _check_common(config: Any) -> None:
     for name in ("weight_decay", "pseudo_loss_weight", "view_cache", "num_workers", "save_ckpt_every", "grad_from_block", "seed"):
         if getattr(config, name) < 0:
             raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
+    if config.seed >= 2**32:
+        raise UserError(f"seed = {config.seed} is too large; use one below {2**32}")
     if config.n_views < 2:
         raise UserError(f"n_views = {config.n_views}; contrast needs at least 2 views of each image")
     for version in config.eval_funcs.split(","):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -55,37 +54,18 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
         return 0
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
-    try:
+    with run:
         _function(stage)(config, run)
-    except BaseException as error:
-        run.finish(*ending(error))
-        raise
-    run.finish()
     return 0
-
-
-def ending(error: BaseException) -> tuple[str, str]:
-    """Return the status and the reason a run ends with."""
-    if isinstance(error, KeyboardInterrupt):
-        return "KILLED", "interrupted; run the same command again to continue"
-    if isinstance(error, UserError):
-        return "FAILED", str(error)
-    return "FAILED", "".join(traceback.format_exception_only(error)).strip()
 
 
 def _refuse(error: UserError) -> int:
     """Print the one line and make sure that the run `mlflow run` opened says it too."""
     print(f"taxon: error: {error}", file=sys.stderr)
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id:  # the mistake was found before the run was taken over
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+    if os.environ.get("MLFLOW_RUN_ID"):  # the mistake was found before the run was taken over
+        from core.tracking.run import fail
 
-        try:
-            MlflowClient().set_tag(run_id, "taxon.reason", str(error)[:4000])
-            MlflowClient().set_terminated(run_id, "FAILED")
-        except MlflowException:
-            pass  # the store is what failed; the line above says so
+        fail(os.environ["MLFLOW_RUN_ID"], str(error))
     return 2
 
 

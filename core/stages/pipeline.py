@@ -58,16 +58,8 @@ def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
 def _continue(config: PipelineConfig, launched: Run) -> dict[str, Any]:
     """Continue another pipeline run; the run that `mlflow run` opened for this command points to it."""
     launched.tags({"taxon.continues": config.resume_run_id})
-    resumed = reopen(config.resume_run_id)
-    try:
-        summary = Pipeline(config, resumed).run()
-    except BaseException as error:
-        from core.stages.launch import ending
-
-        resumed.finish(*ending(error))
-        raise
-    resumed.finish()
-    return summary
+    with reopen(config.resume_run_id) as resumed:
+        return Pipeline(config, resumed).run()
 
 
 class Pipeline:

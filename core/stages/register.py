@@ -16,15 +16,15 @@ from core.tracking import registry
 from core.tracking.run import Run
 from core.tracking.store import scratch
 
+# What the model takes and gives, as MLflow types.
+COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double", "cluster": "long", "known": "boolean"})
+
 
 def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float]) -> str:
     """Register `taxon-discovery-<data>` and return its URI (models:/<name>/<version>).
 
     Clusters of labelled classes carry the class's name; the others are `novel 1`, `novel 2`, ...: no truth names them.
     """
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
     data, split = trained.data, trained.split
     labelled = np.unique(data.train.labels[split.labelled])
     names = [data.class_names[c] for c in labelled]
@@ -40,17 +40,13 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
         "split_digest": split.digest,
         "epoch": trained.state.epoch,
     }
-    signature = ModelSignature(
-        Schema([ColSpec("string", "image")]),
-        Schema([ColSpec("string", "class"), ColSpec("double", "confidence"), ColSpec("long", "cluster"), ColSpec("boolean", "known")]),
-    )
     name = "taxon-discovery-" + data.name.replace("/", "-")
     tags = {key: str(about[key]) for key in ("data", "data_digest", "epoch", "model_name")}
     folder = scratch("predictor")
     try:
         serving.write(folder / "data", model, spec, found.result.centres, about)
         finite = {key: value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
-        return registry.register(run, name, folder / "data", "core.serving", signature, _example(data), finite, tags)
+        return registry.register(run, name, folder / "data", "core.serving", COLUMNS, _example(data), finite, tags)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

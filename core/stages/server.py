@@ -97,7 +97,6 @@ def _let_end(process: Any) -> None:
 
 def _child(request: Request, sender: Connection) -> None:
     """The stage process: its own run, its own ending."""
-    from core.stages.launch import ending
     from core.tracking import lifeline
     from core.tracking import run as tracking
 
@@ -117,7 +116,7 @@ def _child(request: Request, sender: Connection) -> None:
         sender.send(("finished", run.run_id))
     except BaseException as error:
         if run is not None:
-            run.finish(*ending(error))
+            run.finish(*tracking.ending(error))
         if isinstance(error, KeyboardInterrupt):
             sender.send(("interrupted",))
         elif isinstance(error, UserError):

@@ -18,6 +18,7 @@ from core.data.loader import ViewLoader, sampling_weights
 from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation import features as features_module
+from core.models import sync_batch_norm
 from core.stages import checks, feature_files, inputs
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
@@ -52,13 +53,8 @@ def _train_all(config: TrainConfig, run: Any) -> dict[str, Any]:
         name = superclass.name
         one = dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)
         one = checks.check_training(recipes.resolve(one))
-        child = open_child(run.run_id, f"{ENTRY_POINT} {name} seed {config.seed}", ENTRY_POINT, {})
-        try:
+        with open_child(run.run_id, f"{ENTRY_POINT} {name} seed {config.seed}", ENTRY_POINT, {}) as child:
             summaries[name] = train(one, child)["metrics"]
-        except UserError as error:
-            child.finish("FAILED", str(error))
-            raise
-        child.finish()
     run.json(summaries, "summary.json")
     return summaries
 
@@ -94,6 +90,8 @@ class Training:
         self.model, mean, std = materials_module.build_model(config)
         self.materials: Materials = materials_module.gather(config, mean, std, loaded)
         m = self.materials
+        if distributed.world_size() > 1:
+            self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), config.lr, config.momentum, config.weight_decay)
         self.work, self.key = self._work_folder()
@@ -174,7 +172,16 @@ class Training:
             "metrics": self.history[-1][1],
             "history": self.history,
         }
-        run.tags({"taxon.weights_digest": summary["weights_digest"], "taxon.select_by": self.config.select_by, stage.KEY_TAG: self.key})
+        run.tags(
+            {
+                stage.KEY_TAG: self.key,
+                "taxon.data": self.materials.data.name,
+                "taxon.weights_digest": summary["weights_digest"],
+                "taxon.select_by": self.config.select_by,
+                "taxon.best_score": best["score"],
+                "taxon.best_checkpoint": summary["best_checkpoint"],
+            }
+        )
         stage.publish(run, folder, summary, keep=lambda path: not path.name.startswith("."))
         shutil.rmtree(folder, ignore_errors=True)
         return summary

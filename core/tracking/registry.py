@@ -14,6 +14,7 @@ from core.tracking import provenance
 from core.tracking.run import Run
 from core.tracking.store import machine_lock, scratch
 
+Columns = tuple[dict[str, str], dict[str, str]]
 REQUIREMENTS = (
     "torch",
     "torchvision",
@@ -31,7 +32,7 @@ REQUIREMENTS = (
 
 
 def register(
-    run: Run, name: str, data: Path, loader_module: str, signature: Any, example: Any, metrics: dict[str, float], tags: dict[str, str]
+    run: Run, name: str, data: Path, loader_module: str, columns: Columns, example: Any, metrics: dict[str, float], tags: dict[str, str]
 ) -> str:
     """Log `data` as a pyfunc model of `run`, register it as `name`, point the alias `challenger` to it; return its URI.
 
@@ -40,7 +41,8 @@ def register(
         name: registered name.
         data: folder that `loader_module._load_pyfunc(path)` understands.
         loader_module: importable from the project's own code, which is stored with the model.
-        signature, example: MLflow signature and input example.
+        columns: (inputs, outputs) as MLflow types by column name: the signature.
+        example: input example, a table.
         metrics: finite numbers shown beside the model.
         tags: facts shown beside the model (recipe, digests).
     """
@@ -49,7 +51,7 @@ def register(
 
     place = scratch("model")
     try:
-        folder = _save(place / "model", data, loader_module, signature, example)
+        folder = _save(place / "model", data, loader_module, columns, example)
         with _quiet():
             model = mlflow.initialize_logged_model(name=name, source_run_id=run.run_id, tags=tags, model_type="taxon")
             run.client.log_model_artifacts(model.model_id, str(folder))
@@ -64,11 +66,14 @@ def register(
     return f"models:/{name}/{version.version}"
 
 
-def _save(folder: Path, data: Path, loader_module: str, signature: Any, example: Any) -> Path:
+def _save(folder: Path, data: Path, loader_module: str, columns: Columns, example: Any) -> Path:
     from importlib.metadata import version
 
     import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
 
+    signature = ModelSignature(*(Schema([ColSpec(kind, name) for name, kind in part.items()]) for part in columns))
     with _quiet():
         mlflow.pyfunc.save_model(
             path=str(folder),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ class Run:
             raise UserError(f"run {run_id} is in use by another process of this machine; wait for it or stop it, then try again")
         self.outbox = Outbox(client, run_id, known=stored(client, run_id) if continued else ())
         self.artifact_uri = client.get_run(run_id).info.artifact_uri
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.finish(*ending(error))
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Queue metrics of one global epoch; never blocks."""
@@ -112,6 +120,25 @@ class Run:
             print(f"taxon: run {self.run_id} could not be marked {status} ({said}); the next start marks it KILLED", file=sys.stderr)
         finally:
             self._lock.__exit__(None, None, None)
+
+
+def ending(error: BaseException | None) -> tuple[str, str]:
+    """Return the status and the reason a run ends with."""
+    if error is None:
+        return "FINISHED", ""
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "interrupted; run the same command again to continue"
+    if isinstance(error, UserError):
+        return "FAILED", str(error)
+    return "FAILED", "".join(traceback.format_exception_only(error)).strip()
+
+
+def fail(run_id: str, reason: str) -> None:
+    """End a run that was never taken over as FAILED; a store that does not answer is no further error."""
+    client = MlflowClient()
+    with contextlib.suppress(MlflowException):
+        client.set_tag(run_id, "taxon.reason", reason[:4000])
+        client.set_terminated(run_id, "FAILED")
 
 
 def open_run(entry_point: str, name: str) -> Run:

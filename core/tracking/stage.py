@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from core import digest
+from core.errors import UserError
 from core.tracking import provenance
 from core.tracking.run import Run
 from core.tracking.store import cache_home
@@ -118,6 +119,8 @@ def best_checkpoint(data_name: str, client: MlflowClient | None = None) -> str:
     """
     client = client or MlflowClient()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    if "'" in data_name:
+        raise UserError(f"auto_find_best cannot search for the data set {data_name}: its name holds an apostrophe; give model_path")
     wanted = f"tags.`taxon.data` = '{data_name}' and tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
     found = [run for run in client.search_runs(experiments, wanted, max_results=1000) if run.data.tags.get("taxon.select_by") != "oracle"]
     if not found:
