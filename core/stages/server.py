@@ -17,7 +17,17 @@ from typing import Any
 
 from core.errors import UserError
 
-PRELOAD = ["torch", "torchvision.transforms.v2", "timm", "mlflow", "scipy.optimize", "core.stages.train", "core.stages.ssddbc"]
+PRELOAD = [
+    "torch",
+    "torchvision.transforms.v2",
+    "timm",
+    "scipy.optimize",
+    "mlflow.store.tracking.sqlalchemy_store",  # 2 s by itself; an HTTP store does not need it but pays for it only once
+    "core.tracking.lifeline",
+    "core.tracking.stage",
+    "core.stages.train",
+    "core.stages.ssddbc",
+]
 
 
 @dataclass(frozen=True)
