@@ -31,8 +31,7 @@ class BenchmarkConfig:
     """Run the benchmarks; each measures both sides in one run and prints their ratio."""
 
     only: str = option("", "name of one benchmark; empty = all")
-    data_root: str = option("../shared/data", "folder with cifar-100-binary or its archive; absent = benchmarks that need it are skipped")
-    weights: str = option("../shared/weights/mobilenetv2_100.safetensors", "backbone weights for the benchmarks on real features")
+    shared: str = option("../shared", "folder with data/ and weights/ for the benchmarks on real images")
 
 
 def test(config: TestConfig, run: Any) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def benchmark(config: BenchmarkConfig, run: Any) -> dict[str, Any]:
     names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
     if config.only and config.only not in names:
         raise UserError(f"only = '{config.only}' is no benchmark{nearest(config.only, names)}; there are {', '.join(names)}")
-    environment = clean_environment() | {"TAXON_DATA_ROOT": config.data_root, "TAXON_WEIGHTS": config.weights}
+    environment = clean_environment() | {"TAXON_SHARED": str(Path(config.shared).resolve())}
     failed = []
     for name in [config.only] if config.only else names:
         output = _run_and_show(name, environment)

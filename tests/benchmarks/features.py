@@ -5,6 +5,7 @@ Needs `data_root` with `data/cifar-100-binary.tar.xz` (or `.tar.gz`, or the unpa
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from core.errors import UserError
 
-DATA_ROOT = Path(__file__).resolve().parents[2].parent / "shared"
+DATA_ROOT = Path(os.environ.get("TAXON_SHARED") or Path(__file__).resolve().parents[2].parent / "shared")
 TREES = ((47, 52, 56, 59), (96,))
 RECORD = 2 + 3 * 32 * 32
 
