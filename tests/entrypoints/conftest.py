@@ -1,0 +1,60 @@
+"""Places to run commands in: a copy of the project that no editor changes meanwhile, and one pipeline that many tests look at."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from core.tracking import provenance
+from tests.core.conftest import client, store_template, tracking_env  # noqa: F401  (fixtures)
+from tests.entrypoints.place import ROOT, TINY, Place
+
+PARTS = ("MLproject", "conda.yaml", "core", "entrypoints", "tuning")
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """Return a copy of the project's code: stage keys hold the code's digest, so it must not change during a test."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / part).is_file():
+            shutil.copy(ROOT / part, folder / part)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_place(tmp_path_factory, project, store_template):  # noqa: F811
+    """Return a function that makes a place with an empty store whose artifacts stay inside it."""
+
+    def make(name: str) -> Place:
+        place = Place(tmp_path_factory.mktemp(name), project)
+        shutil.copy(store_template, place.folder / "mlflow.db")
+        place.client.create_experiment("taxon", artifact_location=f"file://{place.folder}/artifacts")
+        return place
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pipeline(make_place) -> Place:
+    """Return the place where one whole tiny pipeline ran undisturbed through `mlflow run`."""
+    place = make_place("pipeline")
+    done = place.run(place.mlflow_command("pseudo_pipeline", **TINY))
+    assert done.returncode == 0, done.stderr
+    (place.folder / "said").write_text(done.stdout + done.stderr)
+    return place
+
+
+@pytest.fixture
+def own_process_state(monkeypatch):
+    """Keep pytest's signal handlers, remembered parameters and rank when an entry point's main() runs in this process."""
+    monkeypatch.setattr(provenance, "_explicit", {})
+    monkeypatch.delenv("RANK", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
