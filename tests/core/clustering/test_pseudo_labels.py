@@ -1,0 +1,177 @@
+"""Pseudo labels: the file, what it refuses, identities from refresh to refresh, who takes part, what the loss is given."""
+
+import dataclasses
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from core.clustering import pseudo_labels, roles, ssddbc
+from core.clustering.pseudo_labels import Points, build, centred, check_origin, file_name, read, write
+from core.errors import UserError
+
+ABOUT = {"data": "digits", "data_digest": "d1", "split_digest": "s1", "seed": 3}
+
+
+def blobs(n_each: int = 30, spread: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
+    """L2-normalised features (4 * n_each, 6) of four classes around four directions, and their truth."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(4), n_each)
+    features = np.eye(6)[truth] + spread * rng.standard_normal((len(truth), 6))
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), truth
+
+
+def points() -> Points:
+    """Classes 0 to 2 are known (0 and 2 by half their labels, 1 has none in this refresh's labels), 3 is novel."""
+    features, truth = blobs()
+    labels = np.where((np.arange(len(truth)) % 2 == 0) & np.isin(truth, (0, 2)), truth, -1)
+    return Points(np.arange(len(truth)) * 2, np.array([f"train/{i:05d}" for i in range(len(truth))]), features, labels)
+
+
+def chosen(given: Points) -> ssddbc.Clustering:
+    return ssddbc.cluster(centred(given.features), given.labels, given.labels >= 0, 5, 60)
+
+
+@pytest.fixture(scope="module")
+def pseudo():
+    given = points()
+    return build(given, chosen(given), {"k": 5, "density_percentile": 60}, None, True, ABOUT)
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text and "Traceback" not in text
+    return text
+
+
+def test_a_file_holds_everything_and_no_pickle(pseudo, tmp_path):
+    path = tmp_path / file_name("trees", "epoch_9", 10, 85)
+    assert path.name == "trees_epoch_9_k10_dp85.npz"
+    write(path, pseudo)
+    again = read(path)
+    for field in dataclasses.fields(pseudo):
+        assert np.array_equal(getattr(again, field.name), getattr(pseudo, field.name)), field.name
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+
+
+@pytest.mark.parametrize("kind", ["object array", "foreign npz", "pickle", "text", "cut short", "no file", "wrong texts"])
+def test_what_is_no_such_file_is_refused_in_one_line(kind, pseudo, tmp_path):
+    path = tmp_path / "labels.npz"
+    write(path, pseudo)
+    arrays = dict(np.load(path))
+    if kind == "object array":
+        np.savez(path, **arrays | {"ids": np.array([{"a": 1}], dtype=object)})
+    elif kind == "foreign npz":
+        np.savez(path, features=np.zeros(3))
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(arrays))
+    elif kind == "text":
+        path.write_text("labels")
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif kind == "no file":
+        path.unlink()
+    else:
+        np.savez(path, **arrays | {"metadata": np.array("{")})
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert "labels.npz" in one_line(error) and "offline_ssddbc_superclass" in str(error.value)
+
+
+def test_a_pickle_in_the_file_is_never_executed(pseudo, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    write(tmp_path / "labels.npz", pseudo)
+    arrays = dict(np.load(tmp_path / "labels.npz"))
+    np.savez(tmp_path / "labels.npz", **arrays | {"labels": np.array([Trap()], dtype=object)})
+    with pytest.raises(UserError):
+        read(tmp_path / "labels.npz")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_data_set_or_split_is_refused_by_name(pseudo):
+    check_origin(pseudo, "d1", "s1", "p.npz")
+    with pytest.raises(UserError, match=r"p\.npz.*another data set \(digits\)") as error:
+        check_origin(pseudo, "d2", "s1", "p.npz")
+    one_line(error)
+    with pytest.raises(UserError, match=r"p\.npz.*another split \(seed 3\)") as error:
+        check_origin(pseudo, "d1", "s2", "p.npz")
+    one_line(error)
+
+
+def test_labelled_images_are_trained_towards_their_class_and_the_novel_cluster_towards_its_own(pseudo):
+    given, (_, truth) = points(), blobs()
+    labelled = given.labels >= 0
+    assert np.array_equal(pseudo.targets[labelled], np.searchsorted([0, 2], given.labels[labelled]))
+    assert pseudo.metadata["n_classes"] == 2 and pseudo.metadata["n_novel"] == 2 == pseudo.targets.max() - 1
+    assert len(set(pseudo.targets[truth == 3])) == 1 and pseudo.targets[truth == 3][0] >= 2
+
+
+def test_agreed_points_are_core_points_and_take_part_by_name(pseudo):
+    assert not (pseudo.agreed_mask & ~pseudo.core_mask).any() and pseudo.agreed_mask.any()
+    core, agreed, everyone = (pseudo.taking_part(name) for name in ("core", "agreed", "all"))
+    assert np.array_equal(core, pseudo.core_mask & (pseudo.targets >= 0))
+    assert np.array_equal(agreed, pseudo.agreed_mask & (pseudo.targets >= 0))
+    assert np.array_equal(everyone, pseudo.targets >= 0)
+    assert agreed.sum() <= core.sum() < everyone.sum()
+
+
+def test_a_point_of_a_mixed_cluster_never_takes_part(pseudo):
+    mixed = dataclasses.replace(pseudo, targets=np.where(np.arange(len(pseudo.targets)) < 10, roles.MIXED, pseudo.targets))
+    assert not any(mixed.taking_part(name)[:10].any() for name in ("core", "agreed", "all"))
+
+
+def test_prototypes_are_unit_means_of_core_and_labelled_points(pseudo):
+    given = points()
+    np.testing.assert_allclose(np.linalg.norm(pseudo.prototypes, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(pseudo.feature_mean, given.features.mean(axis=0), rtol=1e-6)
+    features = centred(given.features)
+    for target, prototype in enumerate(pseudo.prototypes):
+        mean = features[(pseudo.targets == target) & (pseudo.core_mask | (given.labels >= 0))].sum(axis=0)
+        np.testing.assert_allclose(prototype, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_identities_are_kept_between_refreshes(pseudo):
+    given, found = points(), chosen(points())
+    renamed = dataclasses.replace(found, labels=(found.n_clusters - 1 - found.labels).astype(np.int32))
+    again = build(given, renamed, pseudo.best_params, pseudo, True, ABOUT)
+    assert np.array_equal(again.labels, pseudo.labels)
+    assert np.array_equal(build(given, renamed, pseudo.best_params, None, True, ABOUT).labels, renamed.labels)
+
+
+def test_a_large_novel_cluster_is_split_only_where_asked():
+    given = points()
+    labels = np.where(np.isin(blobs()[1], (1, 3)), 2, np.where(blobs()[1] == 2, 1, 0)).astype(np.int32)
+    found = dataclasses.replace(chosen(given), labels=labels)
+    whole, split = (build(given, found, {}, None, choice, ABOUT) for choice in (False, True))
+    assert whole.metadata["n_novel"] == 1 and split.metadata["n_novel"] == 2
+    assert np.array_equal(split.labels, whole.labels)
+
+
+def test_without_a_novel_cluster_there_are_the_classes_only():
+    given = points()
+    labels = np.where(blobs()[1] >= 2, 1, 0).astype(np.int32)
+    found = build(given, dataclasses.replace(chosen(given), labels=labels), {}, None, True, ABOUT)
+    assert found.metadata["n_novel"] == 0 and len(found.prototypes) == 2 and set(found.targets) <= {-1, 0, 1}
+
+
+def test_centred_features_have_unit_rows_and_a_zero_row_stays():
+    features = centred(np.array([[3.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(features, [[1, 0], [-1, 0], [0, 0]])
+
+
+def test_only_labels_of_labelled_images_exist_in_what_is_clustered():
+    """Points carry no truth of unlabelled images, and nothing here takes any: the fields are the interface."""
+    assert [field.name for field in dataclasses.fields(Points)] == ["indices", "ids", "features", "labels"]
+    given = points()
+    other = dataclasses.replace(given, labels=np.where(given.labels >= 0, given.labels, -5))
+    one, same = (json.dumps(part.codes.tolist()) for part in (given, other))
+    assert one == same and set(np.flatnonzero(given.codes >= 0)) == set(np.flatnonzero(given.labels >= 0))
+    assert pseudo_labels.Points.codes.fget(given).max() == 1
