@@ -84,13 +84,13 @@ def more_baselines(data: DiscoveryData, split: Split, train: np.ndarray, test: n
     """Return plain k-means at K known, and semi-supervised k-means at K estimated from the labelled images, on the same features."""
     truth = data.train.labels[split.unlabelled]
     plain = kmeans_clusters(split, train, len(data.class_names), seed)
-    metrics = named(accuracy(truth, plain, data.known_classes), "unlabelled/kmeans_v2")
+    metrics = named(accuracy(truth, plain, data.known_classes), "baseline/kmeans_v2")
     used = np.concatenate([split.labelled, split.unlabelled])
     mask = np.arange(len(used)) < len(split.labelled)
     n_known = len(np.unique(data.train.labels[split.labelled]))
     n_clusters = estimate_n_clusters(train[used], data.train.labels[used], mask, n_known, 3 * n_known + 4, np.random.default_rng(seed))
     found = cluster(data, split, train, test, n_clusters, seed)
-    metrics |= named(accuracy(truth, found.train[split.unlabelled], data.known_classes), "unlabelled/k_estimated_v2")
+    metrics |= named(accuracy(truth, found.train[split.unlabelled], data.known_classes), "baseline/k_estimated_v2")
     return metrics | {"estimated_k": float(n_clusters)}
 
 

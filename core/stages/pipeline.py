@@ -21,7 +21,7 @@ from core.stages import checks, inputs, materials, pipeline_report, rebuild, ssd
 from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.server import Request, StageServer
 from core.tracking import stage as stages
-from core.tracking.run import Run, reopen
+from core.tracking.run import Run, reopen, require_same_work
 from core.tracking.stage import Finished
 from core.tracking.store import machine_lock
 from core.training import precision, recipes
@@ -57,8 +57,11 @@ def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
 
 def _continue(config: PipelineConfig, launched: Run) -> dict[str, Any]:
     """Continue another pipeline run; the run that `mlflow run` opened for this command points to it."""
+    asked = {f"resolved.{name}": value for name, value in inputs.parameters(config).items()}
+    require_same_work(config.resume_run_id, ENTRY_POINT, asked)  # other parameters would mix two pipelines' curves
     launched.tags({"taxon.continues": config.resume_run_id})
     with reopen(config.resume_run_id) as resumed:
+        resumed.params(asked)
         return Pipeline(config, resumed).run()
 
 

@@ -168,13 +168,31 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     return run
 
 
+def require_same_work(run_id: str, entry_point: str, params: dict[str, Any]) -> None:
+    """Raise UserError unless run `run_id` is one of `entry_point` whose logged parameters do not contradict `params`."""
+    data = _existing(MlflowClient(), run_id).data
+    is_of = data.tags.get("taxon.entry_point", "no entry point of taxon")
+    if is_of != entry_point:
+        raise UserError(f"run '{run_id}' is one of {is_of}, which {entry_point} cannot continue; give the id of a {entry_point} run")
+    for key, value in params.items():
+        if key in data.params and data.params[key] != str(value)[:5000]:
+            raise UserError(
+                f"run {run_id} was started with {key.removeprefix('resolved.')} = {data.params[key]}, not {value}; "
+                "continue it with its own parameters (its tag taxon.command), or start a new run"
+            )
+
+
+def _existing(client: MlflowClient, run_id: str) -> Any:
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"run '{run_id}' cannot be continued: {str(error).splitlines()[0][:160]}; give a run of this store") from None
+
+
 def reopen(run_id: str) -> Run:
     """Continue a run that ended or was killed; metrics that it already has are not sent again."""
     client = MlflowClient()
-    try:
-        tags = client.get_run(run_id).data.tags
-    except MlflowException as error:
-        raise UserError(f"run '{run_id}' cannot be continued: {str(error).splitlines()[0][:160]}; give a run of this store") from None
+    tags = _existing(client, run_id).data.tags
     run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
     if "taxon.reason" in tags:
