@@ -29,13 +29,21 @@ class FeatureExtractor:
         autocast: makes the context of the forward passes.
         batch_size: images a forward pass.
         cache_bytes: how much of the frozen trunk's output is kept; 0 = none.
+        num_workers: threads that decode images ahead.
     """
 
     def __init__(
-        self, images: Any, spec: ViewSpec, device: torch.device, autocast: Any, batch_size: int = 256, cache_bytes: int = CACHE_BYTES
+        self,
+        images: Any,
+        spec: ViewSpec,
+        device: torch.device,
+        autocast: Any,
+        batch_size: int = 256,
+        cache_bytes: int = CACHE_BYTES,
+        num_workers: int = 2,
     ):
         self.images, self.spec, self.device, self.autocast, self.batch_size = images, spec, device, autocast, batch_size
-        self.cache_bytes = cache_bytes
+        self.cache_bytes, self.num_workers = cache_bytes, num_workers
         self.cached: list[Tensor] | None = None
 
     @torch.no_grad()
@@ -55,7 +63,8 @@ class FeatureExtractor:
         kept: list[Tensor] | None = []
         room = self.cache_bytes
         total = -(-len(self.images) // self.batch_size)
-        for _indices, views in bar(evaluation_batches(self.images, self.spec, self.batch_size), "features", total=total):
+        batches = evaluation_batches(self.images, self.spec, self.batch_size, num_workers=self.num_workers)
+        for _indices, views in bar(batches, "features", total=total):
             output = model.trunk(views.to(self.device, non_blocking=True))
             room -= output.nbytes
             if kept is not None:

@@ -11,7 +11,7 @@ from core import digest
 from core.errors import UserError
 from core.evaluation import features as features_module
 from core.stages import feature_files, rebuild
-from core.stages.config import CacheConfig
+from core.stages.config import CacheConfig, MachineOptions
 from core.stages.materials import environment
 
 ENTRY_POINT = "cache_features"
@@ -61,18 +61,18 @@ def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
         run.tags({"taxon.reused": finished.run_id})
     else:
         run.started()
-        extract(trained, model, m, folder / "features", config.use_l2)
+        extract(trained, model, m, folder / "features", config, config.use_l2)
     summary = {"features": f"runs:/{run.run_id}/features", "checkpoint": str(trained.path.name)}
     stage.publish(run, folder, summary)
     shutil.rmtree(folder, ignore_errors=True)
     return summary
 
 
-def extract(trained: rebuild.Trained, model: Any, m: Any, folder: Path, use_l2: bool) -> None:
-    """Extract the features of training and test images and write them into `folder`."""
+def extract(trained: rebuild.Trained, model: Any, m: Any, folder: Path, machine: MachineOptions, use_l2: bool) -> None:
+    """Extract the features of training and test images as the `machine` options say and write them into `folder`."""
     from core.training.state import weights_digest
 
-    train, test = (extractor.extract(model) for extractor in m.extractors())
+    train, test = (extractor.extract(model) for extractor in m.extractors(machine.batch_size, machine.num_workers))
     if use_l2:
         train, test = features_module.normalise(train), features_module.normalise(test)
     feature_files.write(folder, m, train, test, trained.facts, weights_digest(trained.state.model), use_l2)

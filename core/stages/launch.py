@@ -55,6 +55,7 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
     with run:
+        run.monitor_system()
         _function(stage)(config, run)
     return 0
 

@@ -25,6 +25,9 @@ from core.models.fold import FastTrunk
 from core.models.heads import ProjectionHead
 from core.training import precision, recipes
 
+FORWARD_BATCH = 256
+MAX_WORKERS = 4  # more threads only take turns: a view is one short computation
+
 
 @dataclass
 class Materials:
@@ -50,10 +53,12 @@ class Materials:
         """Make the context of forward passes."""
         return partial(precision.autocast, self.device, self.number_format)
 
-    def extractors(self, batch_size: int = 256) -> tuple[FeatureExtractor, FeatureExtractor]:
-        """Return the feature extractors of the training and the test images."""
+    def extractors(self, batch_size: int | str = "auto", num_workers: int = 2) -> tuple[FeatureExtractor, FeatureExtractor]:
+        """Return the feature extractors of the training and the test images; without gradients `auto` is a large batch."""
+        size = FORWARD_BATCH if batch_size == "auto" else int(batch_size)
         return tuple(
-            FeatureExtractor(images, self.spec, self.device, self.autocast, batch_size) for images in (self.train_images, self.test_images)
+            FeatureExtractor(images, self.spec, self.device, self.autocast, size, num_workers=min(num_workers, MAX_WORKERS))
+            for images in (self.train_images, self.test_images)
         )
 
 

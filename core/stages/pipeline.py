@@ -125,7 +125,7 @@ class Pipeline:
 
     def _cluster(self, epoch: int) -> Finished:
         shared = {f.name for f in dataclasses.fields(SsddbcConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
-        values = {name: getattr(self.config, name) for name in shared - {"image_size", "weights"}}
+        values = {name: getattr(self.config, name) for name in shared - {"image_size", "weights", "batch_size"}}
         config = SsddbcConfig(**values, ckpt_path=self._checkpoint(), previous_pseudo_labels=self._pseudo_labels(), current_epoch=epoch)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
         return self._stage("core.stages.ssddbc:run", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)

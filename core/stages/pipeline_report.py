@@ -58,7 +58,8 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
     table = {"frozen features": last["history"][0][1], **table, "selected model": _at(last["history"], best["epoch"])}
     return {
         "table": {
-            row: {k: v for k, v in values.items() if k.startswith(("unlabelled/", "test/", "val/", "baseline/"))} for row, values in table.items()
+            row: {k: v for k, v in values.items() if k.startswith(("unlabelled/", "test/", "val/", "baseline/"))}
+            for row, values in table.items()
         },
         "best": best,
         "best_checkpoint": f"runs:/{chosen.run_id}/checkpoints/{checkpoint.name}",

@@ -63,7 +63,18 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
             raise UserError(
                 f"{f.name} = {given}, but the checkpoint '{path.name}' was trained with {stored}; give the checkpoint of {given}"
             )
+    merged = dataclasses.replace(trained, **_changes(config))
+    data, split = loaded or materials.load_data(merged)
+    for name, found in (("data_digest", data.digest), ("split_digest", split.digest)):
+        if found != state.facts[name]:
+            raise UserError(f"the images in data_root = '{merged.data_root}' are not those the checkpoint was trained on ({name} differs)")
+    return Trained(path, state, merged, data, split)
+
+
+def _changes(config: Any) -> dict[str, Any]:
+    """Return what `config` says of places and of the machine; options left at `auto` stay as the checkpoint was trained."""
     changes = {
+        "download": config.download,
         "num_workers": config.num_workers,
         "gpu": config.gpu,
         "resume_from_ckpt": "",
@@ -74,14 +85,7 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
         changes["data_root"] = config.data_root
     if config.weights:
         changes["weights"] = config.weights
-    if config.image_size != "auto":
-        changes["image_size"] = config.image_size
-    merged = dataclasses.replace(trained, **changes)
-    data, split = loaded or materials.load_data(merged)
-    for name, found in (("data_digest", data.digest), ("split_digest", split.digest)):
-        if found != state.facts[name]:
-            raise UserError(f"the images in data_root = '{merged.data_root}' are not those the checkpoint was trained on ({name} differs)")
-    return Trained(path, state, merged, data, split)
+    return changes | {name: getattr(config, name) for name in ("image_size", "threads", "precision") if getattr(config, name) != "auto"}
 
 
 def _default(name: str) -> Any:

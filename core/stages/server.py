@@ -23,6 +23,7 @@ PRELOAD = [
     "timm",
     "scipy.optimize",
     "mlflow.store.tracking.sqlalchemy_store",  # 2 s by itself; an HTTP store does not need it but pays for it only once
+    "mlflow.system_metrics.system_metrics_monitor",
     "core.tracking.lifeline",
     "core.tracking.stage",
     "core.stages.train",
@@ -119,6 +120,7 @@ def _child(request: Request, sender: Connection) -> None:
             request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key}
         )
         run.asked_at = request.asked_at
+        run.monitor_system()
         run.forward = lambda values, step: sender.send(("metrics", values, step))
         module, name = request.stage.split(":")
         getattr(importlib.import_module(module), name)(request.config, run)

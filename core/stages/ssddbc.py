@@ -81,7 +81,7 @@ def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> F
     else:
         place = folder / "features"
         model, m = trained.model()
-        cache.extract(trained, model, m, place, use_l2=True)
+        cache.extract(trained, model, m, place, config, use_l2=True)
     features = feature_files.read(place)
     if features.about["data_digest"] != trained.data.digest or features.about["split_digest"] != trained.split.digest:
         raise UserError(f"features in '{place}' are of another data set or split than the checkpoint; extract them from it")

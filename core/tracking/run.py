@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shlex
 import sys
@@ -57,6 +58,18 @@ class Run:
     def started(self) -> None:
         """Record, once, how long it took from asking for this work to its first useful step."""
         self.metrics({"time/startup_seconds": time.time() - self.asked_at}, 0)
+
+    def monitor_system(self) -> None:
+        """Log processor, memory, disk and GPU use every 10 s as `system/*`, until the run ends.
+
+        Set MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false to leave it out. The thread ends by itself when the store does not answer.
+        """
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() == "false":
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        SystemMetricsMonitor(self.run_id).start()
 
     def tags(self, values: dict[str, Any]) -> None:
         """Set tags; values are cut to what every store accepts."""
