@@ -10,7 +10,7 @@ from typing import Any
 from core import digest
 from core.errors import UserError
 from core.evaluation import features as features_module
-from core.stages import feature_files, rebuild
+from core.stages import checks, feature_files, rebuild
 from core.stages.config import CacheConfig, MachineOptions
 from core.stages.materials import environment
 
@@ -19,6 +19,7 @@ ENTRY_POINT = "cache_features"
 
 def run(config: CacheConfig, run: Any) -> dict[str, Any]:
     """Run `cache_features`: one checkpoint, or the best one of every superclass."""
+    checks.check_machine(config)
     if not config.all_superclasses:
         return cache(config, run)
     from core.data.superclasses import SUPERCLASSES

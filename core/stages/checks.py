@@ -45,6 +45,14 @@ def check_pipeline(config: C) -> C:
     return config
 
 
+def check_machine(config: Any) -> None:
+    """Raise UserError for machine options that no computation can have; `auto` is filled in by the checkpoint."""
+    for name, least in (("batch_size", 1), ("num_workers", 0), ("threads", 0)):
+        value = getattr(config, name)
+        if value != "auto" and value < least:
+            raise UserError(f"{name} = {value}; use {least} or more")
+
+
 def check_grid(config: Any) -> None:
     """Raise UserError for a grid of SSDDBC cells that is empty or impossible."""
     if not 1 <= config.k_min <= config.k_max:

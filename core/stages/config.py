@@ -91,9 +91,10 @@ class EvalOptions:
     """What is reported and what selects the best model."""
 
     eval_funcs: str = option("v2", "comma-separated accuracy versions to report: v1, v2, v2b")
-    select_by: Literal["score", "val", "last", "oracle"] = option(
-        "score",
-        "best model by held-out accuracy + silhouette (score), held-out accuracy (val), the last, or novel-class truth (oracle, tagged)",
+    select_by: Literal["last", "val", "score", "oracle"] = option(
+        "last",
+        "best model: the last epoch (nothing is selected, nothing can leak), held-out accuracy (val), that + silhouette (score), "
+        "or novel-class truth (oracle, tagged)",
     )
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
 

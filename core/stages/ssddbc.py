@@ -31,6 +31,7 @@ def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
     from core.tracking import stage
 
     checks.check_grid(config)
+    checks.check_machine(config)
     trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
     key = ssddbc_key(config, trained)
     folder = stage.work_folder(key)

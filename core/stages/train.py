@@ -178,13 +178,16 @@ class Training:
                 "taxon.data": self.materials.data.name,
                 "taxon.weights_digest": summary["weights_digest"],
                 "taxon.select_by": self.config.select_by,
-                "taxon.best_score": best["score"],
+                "taxon.best_score": discovery.selection_score(self._metrics_at(best["epoch"]), "score", best["epoch"]),
                 "taxon.best_checkpoint": summary["best_checkpoint"],
             }
         )
         stage.publish(run, folder, summary, keep=lambda path: not path.name.startswith("."))
         shutil.rmtree(folder, ignore_errors=True)
         return summary
+
+    def _metrics_at(self, epoch: int) -> dict[str, float]:
+        return next((metrics for at, metrics in self.history if at == epoch), self.history[-1][1])
 
     def _digest(self) -> str:
         return states.weights_digest(self.model.trainable_state())
