@@ -150,5 +150,5 @@ def _say(pipeline: Any, summary: dict[str, Any]) -> None:
         print(f"  {row:24s} {numbers(values, 'unlabelled/v2'):>26s} {numbers(values, 'test/v2'):>20s}")
     uri = provenance.store_hint()
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
-    print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment 'taxon')")
+    print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")
     sys.stdout.flush()

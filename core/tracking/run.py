@@ -26,6 +26,7 @@ from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.store import machine_lock, scratch
 
 EXPERIMENT = "taxon"
+UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
 class Run:
@@ -58,6 +59,11 @@ class Run:
     def started(self) -> None:
         """Record, once, how long it took from asking for this work to its first useful step."""
         self.metrics({"time/startup_seconds": time.time() - self.asked_at}, 0)
+
+    @property
+    def experiment(self) -> str:
+        """Return the name of the run's experiment."""
+        return self.client.get_experiment(self.client.get_run(self.run_id).info.experiment_id).name
 
     def monitor_system(self) -> None:
         """Log processor, memory, disk and GPU use every 10 s as `system/*`, until the run ends.
@@ -229,7 +235,7 @@ def experiment_id(client: MlflowClient) -> str:
         if found is not None:
             return found.experiment_id
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, tags=UI_LAYOUT)
         except MlflowException:  # another machine was faster
             return client.get_experiment_by_name(name).experiment_id
 
