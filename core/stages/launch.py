@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from core import config as configuration
-from core.errors import UserError
+from core.errors import UserError, full_disk_named
 
 # glibc: keep freed memory instead of returning it at every step; 5-45 % faster training on CPUs (read at process start).
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
@@ -54,7 +54,7 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
         return 0
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
-    with run:
+    with run, full_disk_named():
         run.monitor_system()
         _function(stage)(config, run)
     return 0

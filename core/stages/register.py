@@ -45,7 +45,8 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
     folder = scratch("predictor")
     try:
         serving.write(folder / "data", model, spec, found.result.centres, about)
-        finite = {key: value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
+        # Names of their own: MLflow stores a model's metrics on its run too, where these names are curves.
+        finite = {f"registered/{key}": value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
         return registry.register(run, name, folder / "data", "core.serving", COLUMNS, _example(data), finite, tags)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

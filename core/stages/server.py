@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from core.errors import UserError
+from core.errors import UserError, full_disk_named
 
 PRELOAD = [
     "torch",
@@ -123,7 +123,8 @@ def _child(request: Request, sender: Connection) -> None:
         run.monitor_system()
         run.forward = lambda values, step: sender.send(("metrics", values, step))
         module, name = request.stage.split(":")
-        getattr(importlib.import_module(module), name)(request.config, run)
+        with full_disk_named():
+            getattr(importlib.import_module(module), name)(request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:
