@@ -133,14 +133,18 @@ class Place:
         """Return the runs that are no stage of another, newest first."""
         return [run for run in self.runs() if MLFLOW_PARENT_RUN_ID not in run.data.tags]
 
+    def first_parent(self) -> Any:
+        """Return the oldest of them: in the shared place the undisturbed pipeline."""
+        return self.parents()[-1]
+
     def children(self, run_id: str) -> dict[str, Any]:
         """Return the stages of a run by name."""
         return {run.info.run_name: run for run in self.runs() if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == run_id}
 
     def history(self, run_id: str) -> list[tuple[str, int, float]]:
-        """Return every (metric, step, value) of a run that is no duration, sorted; a value stored twice is there twice."""
+        """Return every (metric, step, value) of a run that tells of the work, not of the machine; a value stored twice is there twice."""
         found = self.rows(f"select key, step, value from metrics where run_uuid = '{run_id}'")
-        return sorted(row for row in found if not row[0].startswith("time/"))
+        return sorted(row for row in found if not row[0].startswith(("time/", "system/")))
 
     def artifacts(self, run_id: str) -> Path:
         """Return the folder of a run's artifacts."""
