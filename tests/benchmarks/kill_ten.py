@@ -19,15 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.entrypoints.conftest import PARTS
-from tests.entrypoints.place import ROOT, Place, broken_files, kill_group
+from tests.entrypoints.place import Place, broken_files, copy_of_the_code, kill_group
 
 
 def main() -> int:
     """Run the trials; return the exit code."""
     arguments = _arguments()
     folder = Path(arguments.folder or tempfile.mkdtemp(prefix="kill_ten-"))
-    project = _copy_of_the_code(folder / "project")
+    project = copy_of_the_code(folder / "project")
     whole = _place(folder / "undisturbed", project)
     began = time.monotonic()
     expected = _finish(whole, arguments.words)
@@ -85,17 +84,6 @@ def _place(folder: Path, project: Path) -> Place:
     subprocess.run(prepare, cwd=project, env=place.env, check=True, capture_output=True)
     place.client.create_experiment("taxon", artifact_location=f"file://{folder}/artifacts")
     return place
-
-
-def _copy_of_the_code(folder: Path) -> Path:
-    """Return a copy of the project: stage keys hold the code's digest, so it must not change between trials."""
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-        elif (ROOT / part).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / part, folder / part)
-    return folder
 
 
 def _arguments() -> argparse.Namespace:

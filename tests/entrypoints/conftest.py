@@ -10,21 +10,13 @@ import pytest
 
 from core.tracking import provenance
 from tests.core.conftest import client, store_template, tracking_env  # noqa: F401  (fixtures)
-from tests.entrypoints.place import ROOT, TINY, Place
-
-PARTS = ("MLproject", "conda.yaml", "core", "entrypoints", "tuning")
+from tests.entrypoints.place import TINY, Place, copy_of_the_code
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory) -> Path:
     """Return a copy of the project's code: stage keys hold the code's digest, so it must not change during a test."""
-    folder = tmp_path_factory.mktemp("project")
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        elif (ROOT / part).is_file():
-            shutil.copy(ROOT / part, folder / part)
-    return folder
+    return copy_of_the_code(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")

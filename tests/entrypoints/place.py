@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("MLproject", "conda.yaml", "core", "entrypoints", "tuning")
 FOREIGN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "RANK", "WORLD_SIZE")
 TINY = {
     "stage1_epochs": "2",
@@ -149,6 +151,17 @@ class Place:
     def artifacts(self, run_id: str) -> Path:
         """Return the folder of a run's artifacts."""
         return Path(self.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+
+
+def copy_of_the_code(folder: Path) -> Path:
+    """Copy what a command runs into `folder`: stage keys hold the code's digest, so the code must not change during a test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        elif (ROOT / part).is_file():
+            shutil.copy(ROOT / part, folder / part)
+    return folder
 
 
 def kill_group(process: subprocess.Popen) -> None:
