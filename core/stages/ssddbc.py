@@ -32,6 +32,8 @@ def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
 
     checks.check_grid(config)
     checks.check_machine(config)
+    if config.skip_feature_extraction and not config.features_path:
+        raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
     trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
     key = ssddbc_key(config, trained)
     folder = stage.work_folder(key)
@@ -74,10 +76,6 @@ def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:
     """Return the checkpoint's features: those given, or extracted now into the run's artifacts."""
     if config.skip_feature_extraction:
-        if not config.features_path:
-            raise UserError(
-                "skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)"
-            )
         place = inputs.file_at(config.features_path, "features_path", "features.safetensors").parent
     else:
         place = folder / "features"
