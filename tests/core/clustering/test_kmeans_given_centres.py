@@ -15,7 +15,7 @@ def fit(centres, seed=0, n_clusters=4):
 
 
 def test_clusters_start_where_they_are_told_and_keep_that_order():
-    centres = np.stack([FEATURES[TRUTH == c].mean(axis=0) for c in (3, 2)])
+    centres = np.stack([FEATURES[rows].mean(axis=0) for rows in (TRUTH == 3, TRUTH == 2)])
     found = fit(centres)
     assert (found.labels[TRUTH == 3] == 2).all() and (found.labels[TRUTH == 2] == 3).all()
     assert (found.labels[LABELLED] == TRUTH[LABELLED]).all()

@@ -1,0 +1,214 @@
+"""Exact resume, refusals, and what never takes part, on tiny trainings of the real stage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from core.clustering import kmeans
+from core.data.loader import ViewLoader
+from core.evaluation import discovery
+from core.stages import train
+from core.training import state as states
+from tests.core.stages import tiny
+from tests.core.stages.tiny import refused
+
+
+class Killed(Exception):
+    """Stands for a process that is gone."""
+
+
+def timeless(history) -> list:
+    """Return a history without its times."""
+    return [[epoch, {name: value for name, value in metrics.items() if not name.startswith("time/")}] for epoch, metrics in history]
+
+
+def killed_after(place, monkeypatch, epoch: int, **options) -> None:
+    """Start a training and end it right after the checkpoint of `epoch`."""
+    finish = train.Training.finish_epoch
+
+    def finish_and_die(self, finished, metrics):
+        finish(self, finished, metrics)
+        if finished == epoch:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Training, "finish_epoch", finish_and_die)
+        with pytest.raises(Killed):
+            place.fitted(**options)
+
+
+def other_cache(place, monkeypatch, name: str) -> None:
+    monkeypatch.setenv("TAXON_CACHE", str(place.folder / name))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("with_pseudo_labels", [False, True])
+def test_a_killed_training_continues_exactly(place, monkeypatch, pseudo_path, optimizer, with_pseudo_labels):
+    options = {"epochs": 4, "optimizer": optimizer, "pseudo_labels_path": pseudo_path if with_pseudo_labels else ""}
+    whole = place.fitted(**options)
+    other_cache(place, monkeypatch, "second")
+    killed_after(place, monkeypatch, 2, **options)
+    resumed = train.Training(place.config(**options), place.run())
+    assert resumed.epoch == 2
+    resumed.fit()
+    assert resumed._digest() == whole._digest()
+    assert timeless(resumed.history) == timeless(whole.history)
+    assert [step for _, step in resumed.run.history] == [0, 1, 2, 3, 4]
+    assert ("L_pseudo" in resumed.history[-1][1]) == with_pseudo_labels
+    assert resumed.facts["best"] == whole.facts["best"]
+
+
+def test_two_segments_are_one_training(place, monkeypatch):
+    whole, _run = place.publish(epochs=4)
+    other_cache(place, monkeypatch, "second")
+    _first, run = place.publish(epochs=4, stop_at_epoch=2)
+    second, _run = place.publish(epochs=4, resume_from_ckpt=str(run.folder))
+    assert second["weights_digest"] == whole["weights_digest"] and timeless(second["history"]) == timeless(whole["history"])
+
+
+def test_gamma_goes_on_over_segments(place, pseudo_path):
+    """The ramp counts from the first pseudo labels, not from the resumed epoch."""
+    _summary, run = place.publish(epochs=6, stop_at_epoch=2)
+    first, run = place.publish(epochs=6, stop_at_epoch=3, resume_from_ckpt=str(run.folder), pseudo_labels_path=pseudo_path)
+    second, _run = place.publish(epochs=6, stop_at_epoch=5, resume_from_ckpt=str(run.folder), pseudo_labels_path=pseudo_path)
+    assert first["history"][-1][1]["gamma"] == pytest.approx(1 / 4)
+    assert [metrics["gamma"] for _, metrics in second["history"][1:]] == pytest.approx([0, 0, 1 / 4, 2 / 4, 3 / 4])
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place, monkeypatch, capsys):
+    whole = place.fitted(epochs=4)
+    other_cache(place, monkeypatch, "second")
+    killed_after(place, monkeypatch, 3, epochs=4)
+    (newest,) = (place.folder / "second").rglob("epoch_0003.safetensors")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = train.Training(place.config(epochs=4), place.run())
+    assert resumed.epoch == 2 and "epoch_0003.safetensors is damaged" in capsys.readouterr().err
+    resumed.fit()
+    assert resumed._digest() == whole._digest()
+
+
+def test_a_finished_training_has_nothing_left_to_train(place):
+    _summary, run = place.publish(epochs=2)
+    again = train.Training(place.config(epochs=2, resume_from_ckpt=str(run.folder)), place.run())
+    digest = again._digest()
+    again.fit()
+    assert again.epoch == 2 and again._digest() == digest and len(again.run.history) == 3
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"seed": 2}, "split_digest"),
+        ({"prop_train_labels": 0.5}, "split_digest"),
+        ({"novel_classes": "dot"}, "data_digest"),
+        ({"grad_from_block": 1}, "trunk_digest"),
+        ({"image_size": 16}, "image_size"),
+        ({"head_out": 16}, "head"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_by_name(place, shared, options, named):
+    assert named in refused(lambda: train.Training(place.config(resume_from_ckpt=str(shared[0]), **options), place.run()))
+
+
+def test_a_checkpoint_of_other_images_is_refused(place, shared, tmp_path):
+    images = tiny.make_images(tmp_path / "other" / "glyphs", seed=5)
+    line = refused(lambda: train.Training(place.config(resume_from_ckpt=str(shared[0]), data_root=str(images)), place.run()))
+    assert "another data_digest" in line
+
+
+def test_a_checkpoint_beyond_the_end_is_refused(place, shared):
+    assert "raise epochs" in refused(lambda: train.Training(place.config(resume_from_ckpt=str(shared[0]), epochs=1), place.run()))
+
+
+@pytest.mark.parametrize("options, said", [({"seed": 2}, "another split"), ({"novel_classes": "dot"}, "another data set")])
+def test_pseudo_labels_of_something_else_are_refused_before_anything_is_built(place, pseudo_path, monkeypatch, options, said):
+    monkeypatch.setattr(train.materials_module, "build_model", lambda *_: pytest.fail("built"))
+    assert said in refused(lambda: place.fitted(pseudo_labels_path=pseudo_path, **options))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_leaves_good_weights(place, monkeypatch):
+    losses, epochs = train.DiscoveryTask.losses, []
+    finish = train.Training.finish_epoch
+
+    def spoilt(self, batch, epoch):
+        found = losses(self, batch, epoch)
+        return found | {"L_total": found["L_total"] * float("nan")} if epoch == 1 else found
+
+    monkeypatch.setattr(train.DiscoveryTask, "losses", spoilt)
+    monkeypatch.setattr(train.Training, "finish_epoch", lambda self, epoch, metrics: epochs.append(epoch) or finish(self, epoch, metrics))
+    run = place.run()
+    line = refused(lambda: train.train(place.config(epochs=4), run))
+    assert "L_total is not finite in epoch 2" in line and epochs == [0, 1]
+    assert not run.files() and max(step for _, step in run.history) == 1
+    (newest,) = (place.folder / "cache").rglob("epoch_0001.safetensors")
+    assert all(torch.isfinite(value).all() for value in states.load_checkpoint(newest).model.values())
+
+
+def test_a_learning_rate_far_too_large_is_said_so(place):
+    assert "lower lr" in refused(lambda: place.fitted(epochs=3, optimizer="sgd", lr=1e30))
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Return the points of every k-means fit, as tuples."""
+    fits = []
+    fit = kmeans.semi_supervised_kmeans
+
+    def spy(features, *rest, **options):
+        fits.append({row.tobytes() for row in np.asarray(features, np.float32)})
+        return fit(features, *rest, **options)
+
+    monkeypatch.setattr(discovery, "semi_supervised_kmeans", spy)
+    monkeypatch.setattr(kmeans, "semi_supervised_kmeans", spy)
+    return fits
+
+
+def test_neither_test_nor_held_out_images_are_clustered(place, watched):
+    training = place.fitted(epochs=1)
+    watched.clear()
+    training.evaluate(1)
+    features, test = training.features()
+    held_out = {row.tobytes() for row in features[training.materials.split.validation]}
+    others = {row.tobytes() for row in np.delete(features, training.materials.split.validation, axis=0)}
+    assert len(watched) > 3 and all(fit <= others for fit in watched)
+    assert not any(fit & (held_out | {row.tobytes() for row in test}) for fit in watched)
+
+
+def test_test_images_change_no_number_but_their_own(place):
+    training = place.fitted(epochs=1)
+    m = training.materials
+    train_features, test = training.features()
+    one = discovery.cluster(m.data, m.split, train_features, test, 4, 1)
+    other = discovery.cluster(m.data, m.split, train_features, np.roll(test, 1, axis=0) * -1, 4, 1)
+    assert np.array_equal(one.train, other.train) and np.array_equal(one.result.centres, other.result.centres)
+    assert discovery.label_free(m.data, m.split, one, train_features) == discovery.label_free(m.data, m.split, other, train_features)
+
+
+def test_held_out_images_are_in_no_batch_and_the_rest_is(place, monkeypatch):
+    seen, build = set(), ViewLoader._build
+
+    def spy(self, indices, parameters):
+        seen.update(indices.tolist())
+        return build(self, indices, parameters)
+
+    monkeypatch.setattr(ViewLoader, "_build", spy)
+    training = place.fitted(epochs=6, val_fraction=0.4)
+    split = training.materials.split
+    assert len(split.validation) == 14 and not seen & set(split.validation)
+    assert seen <= {*split.labelled, *split.unlabelled} and len(seen) > 0.8 * (len(split.labelled) + len(split.unlabelled))
+
+
+def test_only_labelled_images_have_a_class_in_the_loss(place):
+    training = train.Training(place.config(), place.run())
+    labels = training._targets().labels.numpy()
+    assert np.array_equal(np.flatnonzero(labels >= 0), training.materials.split.labelled)
+
+
+def test_a_published_training_leaves_its_work_folder_empty_and_a_manifest(shared, place):
+    _folder, summary, run, _config = shared
+    summary, run = place.publish(epochs=1)
+    assert not list((place.folder / "cache" / "work").iterdir())
+    assert {"manifest.json", "summary.json", "config.json", summary["checkpoint"]} <= set(run.files())
+    assert not any(name.endswith((".pkl", ".pickle", ".pt", ".pth")) for name in run.files())

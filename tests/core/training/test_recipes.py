@@ -1,0 +1,101 @@
+"""Recipes fill every `auto`; the published one is GCD's; segments tile the epochs after the warm-up."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.stages.config import PipelineConfig, SplitConfig, TrainConfig
+from core.stages.pipeline import Segment, segments
+from core.training import recipes
+
+LEFT_TO_THE_MACHINE = {"gpu", "precision"}
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, PipelineConfig, SplitConfig])
+@pytest.mark.parametrize("dataset", ["auto", "digits", "cifar100", "folder"])
+@pytest.mark.parametrize("model", ["auto", "small_cnn", "mobilenetv2_100", "resnet18", "vit_small_patch16_224.dino"])
+def test_every_auto_is_filled(kind, dataset, model):
+    options = {"dataset": dataset} | ({} if kind is SplitConfig else {"model_name": model})
+    resolved = recipes.resolve(kind(**options))
+    left = {field.name for field in dataclasses.fields(kind) if getattr(resolved, field.name) == "auto"}
+    assert left <= LEFT_TO_THE_MACHINE
+    assert kind is SplitConfig or model in ("auto", resolved.model_name)
+
+
+def test_every_field_of_a_recipe_is_an_option_and_fits_it():
+    options = {field.name for kind in (TrainConfig, PipelineConfig) for field in dataclasses.fields(kind)}
+    assert {field.name for field in dataclasses.fields(recipes.Recipe)} - options <= {"cell_choice"}
+    assert "cell_choice" in {field.name for field in dataclasses.fields(PipelineConfig)}
+
+
+@pytest.mark.parametrize(
+    "options, dataset", [({}, "digits"), ({"superclass_name": "trees"}, "cifar100"), ({"dataset": "folder"}, "folder")]
+)
+def test_a_superclass_alone_implies_cifar100_and_nothing_the_digits(options, dataset):
+    assert recipes.resolve(TrainConfig(**options)).dataset == dataset
+
+
+def test_cifar100_alone_means_all_of_it():
+    assert recipes.resolve(TrainConfig(dataset="cifar100")).superclass_name == "all"
+    assert recipes.resolve(TrainConfig(superclass_name="trees")).superclass_name == "trees"
+    assert recipes.resolve(TrainConfig()).superclass_name == ""
+
+
+def test_what_is_given_is_never_replaced():
+    given_values = {"lr": 0.5, "epochs": 7, "optimizer": "adamw", "pseudo_points": "all", "batch_norm": "frozen", "threads": 3}
+    resolved = recipes.resolve(TrainConfig(superclass_name="trees", **given_values))
+    assert {name: getattr(resolved, name) for name in given_values} == given_values
+    assert recipes.resolve(resolved) == resolved
+
+
+def test_the_published_recipe_is_that_of_gcd():
+    resolved = recipes.resolve(PipelineConfig(superclass_name="trees"))
+    assert resolved.model_name == "vit_base_patch16_224.dino"
+    published = {
+        "image_size": 224,
+        "grad_from_block": 11,
+        "head_hidden": 2048,
+        "head_bottleneck": 256,
+        "head_out": 65536,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch_size": 128,
+        "temperature": 1.0,
+        "sup_con_temperature": 0.07,
+        "sup_con_weight": 0.5,
+        "n_views": 2,
+        "prop_train_labels": 0.8,
+        "stage1_epochs": 50,
+        "update_interval": 5,
+        "total_epochs": 200,
+    }
+    assert {name: getattr(resolved, name) for name in published} == published
+    assert recipes.resolve(TrainConfig(superclass_name="trees")).epochs == 200
+
+
+def test_a_vit_keeps_the_published_recipe_under_its_own_name():
+    recipe = recipes.recipe_for("cifar100", "vit_small_patch16_224.dino")
+    assert recipe == dataclasses.replace(recipes.PUBLISHED, model_name="vit_small_patch16_224.dino")
+
+
+def test_digits_are_neither_mirrored_nor_coloured():
+    views = recipes.views_for("digits")
+    assert views.flip_prob == 0 == views.hue == views.saturation and views.rotate > 0
+    assert recipes.views_for("cifar100").flip_prob == 0.5
+
+
+def test_the_segments_of_two_known_pipelines():
+    assert [(s.start, s.stop) for s in segments(5, 3, 15)] == [(5, 8), (8, 11), (11, 14), (14, 15)]
+    assert list(segments(50, 5, 60)) == [Segment(50, 55), Segment(55, 60)]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 80))
+def test_segments_tile_the_epochs_after_the_warm_up(stage1, interval, more):
+    found = list(segments(stage1, interval, stage1 + more))
+    assert [epoch for s in found for epoch in range(s.start, s.stop)] == list(range(stage1, stage1 + more))
+    assert all(s.stop - s.start == interval for s in found[:-1]) and 1 <= found[-1].stop - found[-1].start <= interval
