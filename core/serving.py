@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core.data.images import ArrayImages
+from core.data.images import ArrayImages, upright_rgb
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
 from core.models import backbones
@@ -81,14 +81,23 @@ def decode(value: str | bytes) -> np.ndarray:
     try:
         if isinstance(value, bytes):
             source: Any = io.BytesIO(value)
-        elif len(value) < 4096 and Path(value).is_file():
+        elif _is_file(value):
             source = value
         else:
             source = io.BytesIO(base64.b64decode(value, validate=True))
         with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one ({error}); send either") from None
+            return np.asarray(upright_rgb(image))  # as the training read its images
+    except Exception as error:  # Pillow raises almost anything on damaged files
+        said = " ".join(str(error).split())[:160]
+        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one ({said}); send either") from None
+
+
+def _is_file(value: str) -> bool:
+    """Say whether a text is a path; base64 is longer than any file name may be, which the system reports as an error."""
+    try:
+        return Path(value).is_file()
+    except OSError:
+        return False
 
 
 def _load_pyfunc(path: str) -> DiscoveryPredictor:

@@ -83,7 +83,7 @@ def _verify(path: Path) -> str:
         content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
             image.draft("RGB", (64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
-            _upright_rgb(image)
+            upright_rgb(image)
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise UserError(f"{path}: not a readable image ({_one_line(error)}); mend or remove the file") from None
     return digest.of_bytes(content)
@@ -93,12 +93,12 @@ def _decode(path: Path) -> np.ndarray:
     """Return the upright image as (H,W,3) uint8; UserError when the file has become unreadable since it was checked."""
     try:
         with Image.open(path) as image:
-            return np.asarray(_upright_rgb(image))
+            return np.asarray(upright_rgb(image))
     except Exception as error:  # as above
         raise UserError(f"{path}: not a readable image ({_one_line(error)}); it was readable when the run started") from None
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB, turned as its EXIF orientation says."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255 instead of scaling them
