@@ -83,7 +83,10 @@ class Place:
     def start(self, command: list[str], log: str = "log") -> subprocess.Popen:
         """Start a command as the leader of a process group of its own; its output goes to `<folder>/<log>`."""
         with open(self.folder / log, "w") as file:
-            return subprocess.Popen(command, cwd=self.project, env=self.env, stdout=file, stderr=file, start_new_session=True)
+            # A background job of a shell ignores Ctrl-C, and so would all that is started from it.
+            return subprocess.Popen(
+                command, cwd=self.project, env=self.env, stdout=file, stderr=file, start_new_session=True, preexec_fn=_heed_ctrl_c
+            )
 
     def processes(self) -> list[psutil.Process]:
         """Return every process that works in this place: known by its cache."""
@@ -151,6 +154,10 @@ class Place:
     def artifacts(self, run_id: str) -> Path:
         """Return the folder of a run's artifacts."""
         return Path(self.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def copy_of_the_code(folder: Path) -> Path:
