@@ -31,7 +31,7 @@ class MachineOptions:
     """How the machine is used; nothing here changes what is computed, but for the batch size and the number format."""
 
     batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)")
-    num_workers: int = option(8, "threads that decode images", affects_result=False)
+    num_workers: int = option(8, "threads that read and augment images; at most 4 are used", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
     threads: int | Auto = option("auto", "CPU threads of a process's computations; 0 = all cores (small networks are faster on 1)")
     precision: Literal["auto", "bf16", "fp32"] = option(

@@ -104,3 +104,8 @@ def test_mistakes_of_the_pipeline(changed, says):
 )
 def test_mistakes_of_the_grid(changed, says):
     assert refusal(checks.check_grid, SsddbcConfig(), **changed).startswith(says)
+
+
+def test_selecting_by_held_out_labels_needs_some():
+    line = refusal(checks.check_training, TRAIN, select_by="val", val_fraction=0.0)
+    assert line.startswith("select_by = val needs held-out labelled images")
