@@ -128,6 +128,8 @@ def _child(request: Request, sender: Connection) -> None:
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C comes twice: by the terminal and by the pipeline
+            signal.signal(number, signal.SIG_IGN)
         if run is not None:
             run.finish(*tracking.ending(error))
         if isinstance(error, KeyboardInterrupt):

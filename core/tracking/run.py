@@ -152,12 +152,12 @@ def ending(error: BaseException | None) -> tuple[str, str]:
     return "FAILED", "".join(traceback.format_exception_only(error)).strip()
 
 
-def fail(run_id: str, reason: str) -> None:
-    """End a run that was never taken over as FAILED; a store that does not answer is no further error."""
+def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
+    """End a run that was never taken over; a store that does not answer is no further error."""
     client = MlflowClient()
     with contextlib.suppress(MlflowException):
         client.set_tag(run_id, "taxon.reason", reason[:4000])
-        client.set_terminated(run_id, "FAILED")
+        client.set_terminated(run_id, status)
 
 
 def open_run(entry_point: str, name: str) -> Run:
@@ -171,9 +171,8 @@ def open_run(entry_point: str, name: str) -> Run:
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
     if not run_id:
         run_id = client.create_run(experiment_id(client), run_name=name).info.run_id
-    run = Run(client, run_id)
-    run.tags({MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point), **provenance.tags()})
-    return run
+    described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
+    return _opened(client, run_id, described)
 
 
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
@@ -182,8 +181,22 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     client = MlflowClient()
     experiment = client.get_run(parent_run_id).info.experiment_id
     made = client.create_run(experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point})
-    run = Run(client, made.info.run_id)
-    run.tags({**tags, **provenance.tags()})
+    return _opened(client, made.info.run_id, tags)
+
+
+def _opened(client: MlflowClient, run_id: str, tags: dict[str, Any]) -> Run:
+    """Take a run over and tag it; an interruption meanwhile ends it properly."""
+    run = None
+    try:
+        run = Run(client, run_id)
+        run.tags({**provenance.tags(), **tags})
+    except BaseException as error:
+        status, reason = ending(error)
+        if run is not None:
+            run.finish(status, reason)
+        elif isinstance(error, KeyboardInterrupt):
+            fail(run_id, reason, status)
+        raise
     return run
 
 
