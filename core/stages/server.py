@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class StageServer:
     """Runs stages, one at a time, each in a fresh process that is gone with all it held when the stage ends."""
 
     def __init__(self) -> None:
+        # What a killed stage leaves is removed by Python's resource tracker, which need not say so under the line that explains the kill.
+        sys.warnoptions.append("ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 

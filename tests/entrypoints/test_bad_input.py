@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,9 @@ def test_ctrl_c_ends_everything_and_the_same_command_continues(make_place, pipel
     place = make_place("interrupted")
     process = place.start(place.command("pseudo_pipeline", **TINY))
     try:
-        place.wait_for(where, "RUNNING", process)
+        run_id = place.wait_for(where, "RUNNING", process)
+        while process.poll() is None and not place.rows(f"select 1 from tags where run_uuid = '{run_id}' and key = 'taxon.host'"):
+            time.sleep(0.05)  # the store has made the run, its process has yet to take it over
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait(120)
         assert place.survivors() == []
