@@ -87,6 +87,6 @@ def _check_common(config: Any) -> None:
                 f"eval_funcs = '{config.eval_funcs}': '{version}' is no accuracy{nearest(version, VERSIONS)}; use {', '.join(VERSIONS)}"
             )
     if config.select_by == "val" and not config.val_fraction:
-        raise UserError("select_by = val needs held-out labelled images, but val_fraction = 0; set val_fraction above 0 or select_by = last")
+        raise UserError("select_by = val needs held-out labelled images, but val_fraction = 0; raise it or use select_by = last")
     if config.select_by == "oracle" and "v2" not in config.eval_funcs.split(","):
         raise UserError(f"select_by = oracle needs v2 among eval_funcs = '{config.eval_funcs}'; add it")

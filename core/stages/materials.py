@@ -71,7 +71,8 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
         config.prop_train_labels,
         config.val_fraction,
         config.seed,
-        labels_per_class=config.labels_per_class,
+        config.labels_per_class,
+        data.class_names,
     )
     if not len(split.unlabelled):
         raise UserError(f"{data.name} leaves no unlabelled image to discover anything in; lower prop_train_labels or name novel classes")

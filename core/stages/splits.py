@@ -8,11 +8,11 @@ import shutil
 from typing import Any
 
 from core.config import canonical
-from core.data import catalog
-from core.data.splits import make_split, split_report
+from core.data.splits import split_report
 from core.data.superclasses import SUPERCLASSES, find
 from core.progress import bar
 from core.stages.config import SplitConfig
+from core.stages.materials import load_data
 from core.tracking.store import scratch
 from core.training import recipes
 
@@ -52,15 +52,6 @@ def _parts(config: SplitConfig) -> Any:
 
 
 def _report(config: SplitConfig, name: str, run: Any) -> dict[str, Any]:
-    data = catalog.load(config.dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
-    split = make_split(
-        data.train.labels,
-        data.known_classes,
-        config.prop_train_labels,
-        config.val_fraction,
-        config.seed,
-        config.labels_per_class,
-        data.class_names,
-    )
+    data, split = load_data(config)
     run.dataset(data.name, data.digest, config.data_root, name)
     return split_report(data, split, find(name) if config.dataset == "cifar100" else None) | {"name": name}

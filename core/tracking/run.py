@@ -26,6 +26,7 @@ from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.store import machine_lock, scratch
 
 EXPERIMENT = "taxon"
+MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
@@ -169,10 +170,8 @@ def open_run(entry_point: str, name: str) -> Run:
     flush_spools(client)
     sweep(client)
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
-    if not run_id:
-        run_id = client.create_run(experiment_id(client), run_name=name).info.run_id
     described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
-    return _opened(client, run_id, described)
+    return _opened(client, run_id, described) if run_id else _made(client, experiment_id(client), described)
 
 
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
@@ -180,8 +179,15 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     os.environ.pop("MLFLOW_RUN_ID", None)
     client = MlflowClient()
     experiment = client.get_run(parent_run_id).info.experiment_id
-    made = client.create_run(experiment, run_name=name, tags={MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point})
-    return _opened(client, made.info.run_id, tags)
+    own = {MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point}
+    return _made(client, experiment, {**own, **tags})
+
+
+def _made(client: MlflowClient, experiment: str, tags: dict[str, Any]) -> Run:
+    """Make a run and take it over. The shared lock keeps a sweep from seeing it before this process holds it."""
+    with machine_lock(MAKING):
+        run_id = client.create_run(experiment, tags={**tags, "taxon.host": provenance.host()}).info.run_id
+        return _opened(client, run_id, {})
 
 
 def _opened(client: MlflowClient, run_id: str, tags: dict[str, Any]) -> Run:
@@ -261,7 +267,9 @@ def sweep(client: MlflowClient) -> list[str]:
     experiments = [e.experiment_id for e in client.search_experiments()]
     mine = f"attributes.status = 'RUNNING' and tags.`taxon.host` = '{provenance.host()}'"
     stale = []
-    for found in client.search_runs(experiments, mine, max_results=1000):
+    with machine_lock(MAKING):  # no run is half made while the list is drawn
+        running = client.search_runs(experiments, mine, max_results=1000)
+    for found in running:
         run_id = found.info.run_id
         with machine_lock(f"run {run_id}", blocking=False) as free:
             # Asked again under the lock: it may have finished since the search.

@@ -1,23 +1,14 @@
-"""One thread for these tiny forwards: two threads that wait for each other on a busy machine take a hundred times as long."""
+"""Tiny images, one trained checkpoint, one clustering: made once for all stage tests."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from core.clustering import pseudo_labels
 from core.stages import ssddbc
 from core.stages.config import SsddbcConfig
 from tests.core.stages import tiny
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
