@@ -16,6 +16,8 @@ from core.errors import UserError, nearest
 from core.tracking import provenance
 from core.tracking.store import scratch
 
+MAX_WORKERS = 8  # of pytest; every test computes on one thread
+
 
 @dataclass(frozen=True)
 class TestConfig:
@@ -38,7 +40,9 @@ def test(config: TestConfig, run: Any) -> dict[str, Any]:
     """Run pytest in a process of its own; raise UserError when a test fails."""
     folder = scratch("tests")
     report = folder / "junit.xml"
-    words = [sys.executable, "-m", "pytest", f"--junitxml={report}", *shlex.split(config.select)]
+    workers = str(min(os.cpu_count() or 1, MAX_WORKERS))
+    # A file's tests share fixtures that take seconds: they stay in one worker.
+    words = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-n", workers, "--dist", "loadfile", *shlex.split(config.select)]
     code = subprocess.run(words, cwd=provenance.ROOT, env=clean_environment()).returncode
     counts = {}
     if report.is_file():
