@@ -21,6 +21,8 @@ from pathlib import Path
 
 from tests.entrypoints.place import Place, broken_files, copy_of_the_code, kill_group
 
+ENDED = "it had ended before"
+
 
 def main() -> int:
     """Run the trials; return the exit code."""
@@ -35,9 +37,12 @@ def main() -> int:
     moments = random.Random(arguments.seed)
     good = 0
     for trial in range(1, arguments.trials + 1):
-        place = _place(folder / f"trial_{trial}", project)
-        moment = moments.uniform(0.05, 0.95) * seconds
-        differing = _trial(place, moment, arguments.words, expected)
+        differing = [ENDED]
+        while differing == [ENDED]:  # later runs find compiled code and are faster: an earlier moment, then
+            place = _place(folder / f"trial_{trial}", project)
+            moment = moments.uniform(0.05, 0.95) * seconds
+            differing = _trial(place, moment, arguments.words, expected)
+            seconds = min(seconds, moment) if differing == [ENDED] else seconds
         good += not differing
         print(f"trial {trial:2d}: killed after {moment:6.1f} s: {', '.join(differing) or 'same'}", flush=True)
         if not differing:
@@ -51,7 +56,7 @@ def _trial(place: Place, moment: float, words: list[str], expected: tuple) -> li
     process = place.start(place.command("pseudo_pipeline", *words))
     try:
         process.wait(moment)
-        return ["it had ended before"]
+        return [ENDED]
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
