@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from core.errors import UserError, full_disk_named
+from core.tracking import run as tracking
 
 PRELOAD = [
     "torch",
@@ -67,8 +68,11 @@ class StageServer:
         process = self.context.Process(target=_child, args=(request, sender), name=request.name)
         process.start()
         sender.close()
+        self.clean = False
         try:
-            return _listen(receiver, request, on_metrics)
+            run_id = _listen(receiver, request, on_metrics)
+            self.clean = True
+            return run_id
         except KeyboardInterrupt:
             _let_end(process)
             raise
@@ -77,6 +81,8 @@ class StageServer:
             if process.is_alive():
                 process.kill()
             receiver.close()
+            if process.exitcode != 0 or not self.clean:
+                tracking.sweep_now()  # a stage stopped while its run was being made could not end it
 
 
 def _listen(receiver: Connection, request: Request, on_metrics: Callable[[dict[str, float], int], None]) -> str:

@@ -280,6 +280,12 @@ def sweep(client: MlflowClient) -> list[str]:
     return stale
 
 
+def sweep_now() -> None:
+    """Sweep in this process's store; a store that does not answer is left for the next start."""
+    with contextlib.suppress(MlflowException):
+        sweep(MlflowClient())
+
+
 def command_line(entry_point: str) -> str:
     """Return the command that repeats this process's work: its explicit parameters as `mlflow run` takes them."""
     words = ["mlflow", "run", ".", "-e", entry_point]
