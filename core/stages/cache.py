@@ -86,5 +86,7 @@ def _best_uri(config: CacheConfig) -> str:
 
     dataset = dataset_of(config)
     if dataset == "folder":
-        return best_checkpoint(f"folder/{Path(config.data_root).resolve().name}")
-    return best_checkpoint(f"cifar100/{config.superclass_name or 'all'}" if dataset == "cifar100" else dataset)
+        dataset = f"folder/{Path(config.data_root).resolve().name}"
+    elif dataset == "cifar100":
+        dataset = f"cifar100/{config.superclass_name or 'all'}"
+    return best_checkpoint(dataset, None if config.seed == "auto" else config.seed)

@@ -135,7 +135,8 @@ class CacheConfig(MachineOptions, DataOptions):
     """Extract the features of a checkpoint with the evaluation transform, for training and test images."""
 
     model_path: str = option("", "checkpoint (file, folder, run or URI) to extract with")
-    auto_find_best: bool = option(False, "take the best checkpoint that finished runs of this data set have")
+    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any")
+    auto_find_best: bool = option(False, "take the best checkpoint that finished runs of this data set (and seed) have")
     all_superclasses: bool = option(False, "every superclass that has a best checkpoint, one child run each")
     weights: str = option("", "local .safetensors of the frozen backbone, when it is no longer where the training found it")
     image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")
@@ -147,6 +148,7 @@ class CacheConfig(MachineOptions, DataOptions):
 class SsddbcConfig(ClusterOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
+    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any")
     ckpt_path: str = option("", "checkpoint (file, folder or URI) whose features are clustered")
     weights: str = option("", "local .safetensors of the frozen backbone, when it is no longer where the training found it")
     image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")

@@ -57,9 +57,12 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
     path = inputs.checkpoint_at(uri, option)
     state = states.load_checkpoint(path)
     trained = TrainConfig(**{f.name: state.facts["config"][f.name] for f in dataclasses.fields(TrainConfig)})
-    for f in dataclasses.fields(DataOptions):
+    names = {f.name for f in dataclasses.fields(DataOptions)} - set(MAY_DIFFER)
+    for f in dataclasses.fields(config):
+        if f.name not in names:
+            continue
         given, stored = getattr(config, f.name), getattr(trained, f.name)
-        if f.name not in MAY_DIFFER and given != f.default and given != stored:
+        if given not in (f.default, stored):
             raise UserError(
                 f"{f.name} = {given}, but the checkpoint '{path.name}' was trained with {stored}; give the checkpoint of {given}"
             )

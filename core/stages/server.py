@@ -68,21 +68,23 @@ class StageServer:
         process = self.context.Process(target=_child, args=(request, sender), name=request.name)
         process.start()
         sender.close()
-        self.clean = False
         try:
-            run_id = _listen(receiver, request, on_metrics)
-            self.clean = True
-            return run_id
-        except KeyboardInterrupt:
-            _let_end(process)
+            return _listen(receiver, request, on_metrics)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                _let_end(process)
+            _reap(process)
+            tracking.sweep_now()  # a stage stopped while its run was being made could not end it
             raise
         finally:
-            process.join(timeout=30)
-            if process.is_alive():
-                process.kill()
+            _reap(process)
             receiver.close()
-            if process.exitcode != 0 or not self.clean:
-                tracking.sweep_now()  # a stage stopped while its run was being made could not end it
+
+
+def _reap(process: Any) -> None:
+    process.join(timeout=30)
+    if process.is_alive():
+        process.kill()
 
 
 def _listen(receiver: Connection, request: Request, on_metrics: Callable[[dict[str, float], int], None]) -> str:

@@ -176,6 +176,7 @@ class Training:
             {
                 stage.KEY_TAG: self.key,
                 "taxon.data": self.materials.data.name,
+                "taxon.seed": str(self.config.seed),
                 "taxon.weights_digest": summary["weights_digest"],
                 "taxon.select_by": self.config.select_by,
                 "taxon.best_score": discovery.selection_score(self._metrics_at(best["epoch"]), "score", best["epoch"]),

@@ -112,8 +112,8 @@ def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
     return Path(client.download_artifacts(run_id, "", str(folder)))
 
 
-def best_checkpoint(data_name: str, client: MlflowClient | None = None) -> str:
-    """Return the URI of the checkpoint with the best selection score among finished trainings of a data set; '' when there is none.
+def best_checkpoint(data_name: str, seed: int | None = None, client: MlflowClient | None = None) -> str:
+    """Return the URI of the checkpoint with the best selection score among finished trainings of a data set (and seed); '' if none.
 
     Trainings selected by oracle never win: their choice used novel-class truth.
     """
@@ -122,6 +122,8 @@ def best_checkpoint(data_name: str, client: MlflowClient | None = None) -> str:
     if "'" in data_name:
         raise UserError(f"auto_find_best cannot search for the data set {data_name}: its name holds an apostrophe; give model_path")
     wanted = f"tags.`taxon.data` = '{data_name}' and tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
+    if seed is not None:
+        wanted += f" and tags.`taxon.seed` = '{seed}'"
     found = [run for run in client.search_runs(experiments, wanted, max_results=1000) if run.data.tags.get("taxon.select_by") != "oracle"]
     if not found:
         return ""

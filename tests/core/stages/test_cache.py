@@ -73,14 +73,14 @@ def test_the_key_holds_what_changes_the_features(extract):
 
 def test_the_best_checkpoint_of_this_data_set_is_found(extract, place, shared, monkeypatch):
     asked = []
-    monkeypatch.setattr(stage, "best_checkpoint", lambda name: asked.append(name) or str(shared[0]))
+    monkeypatch.setattr(stage, "best_checkpoint", lambda name, seed: asked.append((name, seed)) or str(shared[0]))
     run = extract(auto_find_best=True, model_path="", dataset="folder", data_root=str(place.images))
-    assert asked == ["folder/glyphs"] and about(run)["weights_digest"] == shared[1]["weights_digest"]
-    monkeypatch.setattr(stage, "best_checkpoint", lambda name: asked.append(name) or "")
-    assert "no finished training" in refused(lambda: extract(auto_find_best=True, superclass_name="trees"))
-    assert asked[-1] == "cifar100/trees"
+    assert asked == [("folder/glyphs", None)] and about(run)["weights_digest"] == shared[1]["weights_digest"]
+    monkeypatch.setattr(stage, "best_checkpoint", lambda name, seed: asked.append((name, seed)) or "")
+    assert "no finished training" in refused(lambda: extract(auto_find_best=True, superclass_name="trees", seed=3))
+    assert asked[-1] == ("cifar100/trees", 3)
     refused(lambda: extract(all_superclasses=True))
-    assert len([name for name in asked if name.startswith("cifar100/")]) == 16
+    assert len([name for name, _seed in asked if name.startswith("cifar100/")]) == 16
 
 
 @pytest.mark.parametrize("given", ["", "nowhere", "folder"])

@@ -125,12 +125,15 @@ def test_the_best_checkpoint_is_the_best_scored_one_never_an_oracles(client):
         run.finish()
         return run.run_id
 
-    assert stage.best_checkpoint("digits", client) == ""
+    assert stage.best_checkpoint("digits", None, client) == ""
     training("0.5")
+    fifth = training("0.6", **{"taxon.seed": "5"})
     best = training("0.75")
     training("0.9", **{"taxon.select_by": "oracle"})
     training("0.95", **{"taxon.data": "cifar100/trees"})
-    assert stage.best_checkpoint("digits", client) == f"runs:/{best}/checkpoints/e"
+    assert stage.best_checkpoint("digits", None, client) == f"runs:/{best}/checkpoints/e"
+    assert stage.best_checkpoint("digits", 5, client) == f"runs:/{fifth}/checkpoints/e"
+    assert stage.best_checkpoint("digits", 6, client) == ""
 
 
 def test_the_manifest_vouches_for_size_and_digest(finished):
