@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from core import config as configuration
 from core import digest
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
-from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.models import sync_batch_norm
@@ -23,6 +20,7 @@ from core.stages import checks, feature_files, inputs
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
+from core.stages.recorded import RecordedTraining
 from core.training import distributed, optimizers, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
@@ -30,8 +28,6 @@ from core.training.loop import Plan, fit
 from core.training.view_cache import CachedViews
 
 ENTRY_POINT = "train_superclass"
-# What a checkpoint must share with the training that continues it.
-RESUME_FACTS = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
 
 
 def run(config: TrainConfig, run: Any) -> dict[str, Any]:
@@ -76,12 +72,11 @@ def train(config: TrainConfig, run: Any) -> dict[str, Any]:
     return summary
 
 
-class Training:
-    """One training: materials, model, optimiser, and where it stands.
+class Training(RecordedTraining):
+    """One training of discovery, from pretrained weights or from `warmup_model_dir`."""
 
-    The order of resuming: newest valid checkpoint of this very stage in its work folder; else `resume_from_ckpt`; else the
-    start (pretrained weights, `warmup_model_dir`).
-    """
+    resume_facts = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
+    carried_facts = ("first_pseudo_epoch", "best")
 
     def __init__(self, config: TrainConfig, run: Any):
         self.config, self.run = config, run
@@ -97,7 +92,9 @@ class Training:
         self.work, self.key = self._work_folder()
         self.facts = self._facts()
         self.history: list[list[Any]] = []
-        self.epoch = self._start()
+        self.epoch = self.begin(config.resume_from_ckpt, "resume_from_ckpt")
+        if self.pseudo is not None and self.facts["first_pseudo_epoch"] is None:
+            self.facts["first_pseudo_epoch"] = self.epoch
         self.extract_train, self.extract_test = m.extractors()
         if run is not None:
             run.dataset(m.data.name, m.data.digest, config.data_root, "training")
@@ -112,9 +109,10 @@ class Training:
         """Train the epochs that are left."""
         if self.epoch == 0 and not self.history and distributed.is_main():
             self.finish_epoch(0, self.evaluate(0))
-        task = DiscoveryTask(self.model, self._loader(), self._targets(), self.config, self.evaluate, self.materials.device)
-        plan = Plan(self.epoch, self.stop, self.lr, self.materials.device, self.materials.number_format, self.config.seed)
-        fit(task, self.optimizer, plan, self.finish_epoch)
+        device = self.materials.device
+        task = DiscoveryTask(self.model, self._loader(), self._targets(), self.config, self.evaluate, device, self.optimizer)
+        plan = Plan(self.epoch, self.stop, self.lr, device, self.materials.number_format, self.config.seed)
+        fit(task, plan, self.finish_epoch)
 
     def lr(self, epoch: int) -> float:
         """Return the learning rate of a global epoch."""
@@ -135,75 +133,43 @@ class Training:
         """Return the L2-normalised evaluation features of training and test images."""
         return tuple(features_module.normalise(extract.extract(self.model)) for extract in (self.extract_train, self.extract_test))
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Choose, save, then track: metrics are in the checkpoint before they are on their way to the store."""
-        self.history.append([epoch, metrics])
-        score = discovery.selection_score(metrics, self.config.select_by, epoch)
-        if epoch > 0 and score > max(self.facts["best"]["score"], self.config.save_best_thresh):
-            self.facts["best"] = {"epoch": epoch, "score": score}
-        folder = self.work / "checkpoints"
-        if epoch > 0:
-            states.save_checkpoint(folder, self.state(epoch))
-            states.prune(folder, self._kept)
-        self.run.metrics(metrics, epoch)
-        self.run.forward(metrics, epoch)
+    def score(self, metrics: dict[str, float], epoch: int) -> float:
+        """Return the number by which the best epoch is chosen."""
+        return discovery.selection_score(metrics, self.config.select_by, epoch)
 
     def state(self, epoch: int) -> states.TrainState:
         """Return everything that continues this training after `epoch` finished epochs."""
         return states.TrainState(epoch, self.model.trainable_state(), self.optimizer.state_dict(), self.history, self.facts)
 
-    def publish(self) -> dict[str, Any]:
-        """Store checkpoints, configuration, curves and features as artifacts with a manifest; clear the work folder."""
-        from core.tracking import stage
+    def load_state(self, state: states.TrainState) -> None:
+        """Take over weights and optimiser."""
+        self.model.load_trainable_state(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
 
-        folder, run = self.work, self.run
-        (folder / "config.json").write_text(json.dumps(configuration.canonical(self.config), indent=1, sort_keys=True) + "\n")
-        inputs.draw_curves(self.history, folder / "plots" / "curves.png")
+    def start_fresh(self) -> None:
+        """Take the trained weights of another training as the starting point, where one is given."""
+        if self.config.warmup_model_dir:
+            state = states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir"))
+            self.model.load_trainable_state(state.model)
+
+    def weights(self) -> dict[str, Any]:
+        """Return what trains, by name."""
+        return self.model.trainable_state()
+
+    def publish(self) -> dict[str, Any]:
+        """Store checkpoints, configuration, curves and, if asked for, features."""
         if self.config.save_features_and_exit:
             train, test = self.features()
-            feature_files.write(folder / "features", self.materials, train, test, self.facts, self._digest(), use_l2=True)
-        last, best = states.checkpoint_name(self.stop), self.facts["best"]
-        summary = {
-            "epoch": self.stop,
-            "checkpoint": f"checkpoints/{last}",
-            "best": best,
-            "best_checkpoint": f"checkpoints/{states.checkpoint_name(best['epoch'])}" if self._has(best["epoch"]) else "",
-            "weights_digest": self._digest(),
-            "metrics": self.history[-1][1],
-            "history": self.history,
+            feature_files.write(self.work / "features", self.materials, train, test, self.facts, self.digest(), use_l2=True)
+        summary = self.summarise()
+        best = summary["best"]["epoch"]
+        tags = {
+            "taxon.data": self.materials.data.name,
+            "taxon.select_by": self.config.select_by,
+            "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }
-        run.tags(
-            {
-                stage.KEY_TAG: self.key,
-                "taxon.data": self.materials.data.name,
-                "taxon.seed": str(self.config.seed),
-                "taxon.weights_digest": summary["weights_digest"],
-                "taxon.select_by": self.config.select_by,
-                "taxon.best_score": discovery.selection_score(self._metrics_at(best["epoch"]), "score", best["epoch"]),
-                "taxon.best_checkpoint": summary["best_checkpoint"],
-            }
-        )
-        stage.publish(run, folder, summary, keep=lambda path: not path.name.startswith("."))
-        shutil.rmtree(folder, ignore_errors=True)
+        self.publish_stage(summary, tags)
         return summary
-
-    def _metrics_at(self, epoch: int) -> dict[str, float]:
-        return next((metrics for at, metrics in self.history if at == epoch), self.history[-1][1])
-
-    def _digest(self) -> str:
-        return states.weights_digest(self.model.trainable_state())
-
-    def _has(self, epoch: int) -> bool:
-        return (self.work / "checkpoints" / states.checkpoint_name(epoch)).is_file()
-
-    def _kept(self, epoch: int) -> bool:
-        """Keep last, the one before it (should the last be damaged), best, and every `save_ckpt_every`-th."""
-        every = self.config.save_ckpt_every
-        newest = self.history[-1][0]
-        finished = newest == self.stop
-        return (
-            epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
-        )
 
     def _read_pseudo_labels(self, data: Any, split: Any) -> pseudo_labels.PseudoLabels | None:
         if not self.config.pseudo_labels_path:
@@ -243,47 +209,6 @@ class Training:
             "first_pseudo_epoch": None,
             "best": {"epoch": 0, "score": -1e9},
         }
-
-    def _start(self) -> int:
-        found = states.newest_valid(self.work / "checkpoints") if distributed.is_main() else None
-        state = found[1] if found else None
-        if state is None and self.config.resume_from_ckpt and distributed.is_main():
-            state = states.load_checkpoint(inputs.checkpoint_at(self.config.resume_from_ckpt, "resume_from_ckpt"))
-        state = distributed.from_main(state)
-        if state is None:
-            self._warm_up()
-        else:
-            self._restore(state)
-        if self.pseudo is not None and self.facts["first_pseudo_epoch"] is None:
-            self.facts["first_pseudo_epoch"] = state.epoch if state else 0
-        return state.epoch if state else 0
-
-    def _restore(self, state: states.TrainState) -> None:
-        differing = [name for name in RESUME_FACTS if state.facts.get(name) != self.facts[name]]
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"the checkpoint to resume from was made with another {name} ({str(state.facts.get(name))[:40]} instead of "
-                f"{str(self.facts[name])[:40]}); use the settings it was trained with"
-            )
-        if state.epoch > self.stop:
-            raise UserError(
-                f"the checkpoint to resume from has finished epoch {state.epoch}, this training ends at {self.stop}; raise epochs"
-            )
-        self.model.load_trainable_state(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        torch.set_rng_state(state.rng)
-        self.history = state.history
-        self.facts |= {name: state.facts[name] for name in ("first_pseudo_epoch", "best")}
-        if self.run is not None:
-            for epoch, metrics in self.history:
-                self.run.metrics(metrics, epoch)
-                self.run.forward(metrics, epoch)
-
-    def _warm_up(self) -> None:
-        if self.config.warmup_model_dir:
-            state = states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir"))
-            self.model.load_trainable_state(state.model)
 
     def _targets(self) -> Any:
         m = self.materials

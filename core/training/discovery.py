@@ -83,6 +83,7 @@ class DiscoveryTask:
         config: the resolved stage configuration.
         evaluate: called after each epoch on the main process; returns metrics.
         device: where the model lives.
+        optimizer: of the model's trained parameters.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class DiscoveryTask:
         config: Any,
         evaluate: Callable[[int], dict[str, float]],
         device: torch.device,
+        optimizer: torch.optim.Optimizer,
     ):
+        self.optimizer = optimizer
         self.model, self.loader, self.config, self.evaluate, self.device = model, loader, config, evaluate, device
         self.wrapped = distributed.wrap(model)
         self.targets = targets
@@ -104,9 +107,13 @@ class DiscoveryTask:
         self.steps = loader.steps
         self.to_tail = (lambda outputs: outputs) if isinstance(loader, CachedViews) else model.trunk
 
+    def prepare(self, epoch: int) -> torch.optim.Optimizer:
+        """Put the model into training mode; every epoch trains the same parameters."""
+        self.model.train()
+        return self.optimizer
+
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (indices (B,), trunk outputs (V*B, ...)) of this rank."""
-        self.model.train()
         for batch in self.loader.epoch(epoch):
             views = batch.views.to(self.device, non_blocking=True)
             yield batch.indices.to(self.device, non_blocking=True), views
@@ -130,6 +137,9 @@ class DiscoveryTask:
             total = total + ramp * config.pseudo_loss_weight * pseudo
             losses["L_pseudo"] = pseudo
         return {"L_total": total, **losses, "gamma": torch.tensor(ramp, device=total.device)}
+
+    def stepped(self) -> None:
+        """Nothing follows a step."""
 
     def _pseudo_loss(self, projections: Tensor, features: Tensor, indices: Tensor) -> Tensor:
         clusters, weights, n_views = self.pseudo[indices], self.weights[indices], self.config.n_views

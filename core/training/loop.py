@@ -1,6 +1,6 @@
 """The one training loop, for every family, at world size 1 and N.
 
-    for epoch: set the learning rate, seed, for batch: forward, check, backward, step; evaluate; hand over
+    for epoch: prepare, set the learning rates, seed, for batch: forward, check, backward, step; evaluate; hand over
 
 A family supplies a `Task`; schedules are functions of the global epoch; who tracks and saves is told by `on_epoch`.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from core.errors import UserError
 from core.progress import bar
@@ -26,11 +27,17 @@ class Task(Protocol):
 
     steps: int
 
+    def prepare(self, epoch: int) -> torch.optim.Optimizer:
+        """Switch to what a global epoch trains, and return its optimiser; a group's `lr_scale` multiplies its learning rate."""
+
     def batches(self, epoch: int) -> Iterator[Any]:
         """Yield this rank's batches of a global epoch: a pure function of (seed, epoch)."""
 
     def losses(self, batch: Any, epoch: int) -> dict[str, Tensor]:
         """Return the losses of one batch, equal on every rank."""
+
+    def stepped(self) -> None:
+        """Do what follows an optimiser step (a moving average of the weights)."""
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics after `epoch` finished epochs; called on the main process only."""
@@ -45,7 +52,12 @@ class Plan:
         stop: number of finished epochs at which to end.
         lr: learning rate of a global epoch.
         device, precision: where and in which number format forward passes run.
-        seed: of whatever draws from torch's own generator (dropout).
+        seed: of whatever draws from torch's own generator (dropout, mixing).
+        accumulate: batches whose gradients are averaged for one optimiser step.
+        clip_norm: largest gradient norm, 0 = any.
+        scaler: scales the loss where fp16 needs it; disabled elsewhere.
+        on_steps, log_interval: called as `on_steps(values, global_step)` every so many batches on the main process; 0 = never.
+        ended: asked after every epoch whether to end early (no further gain).
     """
 
     start: int
@@ -54,37 +66,67 @@ class Plan:
     device: torch.device
     precision: str = "fp32"
     seed: int = 1
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
+    on_steps: Callable[[dict[str, float], int], None] = lambda values, step: None
+    log_interval: int = 0
+    ended: Callable[[], bool] = lambda: False
 
 
-def fit(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, on_epoch: Callable[[int, dict[str, float]], None]) -> None:
+def fit(task: Task, plan: Plan, on_epoch: Callable[[int, dict[str, float]], None]) -> None:
     """Train from `plan.start` to `plan.stop`; `on_epoch(finished_epochs, metrics)` saves and tracks on the main process.
 
     Raises:
         UserError: a loss is not finite; raised before the optimiser step, so that the weights are still good.
     """
     for epoch in range(plan.start, plan.stop):
+        if distributed.from_main(plan.ended()):
+            return
         began = time.perf_counter()
+        optimizer = task.prepare(epoch)
         for group in optimizer.param_groups:
-            group["lr"] = plan.lr(epoch)
+            group["lr"] = plan.lr(epoch) * group.get("lr_scale", 1.0)
         torch.manual_seed(hash((plan.seed, epoch, distributed.rank())) & 0x7FFFFFFF)
-        sums: dict[str, float] = {}
-        batches = Timed(task.batches(epoch))
-        for batch in bar(batches, f"epoch {epoch + 1}/{plan.stop}", total=task.steps):
-            with autocast(plan.device, plan.precision):
-                losses = task.losses(batch, epoch)
-            values = _finite(losses, epoch)
-            optimizer.zero_grad(set_to_none=True)
-            losses["L_total"].backward()
-            optimizer.step()
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+        losses, waited = _train_epoch(task, optimizer, plan, epoch)
         trained = time.perf_counter()
-        metrics = {name: value / task.steps for name, value in sums.items()} | {"lr": plan.lr(epoch)}
+        metrics = losses | {"lr": plan.lr(epoch)}
         if distributed.is_main():
             metrics |= task.evaluate(epoch + 1)
             metrics |= {"time/train_seconds": trained - began, "time/evaluate_seconds": time.perf_counter() - trained}
-            metrics["time/data_wait_seconds"] = batches.waited
+            metrics["time/data_wait_seconds"] = waited
             on_epoch(epoch + 1, metrics)
+
+
+def _train_epoch(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, epoch: int) -> tuple[dict[str, float], float]:
+    """Train one epoch; return the mean losses and the seconds spent waiting for data."""
+    sums: dict[str, float] = {}
+    batches = Timed(task.batches(epoch))
+    optimizer.zero_grad(set_to_none=True)
+    for step, batch in enumerate(bar(batches, f"epoch {epoch + 1}/{plan.stop}", total=task.steps)):
+        with autocast(plan.device, plan.precision):
+            losses = task.losses(batch, epoch)
+        values = _finite(losses, epoch)
+        # The last group of an epoch may be smaller; its gradients are a mean all the same.
+        first = step - step % plan.accumulate
+        plan.scaler.scale(losses["L_total"] / (min(first + plan.accumulate, task.steps) - first)).backward()
+        if (step + 1) % plan.accumulate == 0 or step + 1 == task.steps:
+            _step(task, optimizer, plan)
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        if plan.log_interval and (step + 1) % plan.log_interval == 0 and distributed.is_main():
+            plan.on_steps(values, epoch * task.steps + step + 1)
+    return {name: value / task.steps for name, value in sums.items()}, batches.waited
+
+
+def _step(task: Task, optimizer: torch.optim.Optimizer, plan: Plan) -> None:
+    if plan.clip_norm:
+        plan.scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
+    plan.scaler.step(optimizer)
+    plan.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    task.stepped()
 
 
 class Timed:

@@ -47,6 +47,11 @@ class TrainState:
     rng: Tensor = field(default_factory=torch.get_rng_state)
 
 
+def set_rng(state: TrainState) -> None:
+    """Put torch's generator where it was after the checkpoint's epoch."""
+    torch.set_rng_state(state.rng)
+
+
 def checkpoint_name(epoch: int) -> str:
     """Return the file name of a checkpoint; zero padded, so that names and numbers sort alike."""
     return f"epoch_{epoch:04d}.safetensors"

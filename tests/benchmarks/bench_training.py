@@ -42,7 +42,9 @@ def task(images: int, size: int, batch: int) -> DiscoveryTask:
     labels = torch.from_numpy(np.where(rng.random(images) < 0.6, rng.integers(0, 4, images), -1))
     nothing = torch.full((images,), -1)
     loader = ViewLoader(resized, spec, batch, 2, None, 1, num_workers=2)
-    return DiscoveryTask(net, loader, Targets(labels, nothing, torch.zeros(images)), Config, lambda epoch: {}, torch.device("cpu"))
+    optimizer = optimizers.build("adamw", net.parameters(), 5e-4, 0.9, 1e-4)
+    targets = Targets(labels, nothing, torch.zeros(images))
+    return DiscoveryTask(net, loader, targets, Config, lambda epoch: {}, torch.device("cpu"), optimizer)
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, tuple[
     store.prepare()
     run = tracking.open_run("benchmark", "benchmark")
     work = task(options.images, options.image_size, 128)
-    optimizer = optimizers.build("adamw", work.model.parameters(), 5e-4, 0.9, 1e-4)
+    optimizer = work.optimizer
     spent = {"tracking": 0.0, "wait": 0.0, "train": 0.0}
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -84,7 +86,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, tuple[
         spent["tracking"] += time.perf_counter() - began
 
     device = torch.device("cpu")
-    fit(work, optimizer, Plan(0, options.epochs, lambda epoch: 5e-4, device, precision.resolve_precision("auto", device)), on_epoch)
+    fit(work, Plan(0, options.epochs, lambda epoch: 5e-4, device, precision.resolve_precision("auto", device)), on_epoch)
     path = states.save_checkpoint(folder / "c", states.TrainState(1, work.model.trainable_state(), optimizer.state_dict()))
     run.finish()
     tensors = [value for slots in optimizer.state_dict()["state"].values() for value in slots.values() if isinstance(value, torch.Tensor)]

@@ -94,7 +94,7 @@ def quick(place, monkeypatch):
     monkeypatch.setattr(train.Training, "evaluate", lambda self, epoch: dict(constant))
 
     def digest(**options):
-        return place.fitted(**{"epochs": 2, "stop_at_epoch": 1} | options)._digest()
+        return place.fitted(**{"epochs": 2, "stop_at_epoch": 1} | options).digest()
 
     return digest
 
@@ -141,7 +141,7 @@ def test_the_optimizer_is_the_one_named_with_its_numbers(place):
 
 def test_the_seed_changes_split_and_initialisation(place):
     one, other = (train.Training(place.config(seed=seed), place.run()) for seed in (1, 2))
-    assert one.materials.split.digest != other.materials.split.digest and one._digest() != other._digest()
+    assert one.materials.split.digest != other.materials.split.digest and one.digest() != other.digest()
     assert one._loader()._draw(0)[0].tolist() != other._loader()._draw(0)[0].tolist()
 
 
@@ -275,7 +275,7 @@ def test_batch_statistics_are_renewed_or_kept(place, monkeypatch, batch_norm, mo
 def test_training_starts_from_the_weights_of_warmup_model_dir(place, shared):
     folder, summary, _run, _config = shared
     training = train.Training(place.config(warmup_model_dir=str(folder)), place.run())
-    assert training._digest() == summary["weights_digest"] and training.epoch == 0
+    assert training.digest() == summary["weights_digest"] and training.epoch == 0
 
 
 def test_training_starts_from_the_backbone_in_weights(place, tmp_path):

@@ -53,7 +53,7 @@ def test_a_killed_training_continues_exactly(place, monkeypatch, pseudo_path, op
     resumed = train.Training(place.config(**options), place.run())
     assert resumed.epoch == 2
     resumed.fit()
-    assert resumed._digest() == whole._digest()
+    assert resumed.digest() == whole.digest()
     assert timeless(resumed.history) == timeless(whole.history)
     assert [step for _, step in resumed.run.history] == [0, 1, 2, 3, 4]
     assert ("L_pseudo" in resumed.history[-1][1]) == with_pseudo_labels
@@ -86,15 +86,15 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place, monkeyp
     resumed = train.Training(place.config(epochs=4), place.run())
     assert resumed.epoch == 2 and "epoch_0003.safetensors is damaged" in capsys.readouterr().err
     resumed.fit()
-    assert resumed._digest() == whole._digest()
+    assert resumed.digest() == whole.digest()
 
 
 def test_a_finished_training_has_nothing_left_to_train(place):
     _summary, run = place.publish(epochs=2)
     again = train.Training(place.config(epochs=2, resume_from_ckpt=str(run.folder)), place.run())
-    digest = again._digest()
+    digest = again.digest()
     again.fit()
-    assert again.epoch == 2 and again._digest() == digest and len(again.run.history) == 3
+    assert again.epoch == 2 and again.digest() == digest and len(again.run.history) == 3
 
 
 @pytest.mark.parametrize(

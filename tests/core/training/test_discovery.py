@@ -93,7 +93,9 @@ def pseudo() -> PseudoLabels:
 def task(labels=pseudo, first=FIRST, **options) -> DiscoveryTask:
     config = dataclasses.replace(BASE, **options)
     targets = make_targets(LABELS, LABELLED, labels() if labels else None, config, first if labels else None)
-    return DiscoveryTask(Model(), Loader(config.n_views), targets, config, lambda epoch: {}, torch.device("cpu"))
+    model = Model()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    return DiscoveryTask(model, Loader(config.n_views), targets, config, lambda epoch: {}, torch.device("cpu"), optimizer)
 
 
 def losses(epoch=FIRST, made=None, **options) -> dict[str, torch.Tensor]:
@@ -273,6 +275,7 @@ def test_the_supervised_temperature_is_that_of_pseudo_pairs_too():
 def test_a_step_reaches_the_parameters_and_puts_the_model_in_training_mode():
     made = task()
     made.model.eval()
+    assert made.prepare(0) is made.optimizer
     losses(made=made)["L_total"].backward()
     assert made.model.training and made.model.map.weight.grad.abs().sum() > 0
 

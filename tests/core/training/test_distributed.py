@@ -51,11 +51,11 @@ def train(mode: str) -> dict[str, object]:
         n_views=2, temperature=0.3, sup_con_weight=0.5, sup_con_temperature=0.07, contrast_unlabel_only=False, pseudo_loss=mode
     )
     config.update_interval, config.epochs, config.gamma_ramp, config.pseudo_loss_weight = 2, 4, "intervals", 1.0
-    task = DiscoveryTask(model, loader, targets(mode), config, lambda epoch: {}, CPU)
     optimizer = optimizers.build("sgd", model.parameters(), LR, 0.9, 1e-4)
+    task = DiscoveryTask(model, loader, targets(mode), config, lambda epoch: {}, CPU, optimizer)
     found: dict[str, float] = {}
     before = {name: value.clone() for name, value in model.trainable_state().items()}
-    fit(task, optimizer, Plan(0, 1, lambda epoch: LR, CPU), lambda epoch, metrics: found.update(metrics))
+    fit(task, Plan(0, 1, lambda epoch: LR, CPU), lambda epoch, metrics: found.update(metrics))
     assert task.steps == 3
     assert all((value - before[name]).abs().max() > 1e-4 for name, value in model.trainable_state().items())
     losses = {name: value for name, value in found.items() if name.startswith("L_")}

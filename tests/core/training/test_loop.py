@@ -26,6 +26,14 @@ class Toy:
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1.0)
         self.spoil, self.seen, self.evaluated = spoil, [], []
+        self.prepared, self.steps_done = [], 0
+
+    def prepare(self, epoch):
+        self.prepared.append(epoch)
+        return self.optimizer
+
+    def stepped(self):
+        self.steps_done += 1
 
     def batches(self, epoch):
         generator = torch.Generator().manual_seed(epoch)
@@ -52,7 +60,8 @@ def plan(start: int, stop: int, **more) -> Plan:
 
 def test_every_epoch_has_its_learning_rate_and_is_handed_over_once_in_order():
     toy, handed = Toy(), []
-    fit(toy, toy.optimizer, plan(2, 5), lambda epoch, metrics: handed.append((epoch, metrics)))
+    fit(toy, plan(2, 5), lambda epoch, metrics: handed.append((epoch, metrics)))
+    assert toy.prepared == [2, 3, 4] and toy.steps_done == 9
     assert toy.seen == [(epoch, step, cosine(epoch, 6, 0.05)) for epoch in (2, 3, 4) for step in range(3)]
     assert [epoch for epoch, _ in handed] == toy.evaluated == [3, 4, 5]
     for epoch, metrics in handed:
@@ -64,7 +73,7 @@ def test_every_epoch_has_its_learning_rate_and_is_handed_over_once_in_order():
 
 def test_no_epochs_left_is_no_work():
     toy = Toy()
-    fit(toy, toy.optimizer, plan(4, 4), lambda *_: pytest.fail("nothing to hand over"))
+    fit(toy, plan(4, 4), lambda *_: pytest.fail("nothing to hand over"))
     assert toy.seen == []
 
 
@@ -74,33 +83,33 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
     step = toy.optimizer.step
     toy.optimizer.step = lambda: (step(), digests.append(states.weights_digest(toy.model.state_dict())))
     with pytest.raises(UserError, match=r"loss L_part is not finite in epoch 2; lower lr") as caught:
-        fit(toy, toy.optimizer, plan(0, 3), lambda *_: None)
+        fit(toy, plan(0, 3), lambda *_: None)
     assert "\n" not in str(caught.value)
     assert len(digests) == 5 and states.weights_digest(toy.model.state_dict()) == digests[-1]
-    fit(good, good.optimizer, plan(0, 1), lambda *_: None)
+    fit(good, plan(0, 1), lambda *_: None)
     assert states.weights_digest(good.model.state_dict()) == digests[2]
 
 
 @pytest.mark.parametrize("cut", [1, 3])
 def test_a_resumed_training_is_bit_identical(tmp_path, cut):
     straight = Toy()
-    fit(straight, straight.optimizer, plan(0, 5), lambda *_: None)
+    fit(straight, plan(0, 5), lambda *_: None)
 
     first, resumed = Toy(), Toy()
-    fit(first, first.optimizer, plan(0, cut), lambda *_: None)
+    fit(first, plan(0, cut), lambda *_: None)
     path = states.save_checkpoint(tmp_path, states.TrainState(cut, first.model.state_dict(), first.optimizer.state_dict()))
     torch.manual_seed(99)
     found = states.load_checkpoint(path)
     resumed.model.load_state_dict(found.model)
     resumed.optimizer.load_state_dict(found.optimizer)
-    fit(resumed, resumed.optimizer, plan(found.epoch, 5), lambda *_: None)
+    fit(resumed, plan(found.epoch, 5), lambda *_: None)
     assert states.weights_digest(resumed.model.state_dict()) == states.weights_digest(straight.model.state_dict())
 
 
 def test_the_seed_changes_what_is_drawn():
     one, other = Toy(), Toy()
-    fit(one, one.optimizer, plan(0, 1, seed=1), lambda *_: None)
-    fit(other, other.optimizer, plan(0, 1, seed=2), lambda *_: None)
+    fit(one, plan(0, 1, seed=1), lambda *_: None)
+    fit(other, plan(0, 1, seed=2), lambda *_: None)
     assert states.weights_digest(one.model.state_dict()) != states.weights_digest(other.model.state_dict())
 
 
@@ -111,7 +120,7 @@ def test_an_error_while_handing_over_stops_the_training():
         raise UserError("disk full")
 
     with pytest.raises(UserError, match="disk full"):
-        fit(toy, toy.optimizer, plan(0, 3), refuse)
+        fit(toy, plan(0, 3), refuse)
     assert toy.evaluated == [1]
 
 
@@ -119,3 +128,61 @@ def test_waiting_is_counted_and_items_pass_through():
     timed = Timed(iter([1, 2, 3]))
     assert list(timed) == [1, 2, 3]
     assert timed.waited >= 0
+
+
+def test_accumulated_batches_are_one_step_of_their_mean_gradient_also_in_a_smaller_last_group():
+    """Batches 0 and 1 make a step, batch 2 makes one by itself."""
+    one, plain = Toy(), Toy()
+    for toy in (one, plain):
+        toy.model[1].p = 0.0
+        toy.optimizer = torch.optim.SGD(toy.model.parameters(), lr=1.0)
+    fit(one, plan(0, 1, accumulate=2), lambda *_: None)
+    batches = list(plain.batches(0))
+    for group in (batches[:2], batches[2:]):
+        plain.optimizer.param_groups[0]["lr"] = 0.05
+        plain.optimizer.zero_grad()
+        torch.stack([plain.losses(batch, 0)["L_total"] for batch in group]).mean().backward()
+        plain.optimizer.step()
+    assert one.steps_done == 2
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(value, plain.model.state_dict()[name])
+
+
+def test_gradients_are_clipped_to_the_norm():
+    toy, norms = Toy(), []
+    toy.stepped = lambda: None
+    step = toy.optimizer.step
+    toy.optimizer.step = lambda: (norms.append(torch.cat([p.grad.flatten() for p in toy.model.parameters()]).norm().item()), step())
+    fit(toy, plan(0, 1, clip_norm=0.01), lambda *_: None)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+    norms.clear()
+    fit(toy, plan(0, 1), lambda *_: None)
+    assert min(norms) > 0.01
+
+
+def test_a_groups_scale_multiplies_its_learning_rate():
+    toy = Toy()
+    groups = [{"params": toy.model[0].parameters()}, {"params": toy.model[2].parameters(), "lr_scale": 5.0}]
+    toy.optimizer = torch.optim.AdamW(groups, lr=1.0)
+    fit(toy, plan(0, 1), lambda *_: None)
+    assert [group["lr"] for group in toy.optimizer.param_groups] == [0.05, 0.25]
+
+
+def test_losses_of_every_so_many_batches_are_told_with_their_global_step():
+    toy, told = Toy(), []
+    fit(toy, plan(1, 3, log_interval=2, on_steps=lambda values, step: told.append((step, set(values)))), lambda *_: None)
+    assert told == [(5, {"L_total", "L_part"}), (8, {"L_total", "L_part"})]
+
+
+def test_a_training_ends_early_when_it_is_told_to():
+    toy, handed = Toy(), []
+    fit(toy, plan(0, 5, ended=lambda: len(handed) == 2), lambda epoch, metrics: handed.append(epoch))
+    assert handed == [1, 2]
+
+
+def test_a_loss_scaled_for_fp16_gives_the_same_step():
+    scaled, plain = Toy(), Toy()
+    fit(scaled, plan(0, 2, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0), clip_norm=1.0), lambda *_: None)
+    fit(plain, plan(0, 2, clip_norm=1.0), lambda *_: None)
+    for name, value in scaled.model.state_dict().items():
+        torch.testing.assert_close(value, plain.model.state_dict()[name], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,164 @@
+"""What every family's training does with its epochs: choose the best, save, track, resume, publish."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from core import config as configuration
+from core.errors import UserError
+from core.stages import inputs
+from core.training import distributed
+from core.training import state as states
+
+
+class RecordedTraining:
+    """A training whose finished epochs are on disk and in the store; families derive from it.
+
+    The order of resuming: newest valid checkpoint of this very stage in its work folder; else the checkpoint that the
+    configuration names; else the start. A family sets the attributes below in its constructor, calls `begin`, and supplies
+    `stop`, `score`, `state`, `load_state` and `weights`.
+
+    Attributes:
+        config: the resolved configuration, with `save_best_thresh`.
+        run: the tracking run, None on ranks other than 0.
+        work, key: the stage's work folder and stage key.
+        facts: JSON values that a checkpoint says of itself; `best` holds the epoch and score of the best one.
+        history: one [epoch, {metric: value}] per finished epoch.
+        epoch: finished epochs at the start.
+    """
+
+    resume_facts: tuple[str, ...] = ()
+    """What a checkpoint must share with the training that continues it."""
+    carried_facts: tuple[str, ...] = ("best",)
+    """What a continued training takes over from the checkpoint's facts."""
+
+    config: Any
+    run: Any
+    work: Path
+    key: str
+    facts: dict[str, Any]
+    history: list[list[Any]]
+    epoch: int
+
+    @property
+    def stop(self) -> int:
+        """The number of finished epochs at which this stage ends."""
+        raise NotImplementedError
+
+    def score(self, metrics: dict[str, float], epoch: int) -> float:
+        """Return the number by which the best epoch is chosen; larger is better."""
+        raise NotImplementedError
+
+    def state(self, epoch: int) -> states.TrainState:
+        """Return everything that continues this training after `epoch` finished epochs."""
+        raise NotImplementedError
+
+    def load_state(self, state: states.TrainState) -> None:
+        """Take over the weights, the optimiser and whatever else trains from a checkpoint."""
+        raise NotImplementedError
+
+    def start_fresh(self) -> None:
+        """Do what a training without a checkpoint starts with."""
+
+    def weights(self) -> dict[str, Any]:
+        """Return the weights by name whose digest stands for the result."""
+        raise NotImplementedError
+
+    def keep_every(self) -> int:
+        """Return that every so-many-th checkpoint is kept beside last and best; 0 = none."""
+        return self.config.save_ckpt_every
+
+    def begin(self, resume_from: str, option: str) -> int:
+        """Restore the newest state there is, or start fresh; return the number of finished epochs."""
+        found = states.newest_valid(self.work / "checkpoints") if distributed.is_main() else None
+        state = found[1] if found else None
+        if state is None and resume_from and distributed.is_main():
+            state = states.load_checkpoint(inputs.checkpoint_at(resume_from, option))
+        state = distributed.from_main(state)
+        if state is None:
+            self.start_fresh()
+            return 0
+        self._restore(state)
+        return state.epoch
+
+    def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Choose, save, then track: metrics are in the checkpoint before they are on their way to the store."""
+        self.history.append([epoch, metrics])
+        score = self.score(metrics, epoch)
+        if epoch > 0 and score > max(self.facts["best"]["score"], self.config.save_best_thresh):
+            self.facts["best"] = {"epoch": epoch, "score": score}
+        folder = self.work / "checkpoints"
+        if epoch > 0:
+            states.save_checkpoint(folder, self.state(epoch))
+            states.prune(folder, self._kept)
+        self.run.metrics(metrics, epoch)
+        self.run.forward(metrics, epoch)
+
+    def summarise(self) -> dict[str, Any]:
+        """Return what later stages read of this one."""
+        last, best = states.checkpoint_name(self.history[-1][0]), self.facts["best"]
+        return {
+            "epoch": self.history[-1][0],
+            "checkpoint": f"checkpoints/{last}",
+            "best": best,
+            "best_checkpoint": f"checkpoints/{states.checkpoint_name(best['epoch'])}" if self.has_checkpoint(best["epoch"]) else "",
+            "weights_digest": self.digest(),
+            "metrics": self.history[-1][1],
+            "history": self.history,
+        }
+
+    def publish_stage(self, summary: dict[str, Any], tags: dict[str, Any]) -> None:
+        """Store checkpoints, configuration, curves and whatever else lies in the work folder, with a manifest; clear the folder."""
+        from core.tracking import stage
+
+        (self.work / "config.json").write_text(json.dumps(configuration.canonical(self.config), indent=1, sort_keys=True) + "\n")
+        inputs.draw_curves(self.history, self.work / "plots" / "curves.png")
+        described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
+        self.run.tags({**described, "taxon.best_checkpoint": summary["best_checkpoint"], **tags})
+        stage.publish(self.run, self.work, summary, keep=lambda path: not path.name.startswith("."))
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def metrics_at(self, epoch: int) -> dict[str, float]:
+        """Return the metrics of a finished epoch, the last one's where that epoch is not in the history."""
+        return next((metrics for at, metrics in self.history if at == epoch), self.history[-1][1])
+
+    def digest(self) -> str:
+        """Return the sha256 of the weights as they are."""
+        return states.weights_digest(self.weights())
+
+    def has_checkpoint(self, epoch: int) -> bool:
+        """Say whether the checkpoint of an epoch is still there."""
+        return (self.work / "checkpoints" / states.checkpoint_name(epoch)).is_file()
+
+    def _kept(self, epoch: int) -> bool:
+        """Keep last, the one before it (should the last be damaged), best, and every so-many-th."""
+        every = self.keep_every()
+        newest = self.history[-1][0]
+        finished = newest == self.stop
+        return (
+            epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
+        )
+
+    def _restore(self, state: states.TrainState) -> None:
+        differing = [name for name in self.resume_facts if state.facts.get(name) != self.facts[name]]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"the checkpoint to resume from was made with another {name} ({str(state.facts.get(name))[:40]} instead of "
+                f"{str(self.facts[name])[:40]}); use the settings it was trained with"
+            )
+        if state.epoch > self.stop:
+            raise UserError(
+                f"the checkpoint to resume from has finished epoch {state.epoch}, this training ends at {self.stop}; raise epochs"
+            )
+        states.set_rng(state)
+        self.load_state(state)
+        self.history = state.history
+        self.facts |= {name: state.facts[name] for name in self.carried_facts}
+        if self.run is not None:
+            for epoch, metrics in self.history:
+                self.run.metrics(metrics, epoch)
+                self.run.forward(metrics, epoch)
