@@ -164,6 +164,40 @@ def family_of(net: nn.Module) -> Family | None:
     return None
 
 
+def last_stage_modules(net: nn.Module) -> list[nn.Module]:
+    """Return the modules of the last stage of `net` and of all that follows it: closing layers, norm and pooling.
+
+    For a network of a known family the stage is that of `split` (a ViT's last block). For another one it is the last child that
+    has a matrix or a kernel among its parameters (a norm alone is a closing layer); where one child holds all parameters, the last
+    such child of that one.
+
+    Args:
+        net: a network without a classifier, whole or a TrainedTail.
+
+    Returns:
+        Modules, none inside another; empty where nothing in `net` has a matrix or a kernel.
+    """
+    if isinstance(net, TrainedTail):
+        net = net.net
+    family = family_of(net)
+    if family is None:
+        return _last_children(net)
+    last = net._modules.get(family.stages[-1])
+    if last is not None and len(family.stages) == 1:
+        last = list(last.children())[-1]
+    others = {*family.stem, *family.early, *family.stages}
+    return [module for module in (last, *(m for name, m in net._modules.items() if name not in others)) if module is not None]
+
+
+def _last_children(net: nn.Module) -> list[nn.Module]:
+    children = list(net.children())
+    filled = [child for child in children if any(True for _ in child.parameters())]
+    if len(filled) == 1 and any(True for _ in filled[0].children()):
+        return [*_last_children(filled[0]), *children[children.index(filled[0]) + 1 :]]
+    stages = [index for index, child in enumerate(children) if any(p.ndim > 1 for p in child.parameters())]
+    return children[stages[-1] :] if stages else []
+
+
 def _run(net: nn.Module | None, steps: tuple[str, ...], x: Tensor) -> Tensor:
     for step in steps:
         x = attrgetter(step)(net)(x)

@@ -8,7 +8,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.models.backbones import build
-from core.models.split import family_of, split
+from core.models.split import family_of, last_stage_modules, split
 from core.models.sync_batch_norm import convert
 
 timm = pytest.importorskip("timm")
@@ -120,3 +120,30 @@ def test_a_copy_of_the_parts_works_on_its_own():
     other_trunk, other_tail = copy.deepcopy(trunk), copy.deepcopy(tail)
     with torch.no_grad():
         assert torch.equal(other_tail.eval()(other_trunk(x)), tail.eval()(trunk(x)))
+
+
+def last_stage_names(net: nn.Module) -> set[str]:
+    names = {id(p): name for name, p in net.named_parameters()}
+    return {names[id(p)] for module in last_stage_modules(net) for p in module.parameters()}
+
+
+@every_network
+def test_the_last_stage_is_what_a_tail_of_one_stage_trains(name, options, size, stages):
+    net = network(name, options)
+    found = last_stage_names(net)
+    whole_tail, last_tail = split(net, name, 0)[1], split(net, name, stages - 1)[1]
+    expected = {name.removeprefix("net.") for name, _ in last_tail.named_parameters()}
+    assert found == expected and 0 < len(found) < len(list(net.parameters()))
+    # Wrapped as `build` gives it, whole or already split, it is the same stage.
+    assert {f"net.{name}" for name in found} == last_stage_names(whole_tail) == last_stage_names(last_tail)
+
+
+def test_the_last_stage_of_small_cnn_is_its_third():
+    assert {name.split(".")[1] for name in last_stage_names(build("small_cnn", 8, 0).tail.net)} == {"2"}
+
+
+def test_a_network_of_no_family_has_its_last_child_with_a_kernel_for_a_last_stage():
+    assert {name.split(".")[1] for name in last_stage_names(network("densenet121", {}))} == {"denseblock4", "norm5"}
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Flatten())
+    assert last_stage_modules(plain) == list(plain)[1:]
+    assert last_stage_modules(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4))) == []
