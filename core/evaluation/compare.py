@@ -1,0 +1,176 @@
+"""How sure a score is, and whether two classifiers differ: bootstrap intervals and McNemar's test on the same items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.stats import binomtest
+
+from core.clustering.matching import as_ids
+from core.errors import UserError, nearest
+
+# Those that depend on the confusion counts alone and are resampled as such; the same definitions as in core.evaluation.classification.
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+Metric = str | Callable[[np.ndarray, np.ndarray], float]
+_BLOCK_CELLS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value on the given items with its percentile bootstrap interval: `low`..`high` holds the middle `level` of the resamples."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Items that only the first and only the second got right, and the two-sided p value of their being equally likely."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def bootstrap_interval(
+    labels: np.ndarray, outputs: np.ndarray, metric: Metric = "accuracy", n: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Return the metric of `outputs` against labels (N,) and its percentile interval over `n` resamples of the N items.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. A class that a resample misses is left out of
+    that resample's class means, as it would be of a data set without it.
+
+    Args:
+        labels: (N,) integers.
+        outputs: predictions (N,), or probabilities (N, C), of which METRICS take the argmax.
+        metric: one of METRICS, fast; or a function of (labels, outputs), called once a resample with the resampled rows.
+        n: resamples.
+        seed: the same seed gives the same interval; for METRICS whatever the order of the items.
+        level: of the interval, between 0 and 1.
+
+    Raises:
+        UserError: unknown metric, or no items.
+        ValueError: arrays that do not fit, n below 1, a level outside 0..1, a metric that is not finite on some resample.
+    """
+    values, resampled = _resample(labels, (outputs,), metric, n, seed, level)
+    return _interval(values[0], resampled[:, 0], level)
+
+
+def paired_bootstrap(
+    labels: np.ndarray,
+    outputs_a: np.ndarray,
+    outputs_b: np.ndarray,
+    metric: Metric = "accuracy",
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return metric(b) - metric(a) and its interval, both scored on the same items of each resample.
+
+    Above 0: b is better. Arguments and errors are those of `bootstrap_interval`.
+    """
+    values, resampled = _resample(labels, (outputs_a, outputs_b), metric, n, seed, level)
+    return _interval(values[1] - values[0], resampled[:, 1] - resampled[:, 0], level)
+
+
+def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.ndarray) -> McNemar:
+    """Return McNemar's exact test of whether a and b, predictions (N,) or probabilities (N, C), are right equally often.
+
+    Of the items that exactly one got right, a's share is tested against Binomial(1/2), two-sided; without such items p is 1.
+    Source: McNemar 1947. Raises UserError without items, ValueError for arrays that do not fit.
+    """
+    labels, (a, b) = _checked(labels, (predictions_a, predictions_b))
+    right_a, right_b = _decided(a) == labels, _decided(b) == labels
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p_value = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p_value)
+
+
+def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return (R,) values of `metric`, one of METRICS, when (label, prediction) pair k, both (K,) ids from 0, occurs weights[r, k] times."""
+    right = labels == predictions
+    if metric == "accuracy":
+        return weights @ right / weights.sum(axis=1)
+    n_classes = int(max(labels.max(), predictions.max())) + 1
+
+    def per_class(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        place = (np.arange(len(classes)), classes)
+        return weights @ csr_array((values.astype(np.float64), place), shape=(len(classes), n_classes))
+
+    hits, support = per_class(labels, right), per_class(labels, np.ones_like(right))
+    if metric == "balanced_accuracy":
+        top, bottom = hits, support
+    else:
+        top, bottom = 2 * hits, support + per_class(predictions, np.ones_like(right))
+    present = support > 0
+    return np.divide(top, bottom, out=np.zeros_like(top), where=present).sum(axis=1) / present.sum(axis=1)
+
+
+def _resample(
+    labels: np.ndarray, outputs: Sequence[np.ndarray], metric: Metric, n: int, seed: int, level: float
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """Return the metric of each of S outputs on all items, and (n, S) on resamples."""
+    if isinstance(metric, str) and metric not in METRICS:
+        raise UserError(f"unknown metric '{metric}' to resample{nearest(metric, METRICS)} (one of {', '.join(METRICS)}, or a function)")
+    if n < 1:
+        raise ValueError(f"n, the number of resamples, must be at least 1, not {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}")
+    labels, outputs = _checked(labels, outputs)
+    rng = np.random.default_rng(seed)
+    if isinstance(metric, str):
+        return _by_counts(labels, [_decided(output) for output in outputs], metric, n, rng)
+    resampled = np.empty((n, len(outputs)))
+    for row in resampled:
+        chosen = rng.integers(0, len(labels), len(labels))
+        row[:] = [metric(labels[chosen], output[chosen]) for output in outputs]
+    return tuple(float(metric(labels, output)) for output in outputs), resampled
+
+
+def _by_counts(
+    labels: np.ndarray, predictions: Sequence[np.ndarray], metric: str, n: int, rng: np.random.Generator
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """As `_resample`: items alike in label and all predictions are one cell, and resampling N items draws the cells' counts."""
+    names, codes = np.unique(np.concatenate([labels, *predictions]), return_inverse=True)
+    columns = codes.reshape(1 + len(predictions), len(labels))
+    shape = (len(names),) * len(columns)
+    cells, counts = np.unique(np.ravel_multi_index(tuple(columns), shape), return_counts=True)
+    label, *systems = np.unravel_index(cells, shape)
+
+    def scores(weights: np.ndarray) -> np.ndarray:
+        return np.stack([weighted_scores(metric, weights, label, system) for system in systems], axis=1)
+
+    rows = max(1, _BLOCK_CELLS // len(cells))
+    blocks = [min(rows, n - start) for start in range(0, n, rows)]
+    share = counts / counts.sum()
+    drawn = [scores(rng.multinomial(len(labels), share, size=block).astype(np.float64)) for block in blocks]
+    return tuple(scores(counts[None].astype(np.float64))[0].tolist()), np.concatenate(drawn)
+
+
+def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
+    """Return the percentile interval of the resampled values (n,)."""
+    if not np.isfinite(resampled).all():
+        raise ValueError("the metric is not finite on some resamples: give it a value where a class is missing")
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level)
+
+
+def _checked(labels: np.ndarray, outputs: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Return the arrays once they fit together."""
+    labels, outputs = as_ids(labels), tuple(np.asarray(output) for output in outputs)
+    for output in outputs:
+        if output.ndim not in (1, 2) or len(output) != len(labels):
+            raise ValueError(f"{len(labels)} labels need predictions (N,) or probabilities (N, C), not {output.shape}")
+    if not len(labels):
+        raise UserError("no items to compare on: the evaluated part is empty; check its folder or metadata")
+    return labels, outputs
+
+
+def _decided(output: np.ndarray) -> np.ndarray:
+    """Return predictions (N,) of predictions or of probabilities (N, C)."""
+    return output.argmax(axis=1) if output.ndim == 2 else as_ids(output)
