@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from core.errors import UserError
 from core.progress import bar
 
 DECODE_THREADS = 4
+SHOWN = 5  # unreadable files that an error names; more are listed in a file
 
 
 class ImageSource(Protocol):
@@ -55,18 +57,35 @@ class ArrayImages:
         return digest.of_array(self.pixels)
 
 
+class UnreadableImages(UserError):
+    """Files that are no readable images, in one line. unreadable: (path, reason) of every one, in the order they were given."""
+
+    def __init__(self, unreadable: Sequence[tuple[Path, str]], checked: int):
+        self.unreadable = tuple(unreadable)
+        if len(self.unreadable) == 1:
+            path, reason = self.unreadable[0]
+            super().__init__(f"{path}: not a readable image ({reason}); mend or remove the file")
+            return
+        shown = ", ".join(f"{path} ({reason})" for path, reason in self.unreadable[:SHOWN])
+        rest = len(self.unreadable) - SHOWN
+        more = f" and {rest} more{_listed(self.unreadable)}" if rest > 0 else ""
+        super().__init__(f"{len(self.unreadable)} of {checked} files are not readable images: {shown}{more}; mend or remove them")
+
+
 class FileImages:
     """Image files, decoded when asked for (RGB, turned upright by their EXIF orientation).
 
-    Every file is read and decoded once on construction, at low resolution where the format allows it, so that a damaged
-    file is reported (UserError naming it) before any expensive work and not in the middle of training.
+    Every file is read and decoded once on construction, at low resolution where the format allows it, so that damaged
+    files are reported (UnreadableImages naming them) before any expensive work and not in the middle of training.
+    file_digests: the sha256 of each file; given to the constructor, they say that `verified` has seen these files already.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path], file_digests: Sequence[str] | None = None):
         self.paths = tuple(paths)
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            checked = bar(pool.map(_verify, self.paths), "checking images", total=len(self.paths))
-            self.digest = digest.of_json(list(checked))
+        self.file_digests = verified(self.paths) if file_digests is None else tuple(file_digests)
+        if len(self.file_digests) != len(self.paths):
+            raise ValueError(f"{len(self.paths)} files and {len(self.file_digests)} digests do not match")
+        self.digest = digest.of_json(list(self.file_digests))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -77,16 +96,40 @@ class FileImages:
             return list(pool.map(_decode, [self.paths[i] for i in indices]))
 
 
-def _verify(path: Path) -> str:
-    """Return the sha256 of the file after decoding it; UserError when it is no readable image."""
+def verified(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the sha256 of each file after decoding it; UnreadableImages with all files that are no readable images."""
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        checked = list(bar(pool.map(_verify, paths), "checking images", total=len(paths)))
+    unreadable = [(path, reason) for path, (_, reason) in zip(paths, checked, strict=True) if reason]
+    if unreadable:
+        raise UnreadableImages(unreadable, len(paths))
+    return tuple(file_digest for file_digest, _ in checked)
+
+
+def _verify(path: Path) -> tuple[str, str]:
+    """Return the sha256 of the file and, when it is no readable image, the reason ('' = it is one)."""
     try:
         content = path.read_bytes()
+        if not content:
+            return "", "empty file"
         with Image.open(BytesIO(content)) as image:
             image.draft("RGB", (64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
             upright_rgb(image)
     except Exception as error:  # Pillow raises almost anything on damaged files
-        raise UserError(f"{path}: not a readable image ({_one_line(error)}); mend or remove the file") from None
-    return digest.of_bytes(content)
+        return "", _one_line(error)
+    return digest.of_bytes(content), ""
+
+
+def _listed(unreadable: Sequence[tuple[Path, str]]) -> str:
+    """Write every file with its reason into a new text file and return ' (all are listed in <it>)'; '' where that fails."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="taxon-unreadable-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            file.writelines(f"{path}\t{reason}\n" for path, reason in unreadable)
+    except OSError:
+        return ""
+    return f" (all are listed in {file.name})"
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -108,7 +151,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 def _one_line(error: Exception) -> str:
     """Return the error's text without line breaks (PIL repeats a BytesIO address, which says nothing)."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     return "unknown format" if "cannot identify image file" in text else text
 
 

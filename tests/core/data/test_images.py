@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data.images import ArrayImages, DiscoveryData, FileImages, ImageSet, empty_set
+from core import digest
+from core.data.images import ArrayImages, DiscoveryData, FileImages, ImageSet, UnreadableImages, empty_set, verified
 from core.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
@@ -91,3 +92,61 @@ def test_the_digest_depends_on_pixels_labels_ids_and_known_classes():
 
 def test_novel_classes_are_the_others():
     assert DiscoveryData("x", image_set("train"), empty_set(), ("a", "b"), frozenset({0})).novel_classes == {1}
+
+
+def damaged_folder(folder, n: int) -> list:
+    """Write one good picture and `n` files that are none; return all paths."""
+    Image.fromarray(PIXELS[0]).save(folder / "good.png")
+    bad = [folder / f"bad{i}.png" for i in range(n)]
+    for i, path in enumerate(bad):
+        path.write_bytes(b"text" if i % 2 else b"")
+    return [folder / "good.png", *bad]
+
+
+def test_all_damaged_files_are_named_in_one_line(tmp_path):
+    paths = damaged_folder(tmp_path, 3)
+    with pytest.raises(UnreadableImages, match="3 of 4 files are not readable images") as error:
+        FileImages(paths)
+    assert [path for path, _ in error.value.unreadable] == paths[1:]
+    assert [reason for _, reason in error.value.unreadable] == ["empty file", "unknown format", "empty file"]
+    assert all(str(path) in str(error.value) for path in paths[1:]) and "good.png" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_of_many_damaged_files_five_are_named_and_all_are_listed_in_a_file(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    paths = damaged_folder(tmp_path, 12)
+    with pytest.raises(UnreadableImages, match="12 of 13") as error:
+        FileImages(paths)
+    (listed,) = (tmp_path / "tmp").iterdir()
+    assert f"and 7 more (all are listed in {listed})" in str(error.value)
+    assert str(error.value).count("bad") == 5
+    assert [line.split("\t")[0] for line in listed.read_text().splitlines()] == [str(path) for path in paths[1:]]
+
+
+def test_a_list_that_cannot_be_written_hides_no_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(UnreadableImages, match="and 1 more; mend or remove"):
+        FileImages(damaged_folder(tmp_path, 6))
+
+
+def test_file_digests_are_of_the_content_and_make_the_digest(tmp_path):
+    for name, pixels in (("a", PIXELS[0]), ("b", PIXELS[1]), ("c", PIXELS[0])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    source = FileImages(paths)
+    assert source.file_digests == tuple(digest.of_bytes(path.read_bytes()) for path in paths)
+    assert source.file_digests[0] == source.file_digests[2] != source.file_digests[1]
+    assert source.digest == digest.of_json(list(source.file_digests))
+
+
+def test_files_that_were_verified_are_not_read_again(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS[0]).save(path)
+    known = verified([path])
+    whole = FileImages([path]).digest
+    path.write_bytes(b"")
+    assert FileImages([path], known).digest == whole
+    with pytest.raises(ValueError, match="do not match"):
+        FileImages([path], ())
