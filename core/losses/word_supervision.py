@@ -27,8 +27,8 @@ class WordFrequency(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.register_buffer("captions", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(vocabulary, dtype=torch.float64))
+        self.register_buffer("captions", torch.zeros(()))
+        self.register_buffer("counts", torch.zeros(vocabulary))
 
     def update(self, present: Tensor) -> None:
         """Count the captions whose words `present` (B, V) marks with other than 0."""
@@ -37,7 +37,7 @@ class WordFrequency(nn.Module):
 
     def weights(self) -> Tensor:
         """Return the words' weights (V,) in float32, none below 0."""
-        return ((self.captions + 1) / (self.counts + 1)).log().float()
+        return ((self.captions + 1) / (self.counts + 1)).log()
 
 
 def words_present(token_ids: Tensor, word_mask: Tensor, vocabulary: int) -> Tensor:

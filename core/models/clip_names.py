@@ -1,0 +1,158 @@
+"""Names of CLIP towers: what the user writes, and which network, configuration and weights it means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from core.errors import UserError, nearest
+from core.models import small as small_cnn
+from core.models.tokenizers import VOCABULARY
+
+SMALL = "clip:small"
+_SMALL = re.compile(r"clip:small(?:-(\d+)x(\d+))?$")
+_SMALL_DEFAULT = {"image": (192, 4), "text": (128, 3)}
+_SMALL_CONTEXT = 64
+_HEAD_WIDTH = 32
+_HUB_NAMES = {
+    "openai/clip-vit-base-patch32": "ViT-B-32",
+    "openai/clip-vit-base-patch16": "ViT-B-16",
+    "openai/clip-vit-large-patch14": "ViT-L-14",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336",
+}
+
+
+@dataclass(frozen=True)
+class TowerName:
+    """One tower, named."""
+
+    kind: str
+    """`timm`, `open_clip` or `small`."""
+    model: str
+    """timm name (with its tag), open_clip name, or `clip:small-<width>x<layers>`."""
+    tag: str = ""
+    """Pretraining tag of open_clip, `default` for timm's own weights; '' starts from scratch (or from a given file)."""
+    embed_dim: int = 0
+    """Embedding width of the open_clip model; 0 where any will do."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The tower's part of an open_clip configuration (vision_cfg or text_cfg)."""
+    quick_gelu: bool = False
+    """The weights were trained with QuickGELU, x * sigmoid(1.702 x)."""
+
+
+def image_tower(name: str, pretrained: str, image_size: int) -> TowerName:
+    """Return the image tower of `name`: a timm model, `small_cnn`, an open_clip model, or `clip:small[-<width>x<layers>]`.
+
+    Args:
+        name: `resnet18`, `resnet18.a1_in1k`, `clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32`, `clip:small-64x2`.
+        pretrained: pretraining tag; for timm also `default`. A tag within `name` counts too.
+        image_size: side of the input in pixels.
+
+    Raises:
+        UserError: unknown name or tag, or an image size that the small tower cannot divide into patches.
+    """
+    import timm
+
+    if not name.startswith("clip:") and (name == small_cnn.NAME or timm.is_model(name.partition(".")[0])):
+        model, _, tag = name.partition(".")
+        wanted = tag or pretrained
+        return TowerName("timm", f"{model}.{wanted}" if wanted not in ("", "default") else model, wanted)
+    if _SMALL.match(name):
+        width, layers = _small_size(name, "image")
+        vision = {
+            "image_size": image_size,
+            "patch_size": _small_patch(image_size),
+            "width": width,
+            "layers": layers,
+            "head_width": _HEAD_WIDTH,
+        }
+        return _from_scratch(TowerName("small", f"{SMALL}-{width}x{layers}", config=vision), pretrained, "image_pretrained")
+    found = _open_clip(name, pretrained, "image")
+    return replace(found, config={**found.config, "image_size": image_size})
+
+
+def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
+    """Return the text tower of `name`: an open_clip model with CLIP's own tokenizer, or `clip:small[-<width>x<layers>]`.
+
+    Args:
+        name: `clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32`, `clip:small-32x2`.
+        pretrained: pretraining tag. A tag within `name` counts too.
+        context_length: tokens a text may have; 0 takes the model's own.
+
+    Raises:
+        UserError: unknown name or tag, or a tower that needs a tokenizer from the hub.
+    """
+    if _SMALL.match(name):
+        width, layers = _small_size(name, "text")
+        text = {"width": width, "layers": layers, "heads": width // _HEAD_WIDTH, "vocab_size": VOCABULARY}
+        text["context_length"] = context_length or _SMALL_CONTEXT
+        return _from_scratch(TowerName("small", f"{SMALL}-{width}x{layers}", config=text), pretrained, "text_pretrained")
+    found = _open_clip(name, pretrained, "text")
+    if found.config.get("hf_model_name") or found.config.get("hf_tokenizer_name"):
+        raise UserError(
+            f"text_encoder_name={name} needs a tokenizer of its own from the hub; give a tower with CLIP's, such as clip:ViT-B/32"
+        )
+    return replace(found, config={**found.config, "context_length": context_length or found.config.get("context_length", 77)})
+
+
+def _open_clip(name: str, pretrained: str, side: str) -> TowerName:
+    import open_clip
+
+    model, tag = _known(name, side)
+    config = open_clip.get_model_config(model)
+    tag = pretrained or tag
+    cfg = open_clip.pretrained.get_pretrained_cfg(model, tag) if tag else {}
+    if tag and not cfg:
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        known = f"; it has {', '.join(tags)}" if tags else ": it has none"
+        raise UserError(f"{side}_pretrained={tag}: {model} has no weights of that name{known}{nearest(tag, tags)}")
+    part = dict(config["vision_cfg" if side == "image" else "text_cfg"])
+    part.pop("timm_model_pretrained", None)
+    quick = bool(config.get("quick_gelu") or cfg.get("quick_gelu"))
+    return TowerName("open_clip", model, tag, config["embed_dim"], part, quick)
+
+
+def _known(name: str, side: str) -> tuple[str, str]:
+    """Return (open_clip model, tag that the name implies)."""
+    import open_clip
+
+    if name in _HUB_NAMES:
+        return _HUB_NAMES[name], "openai"
+    for model, tag in open_clip.list_pretrained():
+        if "/" in name and open_clip.pretrained.get_pretrained_cfg(model, tag).get("hf_hub", "").rstrip("/") == name:
+            return model, tag
+    models = open_clip.list_models()
+    plain = name.removeprefix("clip:").replace("/", "-")
+    if plain not in models:
+        import timm
+
+        close = nearest(plain, [*models, *(timm.list_models() if side == "image" else []), "small"])
+        kinds = "a timm model, an open_clip model (clip:ViT-B/32)" if side == "image" else "an open_clip model (clip:ViT-B/32)"
+        raise UserError(f"{side}_encoder_name={name} is unknown; give {kinds} or {SMALL}{close}")
+    return plain, ""
+
+
+def _small_size(name: str, side: str) -> tuple[int, int]:
+    match = _SMALL.match(name)
+    assert match is not None
+    width, layers = (int(n) for n in match.groups()) if match[1] else _SMALL_DEFAULT[side]
+    if width < _HEAD_WIDTH or width % _HEAD_WIDTH or layers < 1:
+        raise UserError(
+            f"{side}_encoder_name={name}: the width must be a multiple of {_HEAD_WIDTH} and there must be a layer, as in clip:small-64x2"
+        )
+    return width, layers
+
+
+def _small_patch(image_size: int) -> int:
+    """Return the largest patch that leaves a grid of at least 4 x 4."""
+    for patch in (16, 14, 8, 7, 4, 2):
+        if image_size % patch == 0 and image_size // patch >= 4:
+            return patch
+    raise UserError(f"img_size={image_size} cannot be divided into patches by {SMALL}; give a multiple of 16")
+
+
+def _from_scratch(tower: TowerName, pretrained: str, option: str) -> TowerName:
+    if pretrained:
+        raise UserError(f"{option}={pretrained}: {SMALL} has no published weights; leave it empty")
+    return tower

@@ -1,0 +1,82 @@
+"""Texts to token ids: CLIP's byte-pair encoding, which ships with open_clip and needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError
+
+VOCABULARY = 49408
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of texts, padded to one length."""
+
+    ids: Tensor
+    """(N, L) int64: start, the text's tokens, end, then 0."""
+    lengths: Tensor
+    """(N,) int64: tokens in use, start and end included; 2 for a text without words."""
+    cut: Tensor
+    """(N,) bool: the text was longer than the context and lost its end."""
+
+    @property
+    def word_mask(self) -> Tensor:
+        """(N, L) bool: the text's own tokens, without start, end and padding (whose index 0 is also a word)."""
+        position = torch.arange(self.ids.shape[1], device=self.ids.device)[None, :]
+        return (position > 0) & (position < self.lengths[:, None] - 1)
+
+
+class ClipTokenizer:
+    """CLIP's tokenizer (Radford et al. 2021, arXiv:2103.00020, section 2.4): lower-cased byte pairs, 49408 of them.
+
+    A text longer than the context keeps its first L - 2 tokens and its end token, which the text tower pools at. An empty
+    text is start and end alone. Special tokens written out in a text are dropped: no text can end itself early.
+
+    Args:
+        context_length: L, at least 3.
+
+    Raises:
+        UserError: `context_length` leaves no room for a word.
+
+    Example:
+        >>> tokens = ClipTokenizer(16)(["a leaf with brown spots"])
+        >>> tokens.ids.shape, int(tokens.lengths), bool(tokens.cut)
+        (torch.Size([1, 16]), 7, False)
+    """
+
+    def __init__(self, context_length: int) -> None:
+        if context_length < 3:
+            raise UserError(f"context_length={context_length} leaves no room for a word between start and end; give 3 or more")
+        self.context_length = context_length
+        self._bpe = _byte_pairs()
+        self.start, self.end = self._bpe.sot_token_id, self._bpe.eot_token_id
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Return the tokens of N texts."""
+        room = self.context_length - 2
+        encoded = [[token for token in self._bpe.encode(text) if token not in (self.start, self.end)] for text in texts]
+        ids = torch.zeros(len(encoded), self.context_length, dtype=torch.long)
+        for row, tokens in zip(ids, encoded, strict=True):
+            kept = [self.start, *tokens[:room], self.end]
+            row[: len(kept)] = torch.tensor(kept)
+        lengths = torch.tensor([len(tokens) for tokens in encoded], dtype=torch.long)
+        return Tokens(ids, lengths.clamp(max=room) + 2, lengths > room)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, with special tokens left out; for reports."""
+        return self._bpe.decode([int(token) for token in token_ids if int(token) not in (self.start, self.end)]).strip()
+
+
+@lru_cache(maxsize=1)
+def _byte_pairs() -> Any:
+    # Reading the 262 thousand merges takes a third of a second, and all contexts share them.
+    from open_clip import SimpleTokenizer
+
+    return SimpleTokenizer()
