@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shutil
 from typing import Any
 
 import numpy as np
 
-from core import serving
 from core.evaluation.discovery import Clustering
+from core.serving import discovery as serving
+from core.serving.images import example
 from core.stages.rebuild import Trained
 from core.tracking import registry
 from core.tracking.run import Run
@@ -47,16 +46,6 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
         serving.write(folder / "data", model, spec, found.result.centres, about)
         # Names of their own: MLflow stores a model's metrics on its run too, where these names are curves.
         finite = {f"registered/{key}": value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
-        return registry.register(run, name, folder / "data", "core.serving", COLUMNS, _example(data), finite, tags)
+        return registry.register(run, name, folder / "data", "core.serving.discovery", COLUMNS, example(data.train.source), finite, tags)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _example(data: Any) -> Any:
-    """Return one real image as the table that the model takes."""
-    import pandas
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(data.train.source.load(np.array([0]))[0]).save(buffer, format="PNG")
-    return pandas.DataFrame({"image": [base64.b64encode(buffer.getvalue()).decode()]})

@@ -39,9 +39,23 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if has_bf16(device) else "fp32"
 
 
+def mixed_precision(use_amp: bool, device: torch.device) -> str:
+    """Return the number format of mixed-precision training: `bf16` where it is fast, else `fp16` on CUDA, else `fp32`."""
+    if use_amp and has_bf16(device):
+        return "bf16"
+    return "fp16" if use_amp and device.type == "cuda" else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Return the context in which forward passes run."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Return what scales the loss: fp16 gradients would vanish without; it does nothing in the other formats."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def _local_rank() -> int:

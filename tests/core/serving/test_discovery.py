@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core import serving
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
@@ -21,6 +20,8 @@ from core.models import backbones
 from core.models.discovery import DiscoveryModel
 from core.models.fold import FastTrunk
 from core.models.heads import ProjectionHead
+from core.serving import discovery as serving
+from core.serving.images import decode
 
 SPEC = ViewSpec(image_size=12, resize=14, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 CLUSTERS = [{"name": "bar", "known": True}, {"name": "dot", "known": True}, {"name": "novel 1", "known": False}]
@@ -129,7 +130,7 @@ def test_an_empty_table_has_no_answers(tmp_path):
 def test_grey_and_transparent_pictures_are_taken_as_rgb():
     grey = png(pixels()[0][..., 0])
     transparent = png(np.dstack([pixels()[0], np.full((20, 20), 128, np.uint8)]))
-    assert serving.decode(grey).shape == (20, 20, 3) == serving.decode(transparent).shape
+    assert decode(grey).shape == (20, 20, 3) == decode(transparent).shape
 
 
 def test_a_picture_is_turned_upright_as_in_training():
@@ -137,7 +138,7 @@ def test_a_picture_is_turned_upright_as_in_training():
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(buffer, format="PNG", exif=exif)
-    assert serving.decode(buffer.getvalue()).shape == (30, 20, 3)
+    assert decode(buffer.getvalue()).shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_picture_is_turned_upright_as_in_training():
 )
 def test_what_is_no_image_is_refused_in_one_line(value):
     with pytest.raises(UserError) as error:
-        serving.decode(value)
+        decode(value)
     assert "neither an image file nor base64" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
@@ -165,4 +166,4 @@ def test_a_text_file_or_a_folder_is_no_image(tmp_path):
     (tmp_path / "x.png").write_text("text")
     for path in (tmp_path / "x.png", tmp_path):
         with pytest.raises(UserError, match="neither an image file"):
-            serving.decode(str(path))
+            decode(str(path))

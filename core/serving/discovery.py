@@ -5,22 +5,19 @@ The folder holds `model.safetensors` (backbone and cluster centres) and `model.j
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core.data.images import ArrayImages, upright_rgb
+from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
-from core.errors import UserError
 from core.models import backbones
 from core.models.fold import FastTrunk, fold
+from core.serving.images import decode
 
 
 def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any]) -> None:
@@ -74,30 +71,6 @@ class DiscoveryPredictor:
             cluster = self.clusters[best]
             answers.append({"class": cluster["name"], "confidence": float(confidence[best]), "cluster": best, "known": cluster["known"]})
         return answers
-
-
-def decode(value: str | bytes) -> np.ndarray:
-    """Return the pixels (H, W, 3) uint8 of base64 text, raw bytes or a path; raise UserError when it is no image."""
-    try:
-        if isinstance(value, bytes):
-            source: Any = io.BytesIO(value)
-        elif _is_file(value):
-            source = value
-        else:
-            source = io.BytesIO(base64.b64decode(value, validate=True))
-        with Image.open(source) as image:
-            return np.asarray(upright_rgb(image))  # as the training read its images
-    except Exception as error:  # Pillow raises almost anything on damaged files
-        said = " ".join(str(error).split())[:160]
-        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one ({said}); send either") from None
-
-
-def _is_file(value: str) -> bool:
-    """Say whether a text is a path; base64 is longer than any file name may be, which the system reports as an error."""
-    try:
-        return Path(value).is_file()
-    except OSError:
-        return False
 
 
 def _load_pyfunc(path: str) -> DiscoveryPredictor:

@@ -1,0 +1,74 @@
+"""Mistakes in long-tail options that no type can catch, found before anything is read or computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from core.errors import UserError
+from core.stages.longtail.config import LongtailSchedule, LongtailTrainConfig
+from core.training import timeline
+
+POSITIVE = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "image_size",
+    "progressive_image_size",
+    "accumulation_steps",
+    "fewshot_hidden",
+    "fewshot_head_lr_scale",
+)
+NOT_NEGATIVE = (
+    "weight_decay",
+    "warmup_epochs",
+    "clip_norm",
+    "focal_gamma",
+    "sampler_power",
+    "mixup_alpha",
+    "cutmix_alpha",
+    "center_loss_weight",
+    "early_stopping_patience",
+    "save_freq",
+    "log_interval",
+    "schedule_epochs",
+    "num_workers",
+    "threads",
+    "seed",
+)
+SHARES = ("dropout", "fewshot_dropout", "label_smoothing", "mixup_prob", "cutmix_prob", "ema_decay", "momentum")
+EPOCH_OPTIONS = tuple(f.name for f in dataclasses.fields(LongtailSchedule) if f.name.endswith(("_epoch", "_epoch1", "_epoch2")))
+
+
+def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
+    """Return the configuration unchanged, or raise UserError naming option, value and remedy; say which epoch options never act."""
+    for name in POSITIVE:
+        if getattr(config, name) <= 0:
+            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
+    for name in NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
+    for name in SHARES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name} = {getattr(config, name)} is outside 0..1; give a share between 0 and 1")
+    for name in EPOCH_OPTIONS:
+        if getattr(config, name) < timeline.NEVER:
+            raise UserError(f"{name} = {getattr(config, name)}; give an epoch from 0, or -1 for never")
+    _check_contradictions(config)
+    late = timeline.beyond(config)
+    if late:
+        print(f"taxon: never reached in {config.epochs} epochs: {', '.join(late)}", file=sys.stderr)
+    return config
+
+
+def _check_contradictions(config: LongtailTrainConfig) -> None:
+    if config.use_cosine_classifier and config.model_type == "multitask":
+        raise UserError("use_cosine_classifier = true does not go with model_type = multitask; use baseline or fewshot")
+    if config.loss_type == "crt" and config.model_type == "fewshot":
+        raise UserError("loss_type = crt trains a linear classifier anew, which model_type = fewshot does not have; use baseline")
+    if config.loss_type == "ldam_drw" and config.model_type == "multitask":
+        raise UserError("loss_type = ldam_drw needs a cosine classifier, which model_type = multitask does not have; use baseline")
+    if config.weights and not config.pretrained:
+        raise UserError("weights are given, but pretrained = false says to start from scratch; drop one of the two")
+    if config.seed >= 2**32:
+        raise UserError(f"seed = {config.seed} is too large; use one below {2**32}")

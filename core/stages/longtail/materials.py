@@ -1,0 +1,168 @@
+"""What long-tail training and evaluation start from: data, views, model; built from the configuration, checked first."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from core.data import longtail
+from core.data.classification import ClassificationData
+from core.data.images import ImageSet
+from core.data.loader import ViewLoader, evaluation_batches
+from core.data.views import ResizedImages, ViewSpec, resize_all
+from core.errors import UserError
+from core.models import backbones
+from core.models.classifiers import Classifier, FewShotHead, linear_head
+from core.models.weights import digest_of
+from core.progress import bar
+from core.training import distributed, precision
+from core.training.timeline import Phase
+
+FORWARD_BATCH = 128
+TASKS = ("crop", "disease", "severity")
+# Leaves: colour tells diseases apart, so that it varies little; scale and angle vary with the photographer.
+STANDARD = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.03, "rotate": 20.0, "scale": 0.15, "shift": 0.05}
+LIGHT = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "jitter_prob": 0.0}
+
+
+@dataclass
+class Materials:
+    """Data and machine of one long-tail stage."""
+
+    data: ClassificationData
+    device: torch.device
+    number_format: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_workers: int
+    kept: dict[tuple[str, int], ResizedImages] = field(default_factory=dict)
+
+    def part(self, name: str) -> ImageSet:
+        """Return the train, val or test images."""
+        return getattr(self.data, name)
+
+    def spec(self, size: int, light: bool = False) -> ViewSpec:
+        """Return how views of a side of `size` pixels are made."""
+        return ViewSpec(image_size=size, mean=self.mean, std=self.std, **(LIGHT if light else STANDARD))
+
+    def resized(self, part: str, size: int) -> ResizedImages:
+        """Return a part's images resized for views of `size`; those of another size are let go."""
+        if (part, size) not in self.kept:
+            self.kept = {key: images for key, images in self.kept.items() if key[0] != part}
+            self.kept[part, size] = resize_all(self.part(part).source, self.spec(size))
+        return self.kept[part, size]
+
+    def thumbnails(self, part: str, indices: np.ndarray) -> list[np.ndarray]:
+        """Return the original images at `indices`, uint8 (H, W, 3) each."""
+        return list(self.part(part).source.load(np.asarray(indices)))
+
+    def current_size(self, part: str) -> int:
+        """Return the size at which a part's images are kept."""
+        return next(size for name, size in self.kept if name == part)
+
+    def loader(self, phase: Phase, config: Any) -> ViewLoader:
+        """Return the batches of a phase: balanced draws or each image once, of its size, with its augmentation."""
+        weights = None
+        if phase.balanced:
+            power = 1.0 if phase.retrained else config.sampler_power
+            weights = (1.0 / self.data.class_counts**power)[self.data.train.labels]
+        place = (distributed.rank(), distributed.world_size())
+        workers = max(1, min(self.num_workers, 4))
+        spec = self.spec(phase.image_size, phase.light)
+        images = self.resized("train", phase.image_size)
+        return ViewLoader(images, spec, config.batch_size, 1, weights, config.seed, *place, workers)
+
+    @torch.no_grad()
+    def outputs(self, model: Classifier, part: str, size: int) -> dict[str, np.ndarray]:
+        """Return logits and features (N, ...) float32 of a part's images as they are; the model's mode is as before."""
+        was_training = model.training
+        model.eval()
+        images, spec, found = self.resized(part, size), self.spec(size), {}
+        batches = evaluation_batches(images, spec, FORWARD_BATCH, num_workers=max(1, min(self.num_workers, 4)))
+        with precision.autocast(self.device, self.number_format):
+            for _indices, views in bar(batches, part, total=-(-len(images) // FORWARD_BATCH)):
+                views = views.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+                for name, value in model(views).items():
+                    found.setdefault(name, []).append(value.float().cpu())
+        model.train(was_training)
+        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def load_data(config: Any) -> ClassificationData:
+    """Load the images that the configuration names."""
+    dirs = {part: getattr(config, f"{part}_dir") for part in longtail.PARTS}
+    metas = {part: getattr(config, f"{part}_meta") for part in longtail.PARTS}
+    if config.data_root:
+        root = Path(config.data_root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data_root = '{config.data_root}' is no folder; give the folder that holds train/, val/ and test/")
+        for part in longtail.PARTS:
+            if not dirs[part] and not metas[part] and (root / part).is_dir():
+                dirs[part] = str(root / part)
+    if not dirs["train"] and not metas["train"]:
+        raise UserError("no training images: give data_root, train_dir (class folders) or train_meta (a metadata CSV)")
+    return longtail.load(*dirs.values(), *metas.values(), config.class_weights)
+
+
+def gather(config: Any, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
+    """Build the materials of a stage on this machine."""
+    device = precision.pick_device(config.gpu)
+    torch.set_num_threads(threads(config))
+    threadpool_limits(threads(config))
+    return Materials(data, device, precision.mixed_precision(config.use_amp, device), mean, std, config.num_workers)
+
+
+def build_model(config: Any, data: ClassificationData, pretrained: bool) -> tuple[Classifier, dict[str, Any]]:
+    """Build the classifier on the CPU; return it and facts of its backbone: mean, std, digest of the pretrained weights."""
+    try:
+        weights = config.weights if pretrained else ""
+        backbone = backbones.build(config.backbone, config.image_size, 0, weights, pretrained, config.seed)
+    except UserError as error:
+        raise UserError(str(error).replace("model_name", "backbone")) from None
+    n_classes, dim = len(data.class_names), backbone.feature_dim
+    heads: dict[str, nn.Module] = {"label": linear_head(dim, n_classes, config.seed)}
+    if config.model_type == "fewshot":
+        heads["label"] = FewShotHead(dim, n_classes, config.fewshot_hidden, config.fewshot_dropout, config.seed)
+    elif config.model_type == "multitask":
+        heads |= {name: linear_head(dim, len(data.attributes[name].names), config.seed) for name in attributes_of(config, data)}
+    frozen = config.model_type == "fewshot" and config.fewshot_freeze_backbone
+    model = Classifier(backbone.tail, dim, nn.ModuleDict(heads), config.dropout, frozen_backbone=frozen)
+    for size in {config.image_size, config.progressive_image_size if config.progressive_resize_epoch >= 0 else config.image_size}:
+        _try_size(model, config.backbone, size, config)
+    return model.to(memory_format=torch.channels_last), {"mean": backbone.mean, "std": backbone.std, "backbone": digest_of(backbone.tail)}
+
+
+def attributes_of(config: Any, data: ClassificationData) -> tuple[str, ...]:
+    """Return the attributes that have a head of their own."""
+    if config.model_type != "multitask":
+        return ()
+    found = tuple(name for name in TASKS if name in data.attributes)
+    if not found:
+        raise UserError(f"model_type = multitask needs {', '.join(TASKS)} in the metadata, but none is known; give train_meta with them")
+    return found
+
+
+def _try_size(model: Classifier, name: str, size: int, config: Any) -> None:
+    """Raise UserError when the network does not take images of `size` pixels."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        which = "image_size" if size == config.image_size else "progressive_image_size"
+        raise UserError(f"{which} = {size}: {name} does not take it ({' '.join(str(error).split())[:160]}); use another size") from None
+    finally:
+        model.train(was_training)
+
+
+def threads(config: Any) -> int:
+    """Return how many CPU threads a process of this configuration computes on."""
+    return config.threads or os.cpu_count() or 1

@@ -1,0 +1,89 @@
+"""A trained classifier from its checkpoint: the checkpoint says what it was trained with; only where things lie may differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.data.classification import Attribute, ClassificationData
+from core.errors import UserError
+from core.models.classifiers import Classifier
+from core.stages import inputs
+from core.stages.longtail import materials
+from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
+from core.tracking import uri
+from core.training import state as states
+from core.training import timeline
+
+
+@dataclass
+class Trained:
+    """A checkpoint, read: its scored model, the image size it was trained on, and the data to evaluate it on."""
+
+    path: Path
+    epoch: int
+    size: int
+    model: Classifier
+    m: materials.Materials
+
+
+def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
+    """Rebuild the scored model of `config.checkpoint` and load the data that `config` names (else the training's own).
+
+    Raises:
+        UserError: no checkpoint, none of a long-tail training, other classes, or a backbone other than the trained one.
+    """
+    path = _best_of(config.checkpoint)
+    state = states.load_checkpoint(path)
+    if "class_counts" not in state.facts:
+        raise UserError(f"checkpoint '{path.name}' is not one of train_longtail; give one that it wrote")
+    names = {f.name for f in dataclasses.fields(LongtailTrainConfig)}
+    trained = LongtailTrainConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(LongtailEvaluateConfig) if f.name in names}
+    places = {name: value for name, value in given.items() if value != "" and name != "seed"}
+    data = materials.load_data(dataclasses.replace(trained, **places))
+    data = _same_classes(data, state.facts, path)
+    merged = dataclasses.replace(trained, **places)
+    model, about = materials.build_model(merged, data, pretrained=trained.pretrained and _needs_backbone(trained, state.epoch))
+    if _needs_backbone(trained, state.epoch) and about["backbone"] != state.facts["backbone_digest"]:
+        raise UserError(f"the frozen backbone of '{path.name}' is not what '{merged.weights or merged.backbone}' holds; give its weights")
+    m = materials.gather(merged, data, tuple(about["mean"]), tuple(about["std"]))
+    phase = timeline.phase_at(trained, state.epoch - 1)
+    if phase.cosine:
+        model.to_cosine()
+    prefix = "average." if trained.use_ema else "model."
+    weights = {name.removeprefix(prefix): value for name, value in state.model.items() if name.startswith(prefix)}
+    model.load_state_dict(weights, strict=not _needs_backbone(trained, state.epoch))
+    return Trained(path, state.epoch, phase.image_size, model.to(m.device).eval(), m)
+
+
+def _needs_backbone(config: LongtailTrainConfig, epoch: int) -> bool:
+    """Say whether the checkpoint leaves (part of) the backbone to its pretrained weights."""
+    return timeline.widest(config, epoch) != "all"
+
+
+def _best_of(given: str) -> Path:
+    """Return the checkpoint that is meant: of a run or its folder, the best one that its summary names."""
+    if not given:
+        raise UserError("checkpoint is empty; give the checkpoint to evaluate (a path, or runs:/<id>)")
+    folder = uri.resolve(given, "checkpoint")
+    summary = folder / "summary.json"
+    if folder.is_dir() and summary.is_file():
+        best = json.loads(summary.read_text()).get("best_checkpoint", "")
+        if best and (folder / best).is_file():
+            return folder / best
+    return inputs.checkpoint_at(given, "checkpoint")
+
+
+def _same_classes(data: ClassificationData, facts: dict[str, Any], path: Path) -> ClassificationData:
+    """Return the data with the training's class counts and attributes; its classes have to be the same."""
+    if list(data.class_names) != facts["class_names"]:
+        differing = sorted(set(data.class_names) ^ set(facts["class_names"])) or ["their order"]
+        raise UserError(f"the classes of '{path.name}' are not those of the images given: {', '.join(differing[:3])} differs")
+    attributes = {name: Attribute(tuple(names), np.array(of_class)) for name, (names, of_class) in facts["attributes"].items()}
+    return dataclasses.replace(data, attributes=attributes)

@@ -1,0 +1,324 @@
+"""Long-tail training: from images to checkpoints, curves, evaluation and the registered best model, resumable at any epoch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core import config as configuration
+from core import digest
+from core.data.classification import tail_classes
+from core.data.longtail import duplicates_across
+from core.errors import UserError
+from core.losses.logit_adjustment import adjustment, choose_tau
+from core.models.split import last_stage_modules
+from core.stages import inputs
+from core.stages.longtail import checks, evaluate, materials, register
+from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.materials import environment
+from core.stages.recorded import RecordedTraining
+from core.training import distributed, precision, timeline
+from core.training import state as states
+from core.training.longtail import LabelLoss, LongtailTask
+from core.training.loop import Plan, fit
+
+ENTRY_POINT = "train_longtail"
+TAUS = tuple(np.round(np.arange(0.0, 2.51, 0.1), 2))
+FULLY = "all"
+
+
+def run(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
+    """Run `train_longtail`; return the stage's summary ({} on ranks other than 0)."""
+    return train(checks.check_training(config), run)
+
+
+def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
+    """Train to the end (or until nothing improves) and publish the result; return its summary."""
+    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
+    try:
+        training = LongtailTraining(config, run)
+        training.fit()
+        return training.publish() if run is not None else {}
+    finally:
+        distributed.stop()
+
+
+class LongtailTraining(RecordedTraining):
+    """One long-tail training: materials, task, and where it stands."""
+
+    resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
+
+    def __init__(self, config: LongtailTrainConfig, run: Any):
+        self.config, self.run = config, run
+        data = materials.load_data(config)
+        self._require_validation(data)
+        model, about = materials.build_model(config, data, config.pretrained)
+        self.m = materials.gather(config, data, about["mean"], about["std"])
+        self.task = self._task(model.to(self.m.device))
+        self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
+        self.facts = self._facts(about)
+        self.key = self._stage_key()
+        self.work = self._work_folder()
+        self.history: list[list[Any]] = []
+        self.epoch = self.begin(config.resume, "resume")
+        if run is not None:
+            run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
+            run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+            self._announce_timeline()
+            run.started()
+
+    @property
+    def stop(self) -> int:
+        """The number of epochs."""
+        return self.config.epochs
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        c = self.config
+        plan = Plan(
+            self.epoch,
+            self.stop,
+            lambda epoch: timeline.lr_at(c, epoch),
+            self.m.device,
+            self.m.number_format,
+            c.seed,
+            c.accumulation_steps,
+            c.clip_norm,
+            self.scaler,
+            self._log_steps,
+            c.log_interval,
+            self.exhausted,
+        )
+        fit(self.task, plan, self.finish_epoch)
+
+    def exhausted(self) -> bool:
+        """Say whether the best score is `early_stopping_patience` epochs old."""
+        patience, best = self.config.early_stopping_patience, self.facts["best"]["epoch"]
+        return bool(patience and self.history and self.history[-1][0] - best >= patience)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return validation metrics of the scored model after `epoch` finished epochs, at the image size it was trained on."""
+        if not len(self.m.data.val):
+            return {}
+        size = timeline.phase_at(self.config, epoch - 1).image_size
+        metrics: dict[str, float] = {}
+        if self.config.loss_type == "logit_adjustment":
+            metrics["tau"] = self._adjust(size)
+        outputs = self.m.outputs(self.task.scored, "val", size)
+        found = evaluate.report(self.m.data, "val", outputs["label"])
+        return metrics | {f"val/{name}": value for name, value in found.metrics.items()}
+
+    def score(self, metrics: dict[str, float], epoch: int) -> float:
+        """Return the validation metric that chooses the best epoch."""
+        return float(epoch) if self.config.select_by == "last" else metrics[f"val/{self.config.select_by}"]
+
+    def keep_every(self) -> int:
+        """Return `save_freq`."""
+        return self.config.save_freq
+
+    def state(self, epoch: int) -> states.TrainState:
+        """Return what has trained so far, its average, optimiser, centres and loss scale."""
+        level = timeline.widest(self.config, epoch)
+        model = {f"model.{name}": value for name, value in self._trained(self.task.model, level).items()}
+        if self.task.ema is not None:
+            model |= {f"average.{name}": value for name, value in self._trained(self.task.ema.module, level).items()}
+            model["averaged_steps"] = self.task.ema.n_averaged
+        if self.task.center is not None:
+            model |= {f"center.{name}": value for name, value in self.task.center.state_dict().items()}
+        facts = self.facts | {"scaler": self.scaler.state_dict()}
+        return states.TrainState(epoch, model, self.task.optimizer.state_dict(), self.history, facts)
+
+    def load_state(self, state: states.TrainState) -> None:
+        """Take the shape of the checkpoint's epoch, then its weights, optimiser and loss scale."""
+        self.task.become(timeline.phase_at(self.config, state.epoch - 1))
+        level = timeline.widest(self.config, state.epoch)
+        _copy_into(self._trained(self.task.model, level), _part(state.model, "model."))
+        if self.task.ema is not None:
+            _copy_into(self._trained(self.task.ema.module, level), _part(state.model, "average."))
+            self.task.ema.n_averaged.copy_(state.model["averaged_steps"])
+        if self.task.center is not None:
+            _copy_into(self.task.center.state_dict(), _part(state.model, "center."))
+        self.task.optimizer.load_state_dict(state.optimizer)
+        if state.facts.get("scaler"):
+            self.scaler.load_state_dict(state.facts["scaler"])
+
+    def start_fresh(self) -> None:
+        """Compute what the first phase needs."""
+        self.task.start_fresh()
+
+    def weights(self) -> dict[str, Any]:
+        """Return the scored weights by name."""
+        return dict(self.task.scored.state_dict())
+
+    def publish(self) -> dict[str, Any]:
+        """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        summary = self.summarise()
+        self._restore_best()
+        summary["weights_digest"] = self.digest()
+        best = self.facts["best"]["epoch"] or self.history[-1][0]
+        size = timeline.phase_at(self.config, best - 1).image_size
+        metrics: dict[str, float] = {"best_epoch": float(best)}
+        for part in ("val", "test"):
+            if len(self.m.part(part)):
+                outputs = self.m.outputs(self.task.scored, part, size)
+                found = evaluate.draw(self.m, part, outputs["label"], self.work / "evaluation" / part)
+                metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
+        self.run.metrics(metrics, self.history[-1][0])
+        summary["best_metrics"] = metrics
+        if self.config.register:
+            summary["model"] = register.register(self, size, metrics)
+        self.run.note(evaluate.note(self.m.data, metrics, best, summary.get("model", "")))
+        tags = {
+            "taxon.data": self.m.data.name,
+            "taxon.select_by": self.config.select_by,
+            "taxon.best_score": self.facts["best"]["score"],
+        }
+        self.publish_stage(summary, tags)
+        print(evaluate.table(self.m.data.name, metrics, best))
+        return summary
+
+    def _restore_best(self) -> None:
+        best = self.facts["best"]["epoch"]
+        if self.has_checkpoint(best):
+            self.load_state(states.load_checkpoint(self.work / "checkpoints" / states.checkpoint_name(best)))
+
+    def _adjust(self, size: int) -> float:
+        """Choose tau on validation and make it part of the models; return it."""
+        model = self.task.scored
+        for one in self._models():
+            one.logit_bias.zero_()
+        logits = torch.from_numpy(self.m.outputs(model, "val", size)["label"])
+        counts = torch.from_numpy(self.m.data.class_counts)
+        metric = "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
+        labels = torch.from_numpy(self.m.data.val.labels)
+        score = evaluate.scorer(metric, len(counts), self.m.data.class_counts)
+        tau, _reached = choose_tau(logits, labels, counts, score, TAUS)
+        for one in self._models():
+            one.logit_bias.copy_(adjustment(counts, tau))
+        return tau
+
+    def _models(self) -> list[Any]:
+        return [self.task.model] if self.task.ema is None else [self.task.model, self.task.ema.module]
+
+    def _trained(self, model: Any, level: str) -> dict[str, Any]:
+        """Return references to the parameters and buffers that a training up to `level` may have changed."""
+        everything = model.state_dict()
+        if level == FULLY and not model.frozen_backbone:
+            return everything
+        kept = {name for name in everything if not name.startswith("net.")}
+        if level == "last_stage" and not model.frozen_backbone:
+            parts = {id(module) for module in last_stage_modules(model.net)}
+            prefixes = tuple(f"{name}." for name, module in model.named_modules() if id(module) in parts)
+            kept |= {name for name in everything if name.startswith(prefixes)}
+        return {name: value for name, value in everything.items() if name in kept}
+
+    def _task(self, model: Any) -> LongtailTask:
+        data, config = self.m.data, self.config
+        counts, weights = torch.from_numpy(data.class_counts), torch.from_numpy(data.weights)
+        tail = torch.from_numpy(tail_classes(data.class_counts))
+        loss = LabelLoss(config, counts.to(self.m.device), weights.to(self.m.device), tail.to(self.m.device))
+        attributes = {name: torch.from_numpy(data.attributes[name].of_class) for name in materials.attributes_of(config, data)}
+        return LongtailTask(
+            model,
+            loss,
+            torch.from_numpy(data.train.labels),
+            attributes,
+            lambda phase: self.m.loader(phase, config),
+            self._class_features,
+            self.evaluate,
+            config,
+            self.m.device,
+            self._announce,
+        )
+
+    def _class_features(self, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.m.outputs(model, "train", self.m.current_size("train"))["features"]
+        return torch.from_numpy(features), torch.from_numpy(self.m.data.train.labels)
+
+    def _facts(self, about: dict[str, Any]) -> dict[str, Any]:
+        """Return what a checkpoint says of itself, enough to rebuild the model from it."""
+        data, config = self.m.data, self.config
+        return {
+            "config": configuration.canonical(config),
+            "data": data.name,
+            "data_digest": data.digest,
+            "backbone_digest": about["backbone"],
+            "backbone": config.backbone,
+            "model_type": config.model_type,
+            "image_size": config.image_size,
+            "class_names": list(data.class_names),
+            "class_counts": data.class_counts.tolist(),
+            "attributes": {name: [list(a.names), a.of_class.tolist()] for name, a in data.attributes.items()},
+            "mean": list(about["mean"]),
+            "std": list(about["std"]),
+            "best": {"epoch": 0, "score": -1e9},
+        }
+
+    def _stage_key(self) -> str:
+        from core.tracking.stage import stage_key
+
+        config = self.config
+        found = {"data": self.m.data.digest, "backbone": self.facts["backbone_digest"]}
+        if config.resume:
+            found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
+        return stage_key(ENTRY_POINT, _parameters(config), found, environment(config, self.m.device, self.m.number_format))
+
+    def _work_folder(self) -> Path:
+        from core.tracking import stage, store
+
+        folder = stage.work_folder(self.key)
+        size = sum(p.nbytes for p in self.task.model.parameters())
+        store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.backbone}")
+        return folder
+
+    def _require_validation(self, data: Any) -> None:
+        if not len(data.val) and self.config.select_by != "last":
+            raise UserError(
+                f"select_by = {self.config.select_by} needs validation images, but there are none; give val_dir or val_meta, "
+                "or use select_by = last"
+            )
+
+    def _announce_timeline(self) -> None:
+        lines = timeline.describe(self.config)
+        print("\n".join(f"taxon: {line}" for line in lines), file=sys.stderr)
+        self.run.json(lines, "timeline.json")
+        pairs = duplicates_across(self.m.data)
+        if pairs:
+            print(
+                f"taxon: {len(pairs)} images are in more than one part, e.g. {pairs[0].first} and {pairs[0].second}; "
+                "prepare_longtail lists them",
+                file=sys.stderr,
+            )
+        self.run.tags({"taxon.duplicates_across_parts": len(pairs)})
+
+    def _announce(self, line: str) -> None:
+        if self.run is not None:
+            print(f"taxon: {line}", file=sys.stderr)
+
+    def _log_steps(self, values: dict[str, float], step: int) -> None:
+        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
+
+
+def _parameters(config: LongtailTrainConfig) -> dict[str, Any]:
+    """Return what can change the result, without the places of inputs."""
+    places = ("data_root", "weights", "resume", "class_weights")
+    kept = configuration.canonical(config, results_only=True).items()
+    return {name: value for name, value in kept if name not in places and not name.endswith(("_dir", "_meta"))}
+
+
+def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _copy_into(target: dict[str, Any], source: dict[str, Any]) -> None:
+    """Copy a checkpoint's tensors into a model's; names and shapes have to be the same."""
+    differing = sorted(set(target) ^ set(source)) or [name for name in target if target[name].shape != source[name].shape]
+    if differing:
+        raise UserError(f"the checkpoint to resume from does not fit: '{differing[0]}' differs; use the settings it was trained with")
+    with torch.no_grad():
+        for name, value in target.items():
+            value.copy_(source[name])

@@ -1,0 +1,195 @@
+"""The long-tail schedule as data: which epoch changes what. `changes` is the whole of it; everything else only folds it.
+
+An epoch option of -1 switches its change off. With `schedule_epochs`, the options are those of a training of that many epochs
+and are scaled to `epochs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+NEVER = -1
+WARMUP_START = 0.02  # of the learning rate
+END_LR = 1e-6
+STAGE2_LR, RESTART_LR = 1.2, 0.4
+MIXUP_DECAYS = (0.5, 0.25)  # 0.4 -> 0.2 -> 0.1
+SMOOTHING_DECAY = 0.4  # 0.05 -> 0.02
+STEP_DECAY, STEPS = 0.1, 3
+
+
+class Options(Protocol):
+    """What the schedule reads of a configuration (core/stages/longtail/config.py documents each)."""
+
+    epochs: int
+    schedule_epochs: int
+    lr: float
+    scheduler: str
+    warmup_epochs: int
+    loss_type: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Everything that may change between epochs, as it is in one epoch.
+
+    Attributes:
+        trained: 'head', 'last_stage' or 'all': what of the network trains.
+        lr_factor: multiplies the scheduled learning rate.
+        mixup_alpha, cutmix_alpha: of their Beta distributions, 0 = off.
+        smoothing: label smoothing.
+        balanced: images are drawn by class frequency instead of each once.
+        tail_focal: the tail classes' loss is focal.
+        image_size: side of the images the network sees, in validation too.
+        cosine, center: the label head is a cosine head; the center loss acts.
+        light: light augmentation.
+        reweighted: class weights act (LDAM's deferred re-weighting).
+        retrained: the classifier is trained anew on balanced draws, the backbone as it is (cRT).
+    """
+
+    trained: str = "head"
+    lr_factor: float = 1.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    smoothing: float = 0.0
+    balanced: bool = False
+    tail_focal: bool = False
+    image_size: int = 224
+    cosine: bool = False
+    center: bool = False
+    light: bool = False
+    reweighted: bool = False
+    retrained: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one option does at one epoch: Phase fields that it sets, and a factor on the learning rate."""
+
+    epoch: int
+    option: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    lr_factor: float = 1.0
+
+
+def changes(config: Any) -> tuple[Change, ...]:
+    """Return the switches of a training in order: the whole schedule, in one place."""
+    c = config
+    rows = [
+        Change(c.stage2_epoch, "stage2_epoch", {"trained": "last_stage"}, STAGE2_LR),
+        Change(c.stage3_epoch, "stage3_epoch", {"trained": "all"}),
+        Change(c.lr_restart_epoch, "lr_restart_epoch", {}, RESTART_LR),
+        Change(c.mixup_decay_epoch1, "mixup_decay_epoch1", {"mixup_alpha": c.mixup_alpha * MIXUP_DECAYS[0]}),
+        Change(c.mixup_decay_epoch2, "mixup_decay_epoch2", {"mixup_alpha": c.mixup_alpha * MIXUP_DECAYS[1]}),
+        Change(c.mixup_disable_epoch, "mixup_disable_epoch", {"mixup_alpha": 0.0}),
+        Change(c.cutmix_disable_epoch, "cutmix_disable_epoch", {"cutmix_alpha": 0.0}),
+        Change(c.smoothing_decay_epoch1, "smoothing_decay_epoch1", {"smoothing": c.label_smoothing * SMOOTHING_DECAY}),
+        Change(c.smoothing_decay_epoch2, "smoothing_decay_epoch2", {"smoothing": 0.0}),
+        Change(c.disable_sampler_epoch, "disable_sampler_epoch", {"balanced": False}),
+        Change(c.tail_focal_epoch, "tail_focal_epoch", {"tail_focal": True}),
+        Change(c.progressive_resize_epoch, "progressive_resize_epoch", {"image_size": c.progressive_image_size}),
+        Change(
+            c.center_update_epoch, "center_update_epoch", {"cosine": c.use_cosine_classifier or _margins(c), "center": c.use_center_loss}
+        ),
+        Change(c.final_clean_epoch, "final_clean_epoch", {"light": True}),
+        Change(c.drw_epoch if c.loss_type == "ldam_drw" else NEVER, "drw_epoch", {"reweighted": True}),
+        Change(c.crt_epoch if c.loss_type == "crt" else NEVER, "crt_epoch", {"retrained": True, "balanced": True, "trained": "head"}),
+    ]
+    scaled = [dataclasses.replace(row, epoch=scaled_epoch(row.epoch, config)) for row in rows if row.epoch != NEVER]
+    # cRT's head stays what trains, whatever comes later.
+    return tuple(sorted(scaled, key=lambda row: (row.epoch, row.option == "crt_epoch")))
+
+
+def scaled_epoch(epoch: int, config: Any) -> int:
+    """Return an epoch option as it acts in this training."""
+    return round(epoch * config.epochs / config.schedule_epochs) if config.schedule_epochs else epoch
+
+
+def first_phase(config: Any) -> Phase:
+    """Return what a training starts with, before any change."""
+    return Phase(
+        mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
+        smoothing=config.label_smoothing,
+        balanced=config.balance_sampler,
+        image_size=config.image_size,
+        cosine=_margins(config),
+    )
+
+
+def _margins(config: Any) -> bool:
+    """Say whether the loss has margins, which are meant for cosines."""
+    return config.loss_type == "ldam_drw"
+
+
+def phase_at(config: Any, epoch: int) -> Phase:
+    """Return everything that holds in a global epoch (0-based)."""
+    phase = first_phase(config)
+    for change in changes(config):
+        if change.epoch <= epoch:
+            settings = dict(change.settings)
+            if phase.retrained:
+                settings = {name: value for name, value in settings.items() if name not in ("trained", "balanced")}
+            phase = dataclasses.replace(phase, lr_factor=phase.lr_factor * change.lr_factor, **settings)
+    if config.model_type == "fewshot" and config.fewshot_freeze_backbone:
+        phase = dataclasses.replace(phase, trained="head")
+    return phase
+
+
+def lr_at(config: Any, epoch: int) -> float:
+    """Return the learning rate of a global epoch: a linear warm-up, then the scheduler, times the phase's factor."""
+    warmup = min(scaled_epoch(config.warmup_epochs, config), config.epochs)
+    factor = phase_at(config, epoch).lr_factor
+    if epoch < warmup:
+        return factor * config.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
+    progress = (epoch - warmup) / max(1, config.epochs - warmup)
+    if config.scheduler == "cosine":
+        return factor * (END_LR + (config.lr - END_LR) * (1 + math.cos(math.pi * progress)) / 2)
+    if config.scheduler == "step":
+        return factor * config.lr * STEP_DECAY ** int(progress * STEPS)
+    return factor * config.lr
+
+
+def acting(config: Any) -> list[tuple[Change, dict[str, tuple[Any, Any]]]]:
+    """Return the changes that change something within the training, with what they change: {field: (before, after)}."""
+    found = []
+    for change in changes(config):
+        if not 0 < change.epoch < config.epochs:
+            continue
+        before, after = phase_at(config, change.epoch - 1), phase_at(config, change.epoch)
+        names = [*change.settings, *(["lr_factor"] if change.lr_factor != 1.0 else [])]
+        differing = {name: (getattr(before, name), getattr(after, name)) for name in names}
+        differing = {name: pair for name, pair in differing.items() if pair[0] != pair[1]}
+        if differing:
+            found.append((change, differing))
+    return found
+
+
+def describe(config: Any) -> list[str]:
+    """Return the timeline in readable lines: what the training starts with, then each switch."""
+    start = phase_at(config, 0)
+    values = {f.name: getattr(start, f.name) for f in dataclasses.fields(Phase)}
+    lines = ["epoch 0: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items() if value)]
+    for change, differing in acting(config):
+        what = ", ".join(f"{name} {shown(old)} -> {shown(new)}" for name, (old, new) in differing.items())
+        lines.append(f"epoch {change.epoch}: {what} ({change.option})")
+    return lines
+
+
+def beyond(config: Any) -> list[str]:
+    """Return the epoch options that lie beyond the end of the training, as 'option (epoch)'; they never act."""
+    return [f"{change.option} ({change.epoch})" for change in changes(config) if change.epoch >= config.epochs]
+
+
+def widest(config: Any, until: int) -> str:
+    """Return how much of the network has trained in the first `until` epochs: what a checkpoint has to hold."""
+    order = ("head", "last_stage", "all")
+    return max((phase_at(config, epoch).trained for epoch in range(until)), key=order.index, default="head")
+
+
+def shown(value: Any) -> str:
+    """Return a phase's value as people read it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
