@@ -1,0 +1,135 @@
+"""Cleaning rules for posts, one small function each, and named sets of them to compare."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from core.errors import UserError, nearest
+
+# Posts are cut to a length: 'http:/…' is what is left of an address.
+_URL = re.compile(r"\b(?:https?:/{0,2}\S*|htt(?:ps?)?…|www\.\S+)", re.IGNORECASE)
+_RETWEET = re.compile(r"^(?:\s*RT\s+@\w+:?)+", re.IGNORECASE)
+_MENTION = re.compile(r"(?<![\w@])(?:@+\w+)+")
+_HASH = re.compile(r"#+(?=\w)")
+_REPEAT = re.compile(r"([^\d\s])\1{2,}")
+_WORD = re.compile(r"(?<![@#\w'\u2019])[\w'\u2019]+")
+# They turn a sentence round, so a list made for finding topics must not take them away here.
+NEGATIONS = frozenset(
+    ("cannot", "cant", "couldnt", "hasnt", "neither", "never", "no", "nobody", "none", "nor", "not", "nothing", "nowhere", "without")
+)
+
+
+def drop_retweet_prefix(text: str) -> str:
+    """Drop 'RT @name:' at the start: who said it first is no part of the text."""
+    return _RETWEET.sub(" ", text)
+
+
+def drop_urls(text: str) -> str:
+    """Drop web addresses, also those that the length limit cut ('http:/…', 'htt…')."""
+    return _URL.sub(" ", text)
+
+
+def drop_mentions(text: str) -> str:
+    """Drop '@name'; e-mail addresses and a lone '@' stay."""
+    return _MENTION.sub(" ", text)
+
+
+def open_hashtags(text: str) -> str:
+    """Turn '#one#two' into the words 'one two'; a '#' before no word stays."""
+    return _HASH.sub(" ", text)
+
+
+def decode_entities(text: str) -> str:
+    """Turn HTML entities into their characters ('&amp;' to '&'), also where they were encoded twice."""
+    while (decoded := html.unescape(text)) != text:
+        text = decoded
+    return text
+
+
+def lower_case(text: str) -> str:
+    """Lower the case of all letters."""
+    return text.lower()
+
+
+def shorten_repeats(text: str) -> str:
+    """Shorten a character that stands three times or more in a row to two ('soooo' to 'soo'); digits stay (1000 is not 100)."""
+    return _REPEAT.sub(r"\1\1", text)
+
+
+def collapse_whitespace(text: str) -> str:
+    """Make every stretch of blanks and line breaks one blank, none at the ends."""
+    return " ".join(text.split())
+
+
+def drop_stop_words(text: str) -> str:
+    """Drop the words of scikit-learn's English list but for negations; words after '@' or '#' stay."""
+    stop_words = _stop_words()
+    return _WORD.sub(lambda match: " " if match[0].lower() in stop_words else match[0], text)
+
+
+def describe_emoji(text: str) -> str:
+    """Replace each emoji by its English name in words (a heart becomes 'red heart')."""
+    import emoji
+
+    return emoji.replace_emoji(text, lambda _, data: f" {data['en'].strip(':').replace('_', ' ')} ")
+
+
+@lru_cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS) - NEGATIONS
+
+
+RULES: dict[str, Callable[[str], str]] = {
+    "entities": decode_entities,
+    "retweets": drop_retweet_prefix,
+    "urls": drop_urls,
+    "mentions": drop_mentions,
+    "hashes": open_hashtags,
+    "emoji_words": describe_emoji,
+    "lower": lower_case,
+    "repeats": shorten_repeats,
+    "stop_words": drop_stop_words,
+    "whitespace": collapse_whitespace,
+}
+RULE_SETS: dict[str, tuple[str, ...]] = {
+    "raw": (),
+    "light": ("entities", "urls", "whitespace"),
+    "standard": ("entities", "retweets", "urls", "mentions", "hashes", "lower", "repeats", "whitespace"),
+    "aggressive": ("entities", "retweets", "urls", "mentions", "hashes", "emoji_words", "lower", "repeats", "stop_words", "whitespace"),
+}
+
+
+def clean(text: str, rules: tuple[str, ...]) -> str:
+    """Return `text` after all rules, in their order, again until none changes anything: cleaning twice is cleaning once.
+
+    Raises UserError for a rule that does not exist.
+    """
+    for rule in rules:
+        if rule not in RULES:
+            raise UserError(f"there is no cleaning rule '{rule}'{nearest(rule, RULES)} (choose from: {', '.join(RULES)})")
+    while True:
+        cleaned = text
+        for rule in rules:
+            cleaned = RULES[rule](cleaned)
+        if cleaned == text:
+            return text
+        text = cleaned
+
+
+def rules_of(name: str) -> tuple[str, ...]:
+    """Return the rules of a named set, or of a comma-separated list of rules; UserError for unknown names."""
+    if name in RULE_SETS:
+        return RULE_SETS[name]
+    rules = tuple(rule.strip() for rule in name.split(",") if rule.strip())
+    for rule in rules or (name,):
+        if rule not in RULES:
+            known = (*RULE_SETS, *RULES)
+            raise UserError(
+                f"'{rule}' is neither a set of cleaning rules nor a rule{nearest(rule, known)} (choose from: {', '.join(known)})"
+            )
+    return rules

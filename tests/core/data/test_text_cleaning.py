@@ -1,0 +1,91 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.data.text_cleaning import NEGATIONS, RULE_SETS, RULES, clean, rules_of
+from core.errors import UserError
+
+# rule: (a text it changes, what it becomes), (a text it leaves alone)
+CASES = {
+    "entities": [("a &amp;lt; b", "a < b"), "a & b <3"],
+    "retweets": [("RT @one: RT @two hi", "  hi"), "hi RT @one: there"],
+    "urls": [("see http://t.co/a1 and www.x.org now http:/\u2026", "see   and   now  "), "see https, or htt in a word: xhttp://"],
+    "mentions": [("hi @one_2 @b@c!", "hi    !"), "me@mail.org at @ home"],
+    "hashes": [("#one#two ##three", " one two  three"), "C# and # alone"],
+    "emoji_words": [("so \U0001f602\u2764\ufe0f", "so  face with tears of joy  red heart "), "so :) *happy* 1#"],
+    "lower": [("Hello \u00c9", "hello \u00e9"), "hello \u00e9"],
+    "repeats": [("soooo!!! \U0001f602\U0001f602\U0001f602", "soo!! \U0001f602\U0001f602"), "good 1000 aa"],
+    "stop_words": [("this is the end", "      end"), "not good #the @was isn't never"],
+    "whitespace": [(" a \n\t b ", "a b"), "a b"],
+}
+
+
+def test_every_rule_has_a_case():
+    assert set(CASES) == set(RULES)
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_changes_what_it_is_for(rule):
+    (before, after), _ = CASES[rule]
+    assert RULES[rule](before) == after != before
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_leaves_other_texts_alone(rule):
+    assert RULES[rule](CASES[rule][1]) == CASES[rule][1]
+
+
+LIKELY = st.lists(
+    st.sampled_from(["RT ", "@", "#", "a", "the", "http", "://", "www.", "t", ".", "\u2026", " ", "&amp;", "&", "lt;", "\u2764\ufe0f"])
+)
+TEXTS = st.text(max_size=30) | LIKELY.map("".join)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(text=TEXTS)
+def test_a_rule_applied_twice_is_the_rule_applied_once(rule, text):
+    once = clean(text, (rule,))
+    assert clean(once, (rule,)) == once == RULES[rule](once)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(text=TEXTS, rules=st.lists(st.sampled_from(sorted(RULES))) | st.sampled_from(sorted(RULE_SETS.values())))
+def test_cleaning_twice_is_cleaning_once(text, rules):
+    once = clean(text, tuple(rules))
+    assert clean(once, tuple(rules)) == once
+
+
+def test_rules_act_in_their_order():
+    assert clean("NOT", ("stop_words", "lower")) == "not"
+    assert clean("Waaay #Good http://t.co/x", ("urls", "hashes", "whitespace")) == "Waaay Good"
+
+
+def test_the_sets_differ_in_what_they_keep():
+    text = "RT @a: This is SOOO good &amp; #fun \u2764\ufe0f http://t.co/x"
+    cleaned = {name: clean(text, rules) for name, rules in RULE_SETS.items()}
+    assert cleaned == {
+        "raw": text,
+        "light": "RT @a: This is SOOO good & #fun \u2764\ufe0f",
+        "standard": "this is soo good & fun \u2764\ufe0f",
+        "aggressive": "soo good & fun red heart",
+    }
+
+
+def test_negations_are_no_stop_words():
+    assert clean(" ".join(sorted(NEGATIONS)), ("stop_words",)).split() == sorted(NEGATIONS)
+
+
+def test_sets_and_lists_of_rules_are_understood():
+    assert rules_of("light") == RULE_SETS["light"] and rules_of("lower, urls") == ("lower", "urls") and rules_of("raw") == ()
+
+
+@pytest.mark.parametrize(("name", "hint"), [("standart", "did you mean 'standard'"), ("lower,url", "did you mean 'urls'"), ("", "neither")])
+def test_unknown_names_are_answered_with_the_nearest(name, hint):
+    with pytest.raises(UserError, match=hint):
+        rules_of(name)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(UserError, match="no cleaning rule 'hash'; did you mean 'hashes'"):
+        clean("a", ("hash",))
