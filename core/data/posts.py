@@ -1,0 +1,239 @@
+"""Posts of one short text and one image each: `train.txt` (header guid,tag) beside `data/<guid>.txt` and `data/<guid>.jpg`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from core import digest
+from core.data.folders import EXTENSIONS
+from core.data.images import DECODE_THREADS, FileImages, upright_rgb
+from core.errors import UserError, nearest
+from core.progress import bar
+
+CLASS_NAMES = ("negative", "neutral", "positive")
+ENCODINGS = ("utf-8", "gb18030", "latin-1")
+NO_TAG = "null"
+_LAYOUT = "expected {root}/train.txt with the header guid,tag and {root}/data/<guid>.txt|jpg"
+_SHOWN = 8  # names in a list of missing files
+_LOOK_SIDE = 16
+_LEAST_LOOK = 16  # bits of 256 that must differ: a plain surface looks like every other one
+_CONTROL = {code: None for code in range(32) if chr(code) not in "\t\n\r"} | {127: None}
+
+
+class Fingerprint(NamedTuple):
+    """What tells images apart: sha256 of the file, and the 256-bit difference hash of what it shows ('' for plain surfaces)."""
+
+    content: str
+    look: str
+
+
+@dataclass(frozen=True, eq=False)
+class Posts:
+    """Posts in the order of their file.
+
+    guids: unique. texts: decoded, stripped; '' where the file holds nothing. image_paths: existing files.
+    labels: (N,) int64 index into class_names, or None where no post has a tag.
+    encodings: how many texts were decoded as what.
+    """
+
+    guids: tuple[str, ...]
+    texts: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] = CLASS_NAMES
+    encodings: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not len(self.guids) == len(self.texts) == len(self.image_paths):
+            raise ValueError(f"{len(self.guids)} guids, {len(self.texts)} texts and {len(self.image_paths)} images do not match")
+        if self.labels is not None and (self.labels.dtype != np.int64 or len(self.labels) != len(self.guids)):
+            raise ValueError(f"labels must be int64 ({len(self.guids)},), not {self.labels.dtype} {self.labels.shape}")
+        if len(set(self.guids)) != len(self.guids):
+            raise ValueError("guids are not unique")
+
+    def __len__(self) -> int:
+        return len(self.guids)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The class name of each post; '' without labels."""
+        return ("",) * len(self) if self.labels is None else tuple(self.class_names[label] for label in self.labels)
+
+    @property
+    def n_empty(self) -> int:
+        """How many posts have an empty text."""
+        return sum(not text for text in self.texts)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Posts:
+        """Return the posts at `indices`, in that order (without `encodings`, which were counted over all)."""
+        columns = ([column[i] for i in indices] for column in (self.guids, self.texts, self.image_paths))
+        labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
+        return Posts(*map(tuple, columns), labels, self.class_names)
+
+    def images(self) -> FileImages:
+        """Return the pixels; every file is checked first."""
+        return FileImages(self.image_paths)
+
+    @cached_property
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """The fingerprint of each image; UserError naming the first file that is no readable image."""
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            return tuple(bar(pool.map(fingerprint, self.image_paths), "comparing images", total=len(self)))
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of guids, texts, labels, class names and image files."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return digest.of_json([self.guids, self.texts, labels, self.class_names, [image.content for image in self.fingerprints]])
+
+
+def load(data_root: str | Path, index: str = "train.txt") -> Posts:
+    """Return the posts that `data_root/<index>` names, in its order; tags that are all `null` give no labels.
+
+    Raises UserError, in one line each, for a missing folder or index, a foreign header or row, an unknown tag, some tags missing,
+    a guid twice or that is no file name, files that are missing (all of them at once) or lead out of the folder.
+    """
+    given, root = data_root, Path(data_root).expanduser()
+    if not str(given) or not root.is_dir():
+        raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
+    root = root.resolve()
+    rows = read_index(root / index)
+    labels = parse_tags([tag for _, tag, _ in rows], [where for *_, where in rows])
+    files = _files(root)
+    guids = tuple(guid for guid, *_ in rows)
+    texts = [files.get(f"{guid}.txt") for guid in guids]
+    images = [next((files[guid + kind] for kind in EXTENSIONS if guid + kind in files), None) for guid in guids]
+    wanted = [(f"{guid}.txt", text) for guid, text in zip(guids, texts, strict=True)]
+    wanted += [(f"{guid}.jpg", image) for guid, image in zip(guids, images, strict=True)]
+    require_all([name for name, path in wanted if path is None], root / "data", root / index)
+    decoded = [decode(path.read_bytes()) for path in texts]
+    counts = Counter(encoding for _, encoding in decoded)
+    encodings = {encoding: counts[encoding] for encoding in ENCODINGS}
+    return Posts(guids, tuple(text.strip() for text, _ in decoded), tuple(images), labels, encodings=encodings)
+
+
+def decode(content: bytes) -> tuple[str, str]:
+    """Return the text and its encoding: UTF-8, else GB18030, else latin-1, which takes any bytes.
+
+    A byte order mark and control characters (a broken file's; no post means them) are left out.
+    """
+    for encoding in ENCODINGS:
+        try:
+            text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        except UnicodeDecodeError:
+            continue
+        return text.translate(_CONTROL), encoding
+    raise AssertionError("latin-1 decodes everything")
+
+
+def read_index(path: Path) -> list[tuple[str, str, str]]:
+    """Return (guid, tag in lower case, where) of each row of a file with the header `guid,tag`: comma, tab or space."""
+    try:
+        lines = decode(path.read_bytes())[0].splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_LAYOUT.format(root=path.parent)}") from None
+    rows = [(_cells(line), f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows or [cell.lower() for cell in rows[0][0]] != ["guid", "tag"]:
+        said = f"starts with '{lines[0][:40]}'" if rows else "is empty"
+        raise UserError(f"{path} {said}; its first line must be the header guid,tag (comma, tab or space)")
+    if len(rows) == 1:
+        raise UserError(f"{path} has a header but no row; add one line guid,tag for each post")
+    for cells, where in rows[1:]:
+        if len(cells) != 2:
+            raise UserError(f"{where} has {len(cells)} fields, expected guid,tag: '{' '.join(cells)[:60]}'")
+    found = [(cells[0], cells[1].lower(), where) for cells, where in rows[1:]]
+    check_guids([(guid, where) for guid, _, where in found])
+    return found
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip("\"'") for cell in re.split(r"\s*,\s*|\s+", line.strip())]
+
+
+def check_guids(found: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError for the first (guid, where) whose guid is no plain file name, or stands a second time."""
+    seen: dict[str, str] = {}
+    for guid, where in found:
+        if not guid or re.search(r"[/\\\0]", guid) or guid in (".", ".."):
+            raise UserError(f"{where}: guid '{guid}' is not a file name; use letters, digits, '-' and '_'")
+        if guid in seen:
+            raise UserError(f"{where}: guid '{guid}' stands a second time, first in {seen[guid].rpartition('/')[2]}; remove one")
+        seen[guid] = where
+
+
+def parse_tags(tags: Sequence[str], where: Sequence[str], class_names: tuple[str, ...] = CLASS_NAMES) -> np.ndarray | None:
+    """Return (N,) int64 labels of the tags, None when none has one ('null' or ''); UserError for unknown ones or a mixture."""
+    missing = [tag in ("", NO_TAG) for tag in tags]
+    if all(missing):
+        return None
+    for tag, place, none in zip(tags, where, missing, strict=True):
+        if none:
+            raise UserError(
+                f"{place} has no tag while {len(tags) - sum(missing)} other posts have one; move posts to predict to their own file"
+            )
+        if tag not in class_names:
+            raise UserError(f"{place}: unknown tag '{tag}'{nearest(tag, class_names)} (tags are {', '.join(class_names)})")
+    return np.array([class_names.index(tag) for tag in tags], np.int64)
+
+
+def require_all(missing: Sequence[str], folder: Path, named_by: Path) -> None:
+    """Raise one UserError that lists the missing files (the first eight, and how many more)."""
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UserError(
+            f"{folder} lacks {len(missing)} file{'s' * (len(missing) > 1)} of {named_by.name}: {', '.join(missing[:_SHOWN])}{more}; "
+            "add them or remove their rows"
+        )
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """Return the files of root/data by name, the suffix in lower case; UserError for links that lead out of `root`."""
+    folder = root / "data"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; {_LAYOUT.format(root=root)}")
+    refuse_escape(folder, (root,))
+    found = {}
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            refuse_escape(Path(entry.path), (root,))
+        if entry.is_file():
+            stem, suffix = os.path.splitext(entry.name)
+            found[stem + suffix.lower()] = Path(entry.path)
+    return found
+
+
+def refuse_escape(path: Path, roots: Sequence[Path]) -> None:
+    """Raise UserError when `path` really lies outside of all `roots` (data must not pull in foreign files)."""
+    if not any(path.resolve().is_relative_to(root) for root in roots):
+        raise UserError(f"{path} leads out of {roots[0]}: copy the file there instead")
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Return the fingerprint of an image file; UserError when it is no readable image.
+
+    The look is a difference hash: is each of 16x16 cells brighter than its left neighbour? Pictures that were saved again, at
+    another quality or size, keep it.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            image.draft("RGB", (16 * _LOOK_SIDE, 16 * _LOOK_SIDE))  # large JPEGs: fewer pixels are decoded
+            grey = upright_rgb(image).convert("L").resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BILINEAR)
+    except Exception as error:  # Pillow raises almost anything on damaged files
+        raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]}); mend or remove the file") from None
+    levels = np.asarray(grey).astype(np.int16)
+    bits = levels[:, 1:] > levels[:, :-1]
+    plain = min(bits.sum(), bits.size - bits.sum()) < _LEAST_LOOK
+    return Fingerprint(digest.of_bytes(content), "" if plain else np.packbits(bits).tobytes().hex())
