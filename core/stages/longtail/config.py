@@ -132,6 +132,7 @@ class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, Lon
     save_freq: int = option(5, "keep a checkpoint every so many epochs besides last and best; 0 = none", affects_result=False)
     log_interval: int = option(10, "losses of every so many batches are logged as step/*; 0 = none", affects_result=False)
     resume: str = option("", "checkpoint (file, folder or URI) to continue from")
+    linear_probe: bool = option(False, "also fit logistic regression to the pretrained network's features: the reference line, probe/*")
     register: bool = option(True, "register the best model", affects_result=False)
 
 

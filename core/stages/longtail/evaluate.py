@@ -17,12 +17,13 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from core.data.classification import ClassificationData, tail_classes
 from core.errors import UserError
-from core.evaluation import classification, compare
+from core.evaluation import classification, compare, linear_probe
 from core.plots import class_bars, class_confusion, figure, reliability
 from core.plots import mistakes as mistake_plots
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.tracking.store import scratch
 
+Score = Callable[[np.ndarray, np.ndarray], float]
 ENTRY_POINT = "evaluate_longtail"
 SHOWN = ("accuracy", "balanced_accuracy", "tail_accuracy", "macro_f1")
 WORST = 24
@@ -74,7 +75,7 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-log_softmax(np.asarray(logits, np.float64), axis=1)[np.arange(len(labels)), labels].mean())
 
 
-def scorer(metric: str, n_classes: int, class_counts: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+def scorer(metric: str, n_classes: int, class_counts: np.ndarray) -> Score:
     """Return score(labels, predictions) of a selection metric; classes without samples do not count."""
     tail = tail_classes(class_counts)
 
@@ -82,7 +83,7 @@ def scorer(metric: str, n_classes: int, class_counts: np.ndarray) -> Callable[[n
         present = np.intersect1d(among, labels)
         return float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)) if len(present) else 0.0
 
-    scores: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    scores: dict[str, Score] = {
         "accuracy": lambda labels, predicted: float(accuracy_score(labels, predicted)),
         "balanced_accuracy": lambda labels, predicted: recalls(labels, predicted, np.arange(n_classes)),
         "tail_accuracy": lambda labels, predicted: recalls(labels, predicted, tail),
@@ -93,14 +94,30 @@ def scorer(metric: str, n_classes: int, class_counts: np.ndarray) -> Callable[[n
     return scores[metric]
 
 
+def probe(data: ClassificationData, features: dict[str, np.ndarray], score: Score) -> dict[str, float]:
+    """Return `val/accuracy`, ... of a linear probe on the features of each part {part: (N, d)}; it is fitted on train."""
+    val = features.get("val", np.zeros((0, features["train"].shape[1])))
+    fitted = linear_probe.fit(features["train"], data.train.labels, val, data.val.labels, score)
+    found = {}
+    for part in features.keys() - {"train"}:
+        labels, probabilities = getattr(data, part).labels, fitted.probabilities(features[part], len(data.class_names))
+        scores = classification.report(labels, probabilities, data.class_names, data.class_counts, data.attributes).metrics
+        found |= {f"{part}/{name}": value for name, value in scores.items()}
+    return found
+
+
 def table(name: str, metrics: dict[str, float], epoch: int) -> str:
     """Return what a training prints at its end."""
     lines = [f"{name}: best epoch {epoch}".ljust(36) + "".join(f"{title.replace('_', ' '):>20s}" for title in SHOWN)]
-    for part in ("val", "test"):
-        values = [metrics.get(f"best/{part}/{title}") for title in SHOWN]
-        if any(value is not None for value in values):
-            cells = "".join(f"{'n/a' if value is None else f'{value:.3f}':>20s}" for value in values)
-            lines.append(f"  {part}".ljust(36) + cells)
+    for title, prefix in (
+        ("val", "best/val"),
+        ("test", "best/test"),
+        ("val, linear probe", "probe/val"),
+        ("test, linear probe", "probe/test"),
+    ):
+        if f"{prefix}/accuracy" in metrics:
+            values = (metrics.get(f"{prefix}/{metric}") for metric in SHOWN)
+            lines.append(f"  {title}".ljust(36) + "".join(f"{'n/a' if value is None else f'{value:.3f}':>20s}" for value in values))
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import torch
 from core import config as configuration
 from core import digest
 from core.data.classification import tail_classes
-from core.data.longtail import duplicates_across
+from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models.split import last_stage_modules
@@ -64,6 +64,7 @@ class LongtailTraining(RecordedTraining):
         self.key = self._stage_key()
         self.work = self._work_folder()
         self.history: list[list[Any]] = []
+        self.probe = self._probe() if config.linear_probe and run is not None else {}
         self.epoch = self.begin(config.resume, "resume")
         if run is not None:
             run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
@@ -167,6 +168,7 @@ class LongtailTraining(RecordedTraining):
                 outputs = self.m.outputs(self.task.scored, part, size)
                 found = evaluate.draw(self.m, part, outputs["label"], self.work / "evaluation" / part)
                 metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
+        metrics |= self.probe
         self.run.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
         if self.config.register:
@@ -181,6 +183,17 @@ class LongtailTraining(RecordedTraining):
         print(evaluate.table(self.m.data.name, metrics, best))
         return summary
 
+    def _probe(self) -> dict[str, float]:
+        """Return what logistic regression on the pretrained network's features reaches: the model is still untrained here."""
+        size = self.config.image_size
+        parts = {part: self.m.outputs(self.task.model, part, size)["features"] for part in PARTS if len(self.m.part(part))}
+        score = evaluate.scorer(self._metric(), len(self.m.data.class_names), self.m.data.class_counts)
+        return {f"probe/{name}": value for name, value in evaluate.probe(self.m.data, parts, score).items()}
+
+    def _metric(self) -> str:
+        """Return the validation metric that chooses tau and the probe's strength."""
+        return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
+
     def _restore_best(self) -> None:
         best = self.facts["best"]["epoch"]
         if self.has_checkpoint(best):
@@ -193,9 +206,8 @@ class LongtailTraining(RecordedTraining):
             one.logit_bias.zero_()
         logits = torch.from_numpy(self.m.outputs(model, "val", size)["label"])
         counts = torch.from_numpy(self.m.data.class_counts)
-        metric = "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
         labels = torch.from_numpy(self.m.data.val.labels)
-        score = evaluate.scorer(metric, len(counts), self.m.data.class_counts)
+        score = evaluate.scorer(self._metric(), len(counts), self.m.data.class_counts)
         tau, _reached = choose_tau(logits, labels, counts, score, TAUS)
         for one in self._models():
             one.logit_bias.copy_(adjustment(counts, tau))
