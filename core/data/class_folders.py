@@ -21,30 +21,38 @@ def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[En
     if not root.is_dir():
         raise UserError(f"{option} '{folder}' is not a folder; expected {folder}/<class>/*.jpg")
     root = root.resolve()
-    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = scan(root, root)
     if not classes:
         raise UserError(f"no class folder in {option} '{folder}'; expected {folder}/<class>/*.jpg")
-    entries = [entry for path in classes for entry in _images_of(path, root, option, may_be_empty)]
+    entries = []
+    for name, files in classes.items():
+        if not files and not may_be_empty:
+            raise UserError(f"{root / name} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
+        entries += [Entry(path, f"{name}/{path.name}", name, f"{option} {name}/{path.name}") for path in files]
     if not entries:
         raise UserError(f"no image ({', '.join(EXTENSIONS)}) in any class folder of {option} '{folder}'; expected {folder}/<class>/*.jpg")
     return entries
 
 
-def _images_of(folder: Path, root: Path, option: str, may_be_empty: bool) -> list[Entry]:
-    _check(folder, root)
-    files = sorted(path for path in folder.iterdir() if _is_image(path))
-    if not files and not may_be_empty:
-        raise UserError(f"{folder} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
-    for path in files:
-        _check(path, root)
-    return [Entry(path, f"{folder.name}/{path.name}", folder.name, f"{option} {folder.name}/{path.name}") for path in files]
+def scan(folder: Path, root: Path) -> dict[str, list[Path]]:
+    """Return the sorted image files of each class folder in `folder`, sorted by class; links may not lead out of `root`."""
+    check(folder, root)
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        check(path, root)
+        found[path.name] = sorted(file for file in path.iterdir() if _is_image(file))
+        for file in found[path.name]:
+            check(file, root)
+    return found
 
 
 def _is_image(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS and not path.is_dir()
 
 
-def _check(path: Path, root: Path) -> None:
+def check(path: Path, root: Path) -> None:
     """Raise UserError for a link that leads out of `root` and for a name that no report could hold."""
     try:
         path.name.encode()

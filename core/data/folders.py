@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from core.data import class_folders
 from core.data.images import DiscoveryData, FileImages, ImageSet, empty_set
 from core.data.novel import parse_known_classes
 from core.errors import UserError, nearest
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LAYOUT = "expected {root}/train/<class>/*.jpg (and, if there is one, {root}/test/<class>/*.jpg)"
 
 
@@ -25,54 +25,19 @@ def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
     if not str(given) or not root.is_dir():
         raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
     root = root.resolve()
-    train = _scan(root, "train")
+    train, test = (class_folders.scan(root / part, root) if (root / part).is_dir() else {} for part in ("train", "test"))
     if not train:
         raise UserError(f"no class folder in {root / 'train'}; {_LAYOUT.format(root=root)}")
     names = tuple(sorted(train))
     known = parse_known_classes(novel_classes, names)
-    test = _scan(root, "test")
     for name in sorted(test.keys() - train.keys()):
         raise UserError(f"{root / 'test' / name}: class '{name}' has no folder in train{nearest(name, names)} (rename or remove it)")
     for name in names:
         if not train[name]:
-            raise UserError(f"{root / 'train' / name} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
+            raise UserError(
+                f"{root / 'train' / name} holds no image ({', '.join(class_folders.EXTENSIONS)}): add some or remove the folder"
+            )
     return DiscoveryData(f"folder/{root.name}", _image_set("train", train, names), _image_set("test", test, names), names, known)
-
-
-def _scan(root: Path, part: str) -> dict[str, list[Path]]:
-    """Return the sorted image files of each class folder of root/part; empty when the part does not exist."""
-    if not (root / part).is_dir():
-        return {}
-    _refuse_escape(root / part, root)
-    found = {}
-    for folder in sorted((root / part).iterdir()):
-        if folder.name.startswith(".") or not folder.is_dir():
-            continue
-        _refuse_escape(folder, root)
-        files = sorted(path for path in folder.iterdir() if _is_image(path))
-        for path in (folder, *files):
-            _refuse_unprintable(path)
-            _refuse_escape(path, root)
-        found[folder.name] = files
-    return found
-
-
-def _is_image(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS and not path.is_dir()
-
-
-def _refuse_escape(path: Path, root: Path) -> None:
-    """Raise UserError when `path` is a link that leads out of `root` (a data folder must not pull in foreign files)."""
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
-        raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead")
-
-
-def _refuse_unprintable(path: Path) -> None:
-    """Raise UserError for a name that is not UTF-8: it could not be written into a report."""
-    try:
-        path.name.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
 
 
 def _image_set(part: str, files: dict[str, list[Path]], names: tuple[str, ...]) -> ImageSet:

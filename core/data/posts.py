@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from core import digest
-from core.data.folders import EXTENSIONS
+from core.data.class_folders import EXTENSIONS
 from core.data.images import DECODE_THREADS, FileImages, upright_rgb
 from core.errors import UserError, nearest
 from core.progress import bar
