@@ -68,7 +68,7 @@ class LongtailTraining(RecordedTraining):
         self.epoch = self.begin(config.resume, "resume")
         if run is not None:
             run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
-            run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+            run.params(configuration.canonical(config))  # `mlflow run` has logged them itself
             self._announce_timeline()
             run.started()
 
