@@ -19,6 +19,7 @@ STAGE2_LR, RESTART_LR = 1.2, 0.4
 MIXUP_DECAYS = (0.5, 0.25)  # 0.4 -> 0.2 -> 0.1
 SMOOTHING_DECAY = 0.4  # 0.05 -> 0.02
 STEP_DECAY, STEPS = 0.1, 3
+LEVELS = ("head", "last_stage", "all")
 
 
 class Options(Protocol):
@@ -130,13 +131,21 @@ def phase_at(config: Any, epoch: int) -> Phase:
     phase = first_phase(config)
     for change in changes(config):
         if change.epoch <= epoch:
-            settings = dict(change.settings)
-            if phase.retrained:
-                settings = {name: value for name, value in settings.items() if name not in ("trained", "balanced")}
-            phase = dataclasses.replace(phase, lr_factor=phase.lr_factor * change.lr_factor, **settings)
+            phase = _changed(phase, change)
     if config.model_type == "fewshot" and config.fewshot_freeze_backbone:
         phase = dataclasses.replace(phase, trained="head")
     return phase
+
+
+def _changed(phase: Phase, change: Change) -> Phase:
+    """Return the phase after a change; what trains goes on training and what has faded stays faded, in whatever order the epochs are."""
+    settings = dict(change.settings)
+    if phase.retrained:
+        settings = {name: value for name, value in settings.items() if name not in ("trained", "balanced")}
+    elif "trained" in settings and not settings.get("retrained"):
+        settings["trained"] = max(phase.trained, settings["trained"], key=LEVELS.index)
+    settings |= {name: min(settings[name], getattr(phase, name)) for name in ("mixup_alpha", "smoothing") if name in settings}
+    return dataclasses.replace(phase, lr_factor=phase.lr_factor * change.lr_factor, **settings)
 
 
 def lr_at(config: Any, epoch: int) -> float:
@@ -186,8 +195,7 @@ def beyond(config: Any) -> list[str]:
 
 def widest(config: Any, until: int) -> str:
     """Return how much of the network has trained in the first `until` epochs: what a checkpoint has to hold."""
-    order = ("head", "last_stage", "all")
-    return max((phase_at(config, epoch).trained for epoch in range(until)), key=order.index, default="head")
+    return max((phase_at(config, epoch).trained for epoch in range(until)), key=LEVELS.index, default="head")
 
 
 def shown(value: Any) -> str:
