@@ -176,6 +176,10 @@ class LongtailTask:
         if self.ema is not None:
             self.ema.update_parameters(self.model)
 
+    def end_with(self, model: Classifier) -> None:
+        """Let a model be the scored one, after the training: of another epoch it may have another head, size or backbone."""
+        self.model, self.ema = model, None
+
     def _switch(self, before: Phase, after: Phase) -> None:
         if after.retrained and not before.retrained:
             for model in self._models():

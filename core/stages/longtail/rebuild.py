@@ -49,22 +49,31 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     data = materials.load_data(dataclasses.replace(trained, **places))
     data = _same_classes(data, state.facts, path)
     merged = dataclasses.replace(trained, **places)
-    model, about = materials.build_model(merged, data, pretrained=trained.pretrained and _needs_backbone(trained, state.epoch))
-    if _needs_backbone(trained, state.epoch) and about["backbone"] != state.facts["backbone_digest"]:
-        raise UserError(f"the frozen backbone of '{path.name}' is not what '{merged.weights or merged.backbone}' holds; give its weights")
+    model, about = scored_model(merged, data, state, path.name)
     m = materials.gather(merged, data, tuple(about["mean"]), tuple(about["std"]))
-    phase = timeline.phase_at(trained, state.epoch - 1)
-    if phase.cosine:
+    size = timeline.phase_at(trained, state.epoch - 1).image_size
+    return Trained(path, state.epoch, size, model.to(m.device).eval(), m)
+
+
+def scored_model(config: LongtailTrainConfig, data: ClassificationData, state: states.TrainState, name: str) -> tuple[Classifier, dict]:
+    """Return, on the CPU, the model that was scored at checkpoint `name`, and the facts of its backbone.
+
+    A checkpoint of a frozen phase leaves (part of) the backbone to its initial weights, which are built anew here; those of a
+    training that has gone on since are others.
+
+    Raises:
+        UserError: the initial weights are no longer those of the training.
+    """
+    partly = timeline.widest(config, state.epoch) != "all"
+    model, about = materials.build_model(config, data, pretrained=config.pretrained and partly)
+    if partly and about["backbone"] != state.facts["backbone_digest"]:
+        raise UserError(f"the frozen backbone of '{name}' is not what '{config.weights or config.backbone}' holds; give its weights")
+    if timeline.phase_at(config, state.epoch - 1).cosine:
         model.to_cosine()
-    prefix = "average." if trained.use_ema else "model."
+    prefix = "average." if config.use_ema else "model."
     weights = {name.removeprefix(prefix): value for name, value in state.model.items() if name.startswith(prefix)}
-    model.load_state_dict(weights, strict=not _needs_backbone(trained, state.epoch))
-    return Trained(path, state.epoch, phase.image_size, model.to(m.device).eval(), m)
-
-
-def _needs_backbone(config: LongtailTrainConfig, epoch: int) -> bool:
-    """Say whether the checkpoint leaves (part of) the backbone to its pretrained weights."""
-    return timeline.widest(config, epoch) != "all"
+    model.load_state_dict(weights, strict=not partly)
+    return model, about
 
 
 def _best_of(given: str) -> Path:

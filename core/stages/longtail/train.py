@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models.split import last_stage_modules
 from core.stages import inputs
-from core.stages.longtail import checks, evaluate, materials, register
+from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.materials import environment
 from core.stages.recorded import RecordedTraining
@@ -160,7 +160,7 @@ class LongtailTraining(RecordedTraining):
         summary = self.summarise()
         self._restore_best()
         summary["weights_digest"] = self.digest()
-        best = self.facts["best"]["epoch"] or self.history[-1][0]
+        best = self.facts["best"]["epoch"]
         size = timeline.phase_at(self.config, best - 1).image_size
         metrics: dict[str, float] = {"best_epoch": float(best)}
         for part in ("val", "test"):
@@ -195,9 +195,15 @@ class LongtailTraining(RecordedTraining):
         return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
 
     def _restore_best(self) -> None:
+        """Let the best epoch's model be the scored one; the last epoch's where no epoch was good enough, or the best is not here."""
         best = self.facts["best"]["epoch"]
-        if self.has_checkpoint(best):
-            self.load_state(states.load_checkpoint(self.work / "checkpoints" / states.checkpoint_name(best)))
+        if not self.has_checkpoint(best):
+            last, metrics = self.history[-1]
+            self.facts["best"] = {"epoch": last, "score": self.score(metrics, last)}
+            return
+        name = states.checkpoint_name(best)
+        model, _about = rebuild.scored_model(self.config, self.m.data, states.load_checkpoint(self.work / "checkpoints" / name), name)
+        self.task.end_with(model.to(self.m.device))
 
     def _adjust(self, size: int) -> float:
         """Choose tau on validation and make it part of the models; return it."""
