@@ -42,7 +42,9 @@ def main() -> int:
             place = _place(folder / f"trial_{trial}", project)
             moment = moments.uniform(0.05, 0.95) * seconds
             differing = _trial(place, moment, arguments.words, expected)
-            seconds = min(seconds, moment) if differing == [ENDED] else seconds
+            if differing == [ENDED]:
+                seconds = min(seconds, moment)
+                shutil.rmtree(place.folder)
         good += not differing
         print(f"trial {trial:2d}: killed after {moment:6.1f} s: {', '.join(differing) or 'same'}", flush=True)
         if not differing:
