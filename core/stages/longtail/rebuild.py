@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.models.classifiers import Classifier
 from core.stages import inputs
 from core.stages.longtail import materials
-from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
+from core.stages.longtail.config import LongtailData, LongtailEvaluateConfig, LongtailTrainConfig
 from core.tracking import uri
 from core.training import state as states
 from core.training import timeline
@@ -32,6 +32,18 @@ class Trained:
     m: materials.Materials
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluatedData(ClassificationData):
+    """Data to evaluate a model on; which classes are rare is what its training saw."""
+
+    trained_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """(C,) int64 number of images of each class that the model was trained on."""
+        return self.trained_counts
+
+
 def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     """Rebuild the scored model of `config.checkpoint` and load the data that `config` names (else the training's own).
 
@@ -46,6 +58,8 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     trained = LongtailTrainConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
     given = {f.name: getattr(config, f.name) for f in dataclasses.fields(LongtailEvaluateConfig) if f.name in names}
     places = {name: value for name, value in given.items() if value != "" and name != "seed"}
+    if config.data_root:  # then nothing is where the training found it, folder by folder
+        places |= {f.name: given[f.name] for f in dataclasses.fields(LongtailData)}
     data = materials.load_data(dataclasses.replace(trained, **places))
     data = _same_classes(data, state.facts, path)
     merged = dataclasses.replace(trained, **places)
@@ -95,4 +109,5 @@ def _same_classes(data: ClassificationData, facts: dict[str, Any], path: Path) -
         differing = sorted(set(data.class_names) ^ set(facts["class_names"])) or ["their order"]
         raise UserError(f"the classes of '{path.name}' are not those of the images given: {', '.join(differing[:3])} differs")
     attributes = {name: Attribute(tuple(names), np.array(of_class)) for name, (names, of_class) in facts["attributes"].items()}
-    return dataclasses.replace(data, attributes=attributes)
+    kept = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)} | {"attributes": attributes}
+    return EvaluatedData(**kept, trained_counts=np.array(facts["class_counts"]))
