@@ -163,7 +163,7 @@ class LongtailTask:
         losses = {"L_label": self.loss(outputs["label"], smooth(targets, self.phase.smoothing), self.phase)}
         total = losses["L_label"]
         for name, of_class in self.attributes.items():
-            coarse = targets @ F.one_hot(of_class).float()
+            coarse = targets @ F.one_hot(of_class, outputs[name].shape[1]).float()
             losses[f"L_{name}"] = soft_cross_entropy(outputs[name], smooth(coarse, self.phase.smoothing))
             total = total + TASK_WEIGHTS.get(name, 1.0) * losses[f"L_{name}"]
         if self.center is not None:

@@ -15,6 +15,7 @@ from core.data.classification import tail_classes
 from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
+from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
 from core.stages import inputs
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
@@ -58,6 +59,8 @@ class LongtailTraining(RecordedTraining):
         self._require_validation(data)
         model, about = materials.build_model(config, data, config.pretrained)
         self.m = materials.gather(config, data, about["mean"], about["std"])
+        if distributed.world_size() > 1:
+            model.net = sync_batch_norm.convert(model.net)
         self.task = self._task(model.to(self.m.device))
         self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
         self.facts = self._facts(about)
@@ -143,9 +146,19 @@ class LongtailTraining(RecordedTraining):
             self.task.ema.n_averaged.copy_(state.model["averaged_steps"])
         if self.task.center is not None:
             _copy_into(self.task.center.state_dict(), _part(state.model, "center."))
-        self.task.optimizer.load_state_dict(state.optimizer)
+        self._load_optimizer(state)
         if state.facts.get("scaler"):
             self.scaler.load_state_dict(state.facts["scaler"])
+
+    def _load_optimizer(self, state: states.TrainState) -> None:
+        optimizer = self.task.optimizer
+        saved, wanted = ([_shape_of(group) for group in groups] for groups in (state.optimizer["param_groups"], optimizer.param_groups))
+        if saved != wanted:
+            raise UserError(
+                "the optimizer of the checkpoint to resume from does not fit (another optimizer, or other parts train in its epoch); "
+                "use the settings it was trained with"
+            )
+        optimizer.load_state_dict(state.optimizer)
 
     def start_fresh(self) -> None:
         """Compute what the first phase needs."""
@@ -294,10 +307,16 @@ class LongtailTraining(RecordedTraining):
         return folder
 
     def _require_validation(self, data: Any) -> None:
-        if not len(data.val) and self.config.select_by != "last":
+        select_by = self.config.select_by
+        if not len(data.val) and select_by != "last":
             raise UserError(
-                f"select_by = {self.config.select_by} needs validation images, but there are none; give val_dir or val_meta, "
-                "or use select_by = last"
+                f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
+            )
+        if not len(data.val) and self.config.loss_type == "logit_adjustment":
+            raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
+        if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
+            raise UserError(
+                "select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy"
             )
 
     def _announce_timeline(self) -> None:
@@ -326,6 +345,11 @@ def _parameters(config: LongtailTrainConfig) -> dict[str, Any]:
     places = ("data_root", "weights", "resume", "class_weights")
     kept = configuration.canonical(config, results_only=True).items()
     return {name: value for name, value in kept if name not in places and not name.endswith(("_dir", "_meta"))}
+
+
+def _shape_of(group: dict[str, Any]) -> tuple[str, int, list[str]]:
+    """Return what an optimiser's group has to share with the one whose state it takes."""
+    return group["name"], len(group["params"]), sorted(group.keys() - {"initial_lr"})
 
 
 def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
