@@ -108,7 +108,8 @@ class PostsTfidf:
     char_ngrams: int = option(5, "tfidf: longest character n-gram, from 2; 0 = words only")
     min_count: int = option(2, "tfidf: training posts that an n-gram must be in")
     regularisation: float = option(1.0, "tfidf: inverse strength C of the logistic regression's penalty")
-    image_scale: float = option(0.1, "tfidf with modality both: weight of the standardised image features beside the n-grams")
+    image_regularisation: float = option(0.0003, "tfidf: the same for the standardised features of the frozen image tower")
+    image_share: float = option(0.4, "tfidf with modality both: share of the image's log-probabilities in the decision, 0..1")
 
 
 @dataclass(frozen=True)

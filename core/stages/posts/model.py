@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from core.data.posts import Posts
+from core.serving import posts as serving
+from core.stages import inputs
+from core.stages.posts import checks, features, materials, optimize, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
+from core.training import state as states
 
 
 class PostPredictor(Protocol):
@@ -33,7 +39,7 @@ def images_of(posts_rows: Posts, image_size: int) -> np.ndarray:
     Raises:
         UserError: a file is no readable image; all are named.
     """
-    raise NotImplementedError
+    return features.pixels_of(posts_rows, image_size).numpy()
 
 
 def open_predictor(uri: str) -> PostPredictor:
@@ -42,7 +48,35 @@ def open_predictor(uri: str) -> PostPredictor:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    raise NotImplementedError
+    from core.tracking.uri import resolve
+
+    path = resolve(uri, "weights")
+    folder = _predictor_folder(path)
+    if folder is not None:
+        return serving.read(folder)
+    checkpoint = _best_checkpoint(path, uri)
+    state = states.load_checkpoint(checkpoint)
+    net, config = optimize.net_of(state, checkpoint)
+    about = {"class_names": state.facts["class_names"], "image_size": config.image_size, "cleaning": config.cleaning}
+    return serving.TowersPredictor(net, about)
+
+
+def _predictor_folder(path: Path) -> Path | None:
+    """Return the folder of a predictor that `path` means: itself, one of its files, or what a run or a registered model holds."""
+    if path.is_file():
+        return path.parent if path.name in serving.FILES else None
+    candidates = [path, path / publish.PREDICTOR, *sorted(path.glob("data/*"))]
+    return next((folder for folder in candidates if (folder / serving.FILES[0]).is_file()), None)
+
+
+def _best_checkpoint(path: Path, uri: str) -> Path:
+    """Return the checkpoint that is meant: of a run's folder the best one that its summary names, else the newest."""
+    summary = path / "summary.json"
+    if path.is_dir() and summary.is_file():
+        best = json.loads(summary.read_text()).get("best_checkpoint", "")
+        if best and (path / best).is_file():
+            return path / best
+    return inputs.checkpoint_at(uri, "weights")
 
 
 def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run: Any, folder: Path) -> PostPredictor:
@@ -57,4 +91,9 @@ def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run
     Raises:
         UserError: a class without training posts, posts without labels, or a mistake in `config`.
     """
-    raise NotImplementedError
+    checks.check_training(config)
+    rows = {"train": train_rows, "val": val_rows}
+    materials.check_rows(rows)
+    if config.encoder == "tfidf":
+        return reference.predictor_of(config, rows, folder)
+    return optimize.predictor_of(dataclasses.replace(config, resume=""), rows, run, folder)

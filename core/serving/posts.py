@@ -1,0 +1,206 @@
+"""A trained classifier of posts: image and text in, class and confidence out. Loaded by MLflow's pyfunc without any pickle.
+
+The folder holds `model.safetensors` (all weights, of towers or of n-gram regressions) and `model.json` (how to build it, the names
+of the classes, how posts are read).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from core.data import text_cleaning
+from core.data.images import ArrayImages
+from core.data.views import ViewSpec, resize_all
+from core.errors import UserError
+from core.models import clip
+from core.models.clip_towers import Tower
+from core.models.ngrams import NgramClassifier
+from core.models.post_heads import PostClassifier
+from core.models.post_net import PostNet, Reading
+from core.serving.images import decode
+
+FILES = ("model.json", "model.safetensors")
+_BATCH = 128
+
+
+class TowersPredictor:
+    """Posts to probabilities by a PostNet.
+
+    Args:
+        net: in evaluation mode, on any device.
+        about: class_names, cleaning, image_size and whatever else is worth knowing.
+    """
+
+    def __init__(self, net: PostNet, about: Mapping[str, Any]) -> None:
+        self.net, self.about = net.eval(), dict(about)
+        self.class_names, self.image_size = tuple(about["class_names"]), int(about["image_size"])
+        self.needs_images, self.needs_texts = net.visual is not None, net.text is not None
+        self.rules = text_cleaning.rules_of(about["cleaning"])
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[str], images: np.ndarray | None) -> np.ndarray:
+        """Return (N, C) float64 of raw texts and images (N, 3, S, S) uint8; see `core.stages.posts.model.PostPredictor`."""
+        checked_images(images, len(texts), self.image_size, self.needs_images)
+        device, reading, found = self.net.logit_bias.device, self.net.reading, []
+        for start in range(0, len(texts), _BATCH):
+            rows = slice(start, min(start + _BATCH, len(texts)))
+            text = image = None
+            if self.needs_texts:
+                text = reading.tokenizer([text_cleaning.clean(one, self.rules) for one in texts[rows]]).ids.to(device)
+            if self.needs_images:
+                image = reading.normalise(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device))
+            found.append(self.net(text, image).double().softmax(dim=1).cpu().numpy())
+        return np.concatenate(found) if found else np.zeros((0, len(self.class_names)))
+
+
+class NgramPredictor:
+    """Posts to probabilities by n-grams, and by the features of a frozen image tower where it has one.
+
+    Args:
+        model: the regressions.
+        visual: the image tower, None for text alone.
+        reading: how images are normalised; None without a tower.
+        about: as for TowersPredictor.
+    """
+
+    def __init__(self, model: NgramClassifier, visual: Tower | None, reading: Reading | None, about: Mapping[str, Any]) -> None:
+        self.model, self.visual, self.reading, self.about = model, visual, reading, dict(about)
+        self.class_names, self.image_size = tuple(about["class_names"]), int(about["image_size"])
+        self.needs_images, self.needs_texts = visual is not None, bool(model.vocabularies)
+        self.rules = text_cleaning.rules_of(about["cleaning"])
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[str], images: np.ndarray | None) -> np.ndarray:
+        """Return (N, C) float64 of raw texts and images (N, 3, S, S) uint8; see `core.stages.posts.model.PostPredictor`."""
+        checked_images(images, len(texts), self.image_size, self.needs_images)
+        if not len(texts):
+            return np.zeros((0, len(self.class_names)))
+        features = None
+        if self.visual is not None:
+            batches = torch.from_numpy(np.ascontiguousarray(images)).split(_BATCH)
+            features = torch.cat([self.visual.features(self.reading.normalise(batch)).float() for batch in batches]).numpy()
+        return self.model.probabilities([text_cleaning.clean(text, self.rules) for text in texts], features)
+
+
+def checked_images(images: np.ndarray | None, n: int, image_size: int, needed: bool) -> None:
+    """Raise ValueError unless images are (n, 3, S, S) uint8, or None where they are not needed."""
+    if images is None and not needed:
+        return
+    if images is None or images.dtype != np.uint8 or images.shape != (n, 3, image_size, image_size):
+        given = "None" if images is None else f"{images.dtype} {images.shape}"
+        raise ValueError(f"{n} posts need images uint8 ({n}, 3, {image_size}, {image_size}), not {given}")
+
+
+def write(folder: Path, predictor: TowersPredictor | NgramPredictor) -> None:
+    """Write a predictor into a new folder, as `read` takes it.
+
+    `about` must hold `build`: arguments of build_towers (and of the head) that rebuild the network without any weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = dict(predictor.about)
+    if isinstance(predictor, NgramPredictor):
+        arrays, about["ngrams"] = predictor.model.parts()
+        tensors = {f"ngrams.{name}": torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        towers: dict[str, nn.Module] = {} if predictor.visual is None else {"visual": predictor.visual}
+        reading = predictor.reading
+    else:
+        tensors, towers, reading = predictor.net.state_dict(), {}, predictor.net.reading
+    for name, tower in towers.items():
+        tensors |= {f"{name}.{key}": value for key, value in tower.state_dict().items()}
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / FILES[1])
+    if reading is not None:
+        about |= {"mean": list(reading.mean), "std": list(reading.std)}
+    (folder / FILES[0]).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> TowersPredictor | NgramPredictor:
+    """Return the predictor of a folder, on the CPU.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are of another network or head than model.json says.
+    """
+    try:
+        about = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+        tensors = load_file(folder / FILES[1])
+        kind = about["encoder"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"'{folder}' holds no whole post classifier ({' '.join(str(error).split())[:120]}); train or copy it again"
+        ) from None
+    return _towers_predictor(about, tensors, folder) if kind == "towers" else _ngram_predictor(about, tensors, folder)
+
+
+def _towers_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> TowersPredictor:
+    towers = clip.build_towers(**about["build"])
+    n_classes = len(about["class_names"])
+    head = PostClassifier(towers.text.width, towers.visual.width, n_classes, about["head_variant"], about["modalities"])
+    net = PostNet(towers, head, n_classes)
+    net.reading = Reading(towers.tokenizer, tuple(about["mean"]), tuple(about["std"]))
+    _load(net, tensors, folder)
+    return TowersPredictor(net, about)
+
+
+def _ngram_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> NgramPredictor:
+    arrays = {name.removeprefix("ngrams."): value.numpy() for name, value in tensors.items() if name.startswith("ngrams.")}
+    model, visual, reading = NgramClassifier.from_parts(arrays, about["ngrams"]), None, None
+    if about["build"]:
+        towers = clip.build_towers(**about["build"])
+        visual = towers.visual.eval()
+        visual.projection = nn.Identity()
+        state = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
+        _refuse_mismatch(visual, state, folder)
+        visual.load_state_dict(state)
+        reading = Reading(towers.tokenizer, tuple(about["mean"]), tuple(about["std"]))
+    return NgramPredictor(model, visual, reading, about)
+
+
+def _load(net: PostNet, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    net.head.load_weights({name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}, str(folder))
+    _refuse_mismatch(net, tensors, folder)
+    net.load_state_dict(tensors)
+
+
+def _refuse_mismatch(module: nn.Module, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    from core.models.weights import first_mismatch
+
+    mismatch = first_mismatch(module.state_dict(), state)
+    if mismatch:
+        raise UserError(f"the weights in '{folder}' are not of the network that its model.json describes: {mismatch}; copy both again")
+
+
+class PostsModel:
+    """Answers `predict(table)`: columns `image` (base64 image bytes or a path) and `text`; returns class and confidence."""
+
+    def __init__(self, folder: Path):
+        self.predictor = read(folder)
+
+    def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return one answer per row."""
+        texts = ["" if text is None else str(text) for text in table["text"]]
+        size = self.predictor.image_size
+        images = np.stack([pixels(value, size) for value in table["image"]]) if self.predictor.needs_images and len(texts) else None
+        probabilities = self.predictor.probabilities(texts, images) if texts else np.zeros((0, 1))
+        best = probabilities.argmax(axis=1)
+        names = self.predictor.class_names
+        return [{"class": names[c], "confidence": float(row[c])} for c, row in zip(best, probabilities, strict=True)]
+
+
+def pixels(value: str | bytes, image_size: int) -> np.ndarray:
+    """Return one picture, base64, bytes or a path, as (3, S, S) uint8: short side to S / 0.875, centre crop."""
+    spec = ViewSpec(image_size=image_size)
+    resized = resize_all(ArrayImages(decode(value)[None]), spec).batch(np.array([0]))[0].numpy()
+    start = (spec.resize - image_size) // 2
+    return resized[:, start : start + image_size, start : start + image_size]
+
+
+def _load_pyfunc(path: str) -> PostsModel:
+    return PostsModel(Path(path))

@@ -1,0 +1,91 @@
+"""Pixels and features of posts: read once, computed once; what a locked tower gives is kept on disk and in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core import digest
+from core.data.images import DECODE_THREADS, FileImages
+from core.data.posts import Posts
+from core.data.views import ViewSpec, resize_all
+from core.models.embedding_cache import EmbeddingKey, cached, embed
+from core.models.post_net import PostNet
+from core.training.posts import augmented
+from core.training.precision import autocast
+
+FORWARD_BATCH = 128
+_memory: dict[str, dict[str, np.ndarray]] = {}  # of this process: folds and variants ask for the same posts again
+
+
+def pixels_of(posts: Posts, image_size: int) -> Tensor:
+    """Return the pictures (N, 3, S, S) uint8: short side to S / 0.875, centre crop (disk)."""
+    return crop(resize_all(FileImages(posts.image_paths), ViewSpec(image_size=image_size)).batch(np.arange(len(posts))), image_size)
+
+
+def crop(images: Tensor, image_size: int) -> Tensor:
+    """Return the centre (N, 3, S, S) of images (N, 3, R, R)."""
+    start = (images.shape[2] - image_size) // 2
+    return images[:, :, start : start + image_size, start : start + image_size].contiguous()
+
+
+def content_of(paths: Sequence[Path]) -> list[str]:
+    """Return the sha256 of each file (disk)."""
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        return list(pool.map(digest.of_file, paths))
+
+
+def image_features(
+    net: PostNet, posts: Posts, size: int, device: torch.device, number_format: str, view: int = 0, seed: int = 0
+) -> np.ndarray:
+    """Return the image tower's features (N, d) float32 of a view: 0 is the plain one, others are augmented, drawn by picture and seed."""
+    transform = digest.of_json(["post image", size, [view, seed] if view else 0])
+    contents = content_of(posts.image_paths)
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        pixels = pixels_of(posts.subset(rows), size)
+        if view:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                made = pool.map(lambda one, row: augmented(one, seed, contents[row], view - 1), pixels, rows.tolist())
+                pixels = torch.stack(list(made))
+        batches = (net.reading.normalise(part.to(device)) for part in pixels.split(FORWARD_BATCH))
+        return embed(net.visual.features, net.visual, batches, lambda: autocast(device, number_format), f"image features, view {view}")
+
+    return _remembered(net.visual.digest(), transform, number_format, contents, compute)
+
+
+def text_features(net: PostNet, texts: Sequence[str], device: torch.device, number_format: str) -> np.ndarray:
+    """Return the text tower's features (N, d) float32 of cleaned texts."""
+    transform = digest.of_json(["post text", net.reading.tokenizer.context_length])
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        ids = net.reading.tokenizer([texts[row] for row in rows]).ids
+        batches = (part.to(device) for part in ids.split(FORWARD_BATCH))
+        return embed(net.text.features, net.text, batches, lambda: autocast(device, number_format), "text features")
+
+    return _remembered(net.text.digest(), transform, number_format, [digest.of_bytes(text.encode()) for text in texts], compute)
+
+
+def _remembered(
+    tower: str, transform: str, number_format: str, items: Sequence[str], compute: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return the features of `items` (names of content), each computed once: here, by another process, or now.
+
+    What is missing is computed in the order of its names, so that the file that it goes to does not depend on the order of the posts.
+    """
+    from core.tracking.store import cache_home
+
+    known = _memory.setdefault(digest.of_json([tower, transform, number_format]), {})
+    first = {name: row for row, name in reversed(list(enumerate(items)))}
+    missing = sorted(set(items) - known.keys())
+    if missing:
+        key = EmbeddingKey(tower, digest.of_json(missing), transform, number_format)
+        rows = np.array([first[name] for name in missing])
+        known |= dict(zip(missing, cached(cache_home() / "embeddings", key, len(missing), lambda: compute(rows)).values, strict=True))
+    return np.stack([known[name] for name in items])

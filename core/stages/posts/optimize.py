@@ -1,0 +1,310 @@
+"""Training a classifier of posts: from CSV files to checkpoints, curves, evaluation and the registered best model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core import config as configuration
+from core import digest
+from core.errors import UserError
+from core.losses.logit_adjustment import adjustment, choose_tau
+from core.models import lora
+from core.models.post_net import PostNet
+from core.serving.posts import TowersPredictor
+from core.stages import inputs
+from core.stages.longtail.evaluate import scorer, softmax
+from core.stages.materials import environment
+from core.stages.posts import checks, evaluate, materials, publish, reference
+from core.stages.posts.config import OptimizeClipConfig
+from core.stages.recorded import RecordedTraining
+from core.training import distributed, precision
+from core.training import state as states
+from core.training.loop import Plan, fit
+from core.training.posts import PostLoss, PostsTask, trained_state
+
+ENTRY_POINT = "optimize_clip"
+TAUS = tuple(np.round(np.arange(0.0, 1.51, 0.1), 2))
+# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
+PLACES = ("data_dir", "data_root", "train_csv", "val_csv", "test_csv", "weights", "image_weights", "text_weights", "resume")
+_FORWARD_BATCH = 256
+
+
+def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
+    """Run `optimize_clip`; return the stage's summary ({} on ranks other than 0)."""
+    return train(checks.check_training(config), run)
+
+
+def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
+    """Train to the end (or until nothing improves) and publish the result; return its summary."""
+    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
+    try:
+        rows = materials.load_rows(config)
+        key = key_of(config, rows)
+        if run is not None:
+            run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
+            run.params(configuration.canonical(config))
+        if config.encoder == "tfidf":
+            return reference.train(config, rows, key, run) if run is not None else {}
+        training = PostsTraining(config, rows, run, key)
+        training.fit()
+        return training.publish() if run is not None else {}
+    finally:
+        distributed.stop()
+
+
+def key_of(config: OptimizeClipConfig, rows: dict[str, Any] | None = None) -> str:
+    """Return the stage key of a training: options that can change the result, and digests of posts and weight files."""
+    from core.tracking.stage import stage_key
+
+    rows = rows or materials.load_rows(config)
+    kept = configuration.canonical(config, results_only=True).items()
+    parameters = {name: value for name, value in kept if name not in PLACES}
+    found = {part: posts.digest for part, posts in rows.items()}
+    for name in ("weights", "image_weights", "text_weights"):
+        given = getattr(config, name)
+        found[name] = digest.of_file(given) if Path(given).is_file() else given
+    if config.resume:
+        found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
+    device = precision.pick_device(config.gpu)
+    return stage_key(ENTRY_POINT, parameters, found, environment(config, device, precision.mixed_precision(config.use_amp, device)))
+
+
+class PostsTraining(RecordedTraining):
+    """One training of towers and head on posts: materials, task, and where it stands.
+
+    Args:
+        config: checked.
+        rows: posts by part.
+        run: the tracking run, None on ranks other than 0.
+        key: the stage key; '' with a `work` folder of one's own.
+        work: folder for checkpoints; None = that of the key.
+    """
+
+    resume_facts = ("head_variant", "modality", "class_names", "image_size", "cleaning", "towers", "data_digest")
+
+    def __init__(self, config: OptimizeClipConfig, rows: dict[str, Any], run: Any, key: str, work: Path | None = None):
+        self.config, self.run, self.key = config, run, key
+        self.m = materials.gather(config, rows)
+        net = materials.build_net(config, self.m.class_names)
+        towers = {side: tower.digest() for side, tower in net.towers.items()}
+        self.net = net.to(self.m.device, memory_format=torch.channels_last)
+        self.never = tuple(tower for tower in net.towers.values() if tower.locked)
+        sides = {"image": "visual", "text": "text"}
+        self.pretrained = tuple(
+            sides[side] for side in sides if config.modality in ("both", side) and materials.is_pretrained(config, side)
+        )
+        self.inputs = {part: self.m.inputs(self.net, part) for part in rows}
+        self.task = self._task()
+        self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
+        self.facts = self._facts(towers)
+        self.work = work or self._work_folder()
+        self.history: list[list[Any]] = []
+        self.epoch = self.begin(config.resume, "resume")
+        if run is not None and work is None:
+            self._announce_texts()
+            run.started()
+
+    @property
+    def stop(self) -> int:
+        """The number of epochs."""
+        return self.config.epochs
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        c = self.config
+        plan = Plan(
+            self.epoch,
+            self.stop,
+            lambda epoch: c.lr * self.task.factor(epoch * self.task.steps),
+            self.m.device,
+            self.m.number_format,
+            c.seed,
+            clip_norm=c.clip_norm,
+            scaler=self.scaler,
+            on_steps=self._log_steps,
+            log_interval=c.log_interval,
+            ended=self.exhausted,
+        )
+        fit(self.task, plan, self.finish_epoch)
+
+    def exhausted(self) -> bool:
+        """Say whether the best score is `early_stop` epochs old."""
+        best = self.facts["best"]["epoch"]
+        return bool(self.config.early_stop and self.history and self.history[-1][0] - best >= self.config.early_stop)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return validation metrics after `epoch` finished epochs."""
+        metrics = {}
+        if self.config.logit_adjustment:
+            metrics["tau"] = self._adjust()
+        found = evaluate.metrics_of(self.m.rows["val"], self.probabilities("val"), self.m.class_counts)
+        return metrics | {f"val/{name}": value for name, value in found.items()}
+
+    def score(self, metrics: dict[str, float], epoch: int) -> float:
+        """Return the validation metric that chooses the best epoch."""
+        return float(epoch) if self.config.select_by == "last" else metrics[f"val/{self.config.select_by}"]
+
+    def keep_every(self) -> int:
+        """Return `save_freq`."""
+        return self.config.save_freq
+
+    @torch.no_grad()
+    def logits(self, part: str) -> np.ndarray:
+        """Return the logits (N, C) float32 of a part's posts as they are."""
+        was_training, given, found = self.net.training, self.inputs[part], []
+        self.net.eval()
+        with precision.autocast(self.m.device, self.m.number_format):
+            for start in range(0, len(given), _FORWARD_BATCH):
+                rows = slice(start, start + _FORWARD_BATCH)
+                text = None if given.text is None else given.text[rows].to(self.m.device)
+                image = None if given.image is None else given.image[rows].to(self.m.device)
+                if image is not None:
+                    image = image[:, 0] if image.ndim == 3 else self.net.reading.normalise(image)
+                found.append(self.net(text, image).float().cpu())
+        self.net.train(was_training)
+        return torch.cat(found).numpy()
+
+    def probabilities(self, part: str) -> np.ndarray:
+        """Return (N, C) float64 of a part."""
+        return softmax(self.logits(part))
+
+    def state(self, epoch: int) -> states.TrainState:
+        """Return what has trained so far, its optimiser and loss scale."""
+        model = trained_state(self.net, self.pretrained, epoch, self.config, self.never)
+        facts = self.facts | {"scaler": self.scaler.state_dict()}
+        return states.TrainState(epoch, dict(model), self.task.optimizer.state_dict(), self.history, facts)
+
+    def load_state(self, state: states.TrainState) -> None:
+        """Take over weights, optimiser and loss scale."""
+        self.net.load_part(state.model, "the checkpoint to resume from")
+        self.task.become(state.epoch)
+        self.task.optimizer.load_state_dict(state.optimizer)
+        if state.facts.get("scaler"):
+            self.scaler.load_state_dict(state.facts["scaler"])
+
+    def weights(self) -> dict[str, Any]:
+        """Return the network's weights by name."""
+        return dict(self.net.state_dict())
+
+    def restore_best(self) -> None:
+        """Put the best epoch's weights back."""
+        best = self.facts["best"]["epoch"]
+        if self.has_checkpoint(best):
+            self.load_state(states.load_checkpoint(self.work / "checkpoints" / states.checkpoint_name(best)))
+
+    def predictor(self) -> TowersPredictor:
+        """Return the classifier as it is now, on the CPU; low-rank changes are written into their weights."""
+        net = self.net.cpu()
+        for tower in net.towers.values():
+            lora.merge(tower.body)
+        return TowersPredictor(net, publish.about_of(self.m, materials.build_arguments(self.config)))
+
+    def publish(self) -> dict[str, Any]:
+        """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        summary = self.summarise()
+        self.restore_best()
+        summary["weights_digest"] = self.digest()
+        best = self.facts["best"]["epoch"] or self.history[-1][0]
+        found = {part: self.probabilities(part) for part in self.m.rows if part != "train"}
+        metrics = publish.evaluated(self.m, found, self.work / "evaluation") | {"best_epoch": float(best)}
+        self.run.metrics(metrics, self.history[-1][0])
+        title = f"{self.config.head_variant} head, {self.config.modality}: {len(self.m.rows['train'])} training posts, best epoch {best}"
+        model = publish.stored(self.run, self.m, self.predictor(), metrics, self.work, title)
+        summary |= {"best_metrics": metrics, "model": model, "predictor": publish.PREDICTOR}
+        tags = {"taxon.data": "posts", "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
+        self.publish_stage(summary, tags)
+        return summary
+
+    def _task(self) -> PostsTask:
+        rows, c = self.m.rows["train"], self.config
+        loss = PostLoss(c.loss, c.gamma, c.beta, torch.from_numpy(self.m.class_counts).to(self.m.device))
+        labels = torch.from_numpy(rows.labels)
+        return PostsTask(self.net, self.pretrained, loss, self.inputs["train"], labels, self.evaluate, c, self.m.device)
+
+    def _adjust(self) -> float:
+        """Choose tau on validation and make it part of the network; return it."""
+        self.net.logit_bias.zero_()
+        logits, rows = torch.from_numpy(self.logits("val")), self.m.rows["val"]
+        counts = torch.from_numpy(self.m.class_counts)
+        metric = "macro_f1" if self.config.select_by == "last" else self.config.select_by
+        score = scorer(metric, len(counts), self.m.class_counts)
+        tau, _reached = choose_tau(logits, torch.from_numpy(rows.labels), counts, score, TAUS)
+        self.net.logit_bias.copy_(adjustment(counts, tau))
+        return tau
+
+    def _facts(self, towers: dict[str, str]) -> dict[str, Any]:
+        """Return what a checkpoint says of itself, enough to rebuild the network from it."""
+        c = self.config
+        return {
+            "config": configuration.canonical(c),
+            "data_digest": self.m.digest,
+            "towers": towers,
+            "head_variant": c.head_variant,
+            "modality": c.modality,
+            "image_size": c.image_size,
+            "cleaning": c.cleaning,
+            "class_names": list(self.m.class_names),
+            "best": {"epoch": 0, "score": -1e9},
+        }
+
+    def _work_folder(self) -> Path:
+        from core.tracking import stage, store
+
+        folder = stage.work_folder(self.key)
+        size = sum(p.nbytes for p in self.net.parameters() if p.requires_grad)
+        store.require_space(folder, 12 * size + (64 << 20), "training on posts")
+        return folder
+
+    def _announce_texts(self) -> None:
+        cut = {f"data/{part}_texts_cut": float(count) for part, count in self.m.cut.items()}
+        self.run.metrics(cut, 0)
+        total = sum(self.m.cut.values())
+        if total:
+            length = self.net.reading.tokenizer.context_length
+            print(f"taxon: {total} texts are longer than {length} tokens and lose their end; context_length takes more", file=sys.stderr)
+
+    def _log_steps(self, values: dict[str, float], step: int) -> None:
+        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
+
+
+class Silent:
+    """Stands in for a tracking run where nobody asks for the metrics."""
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Drop the metrics."""
+
+    def forward(self, values: dict[str, float], step: int) -> None:
+        """Drop the metrics."""
+
+
+def predictor_of(config: OptimizeClipConfig, rows: dict[str, Any], run: Any, folder: Path) -> TowersPredictor:
+    """Train on given rows in a folder of one's own and return the best epoch's classifier."""
+    training = PostsTraining(config, rows, run if run is not None else Silent(), "", folder)
+    training.fit()
+    training.restore_best()
+    return training.predictor()
+
+
+def net_of(state: states.TrainState, path: Path) -> tuple[PostNet, OptimizeClipConfig]:
+    """Rebuild the network of a checkpoint; its frozen towers come from the weights that the training named.
+
+    Raises:
+        UserError: no checkpoint of this family, weights that are gone or others, or a head of another kind.
+    """
+    if "head_variant" not in state.facts:
+        raise UserError(f"checkpoint '{path}' is not one of {ENTRY_POINT}; give one that it wrote")
+    names = {name for name, *_ in configuration.fields_of(OptimizeClipConfig)}
+    config = OptimizeClipConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
+    net = materials.build_net(config, tuple(state.facts["class_names"]))
+    differing = [side for side, tower in net.towers.items() if tower.digest() != state.facts["towers"][side]]
+    if differing:
+        raise UserError(f"the {differing[0]} tower of '{path}' started from other weights than its options now give; restore that file")
+    net.load_part(state.model, str(path))
+    for tower in net.towers.values():
+        lora.merge(tower.body)
+    return net.eval(), config

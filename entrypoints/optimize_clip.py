@@ -1,0 +1,22 @@
+"""Train a classifier of posts (image + text) over CLIP towers, or over n-grams as the reference line; resumable at any epoch.
+
+    mlflow run . -e optimize_clip -P data_dir=runs:/<id>/posts -P data_root=<folder> -P image_encoder_name=mobilenetv2_100
+        -P image_weights=<file> -P lock_image=true -P text_encoder_name=clip:small-128x2 -P image_size=128 -P batch_size=64
+
+Writes checkpoints/, predictor/ (safetensors, what the other tools open), evaluation/{val,test}/, curves and the registered model
+`taxon-posts`. With -P encoder=tfidf expect about .68 accuracy and .59 macro-F1 on the posts of the README.
+"""
+
+import sys
+
+from core.stages.launch import launch
+from core.stages.posts.config import OptimizeClipConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("optimize_clip", OptimizeClipConfig, "core.stages.posts.optimize:run", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
