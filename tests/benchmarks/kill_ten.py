@@ -37,9 +37,10 @@ def main() -> int:
     moments = random.Random(arguments.seed)
     good = 0
     for trial in range(1, arguments.trials + 1):
-        differing = [ENDED]
+        differing, tries = [ENDED], 0
         while differing == [ENDED]:  # later runs find compiled code and are faster: an earlier moment, then
-            place = _place(folder / f"trial_{trial}", project)
+            tries += 1
+            place = _place(folder / f"trial_{trial}_{tries}", project)  # a place of its own: stores stay open in this process
             moment = moments.uniform(0.05, 0.95) * seconds
             differing = _trial(place, moment, arguments.words, expected)
             if differing == [ENDED]:
