@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.models import backbones, clip_names, clip_weights
 from core.models import weights as weight_files
 from core.models.clip_names import TowerName
-from core.models.clip_towers import OpenClipImageTower, TimmImageTower, Tower
+from core.models.clip_towers import ImageTower, OpenClipImageTower, TimmImageTower, Tower
 from core.models.tokenizers import VOCABULARY, ClipTokenizer
 
 MAX_SCALE = 100.0
@@ -48,7 +48,13 @@ class ClipTowers(nn.Module):
     """
 
     def __init__(
-        self, image: Tower, text: Tower, tokenizer: ClipTokenizer, mean: tuple[float, ...], std: tuple[float, ...], temperature: Temperature
+        self,
+        image: ImageTower,
+        text: Tower,
+        tokenizer: ClipTokenizer,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        temperature: Temperature,
     ) -> None:
         super().__init__()
         self.visual, self.text, self.tokenizer = image, text, tokenizer
@@ -161,6 +167,17 @@ def build_towers(
     return ClipTowers(image, text, ClipTokenizer(text_name.config["context_length"]), mean, std, chosen)
 
 
+def build_image_tower(image_encoder_name: str, image_pretrained: str, embed_dim: int, image_size: int) -> ImageTower:
+    """Build an image tower as `build_towers` does, but load no weights: for a registered model, which brings its own.
+
+    The pretraining tag still decides the architecture's details (QuickGELU).
+    """
+    name = replace(clip_names.image_tower(image_encoder_name, image_pretrained, image_size), tag="")
+    build = _timm_tower if name.kind == "timm" else _open_clip_tower
+    weights: tuple = ("", 1) if name.kind == "timm" else ({}, "", 1)
+    return build(name, embed_dim, image_size, *weights)[0]
+
+
 def _check_width(tower: TowerName, embed_dim: int, weights: str) -> None:
     if tower.tag and not weights and tower.embed_dim not in (0, embed_dim):
         raise UserError(
@@ -204,7 +221,7 @@ def _text_tower(name: TowerName, embed_dim: int, state: dict[str, Tensor], sourc
 
 def _open_clip_tower(
     name: TowerName, embed_dim: int, image_size: int, state: dict[str, Tensor], source: str, seed: int
-) -> tuple[Tower, tuple[float, ...], tuple[float, ...]]:
+) -> tuple[ImageTower, tuple[float, ...], tuple[float, ...]]:
     import open_clip
 
     net = _open_clip_net(name, embed_dim, "image", seed)
@@ -246,7 +263,7 @@ def _check_image_size(tower: OpenClipImageTower, image_size: int) -> None:
 
 def _timm_tower(
     name: TowerName, embed_dim: int, image_size: int, weights: str, seed: int
-) -> tuple[Tower, tuple[float, ...], tuple[float, ...]]:
+) -> tuple[ImageTower, tuple[float, ...], tuple[float, ...]]:
     """Return a timm network with a linear projection; its weights may be the plain network's or those in a CLIP of this project."""
     with clip_weights.options_named("image"):
         state = {} if not weights or weight_files.is_hub_id(weights) else weight_files.read_safetensors(weights)
