@@ -95,5 +95,5 @@ def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run
     rows = {"train": train_rows, "val": val_rows}
     materials.check_rows(rows)
     if config.encoder == "tfidf":
-        return reference.predictor_of(config, rows, folder)
+        return reference.predictor_of(config, rows)
     return optimize.predictor_of(dataclasses.replace(config, resume=""), rows, run, folder)

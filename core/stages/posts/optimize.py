@@ -11,6 +11,7 @@ import torch
 
 from core import config as configuration
 from core import digest
+from core.data.posts import Posts
 from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
@@ -39,11 +40,15 @@ def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     return train(checks.check_training(config), run)
 
 
-def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
-    """Train to the end (or until nothing improves) and publish the result; return its summary."""
+def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = None) -> dict[str, Any]:
+    """Train to the end (or until nothing improves) and publish the result; return its summary.
+
+    Args:
+        rows: the posts that `config` names, for whoever has read them already.
+    """
     distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
     try:
-        rows = materials.load_rows(config)
+        rows = rows or materials.load_rows(config)
         key = key_of(config, rows)
         if run is not None:
             run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
@@ -57,7 +62,7 @@ def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
         distributed.stop()
 
 
-def key_of(config: OptimizeClipConfig, rows: dict[str, Any] | None = None) -> str:
+def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> str:
     """Return the stage key of a training: options that can change the result, and digests of posts and weight files."""
     from core.tracking.stage import stage_key
 
@@ -87,7 +92,7 @@ class PostsTraining(RecordedTraining):
 
     resume_facts = ("head_variant", "modality", "class_names", "image_size", "cleaning", "towers", "data_digest")
 
-    def __init__(self, config: OptimizeClipConfig, rows: dict[str, Any], run: Any, key: str, work: Path | None = None):
+    def __init__(self, config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, key: str, work: Path | None = None):
         self.config, self.run, self.key = config, run, key
         self.m = materials.gather(config, rows)
         net = materials.build_net(config, self.m.class_names)
@@ -282,7 +287,7 @@ class Silent:
         """Drop the metrics."""
 
 
-def predictor_of(config: OptimizeClipConfig, rows: dict[str, Any], run: Any, folder: Path) -> TowersPredictor:
+def predictor_of(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, folder: Path) -> TowersPredictor:
     """Train on given rows in a folder of one's own and return the best epoch's classifier."""
     training = PostsTraining(config, rows, run if run is not None else Silent(), "", folder)
     training.fit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +70,6 @@ def score(config: OptimizeClipConfig, metrics: dict[str, float]) -> dict[str, An
     return {"epoch": 1, "score": metrics[f"best/val/{name}"]}
 
 
-def predictor_of(config: OptimizeClipConfig, rows: dict[str, Any], _folder: Path) -> NgramPredictor:
+def predictor_of(config: OptimizeClipConfig, rows: dict[str, Any]) -> NgramPredictor:
     """Fit on given rows and return the predictor."""
     return fit(config, materials.gather(config, rows))[0]

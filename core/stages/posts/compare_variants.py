@@ -1,0 +1,235 @@
+"""Trainings that differ in one thing, side by side: heads and modalities, or cleaning rules; one child run each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from core.config import option
+from core.data import text_cleaning
+from core.data.posts import Posts
+from core.errors import UserError, nearest
+from core.evaluation import compare
+from core.models.post_heads import HEADS
+from core.plots import comparison_bars, figure
+from core.stages.posts import checks, evaluate, materials, optimize
+from core.stages.posts.config import OptimizeClipConfig
+from core.tracking.store import scratch
+
+ABLATIONS = ("image", "text")
+SCORES = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class HeadVariantConfig(OptimizeClipConfig):
+    """Train every head, and every modality alone, on the same posts with the same seeds; everything else as for optimize_clip."""
+
+    variants: str = option("base,ln,mlp,gated,image,text", "comma-separated heads, and image or text for head_variant on that side alone")
+    seeds: int = option(1, "trainings of each variant, with seed, seed + 1, ...; figures are means over them")
+    part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig(OptimizeClipConfig):
+    """Train once a set of cleaning rules, everything else equal; everything else as for optimize_clip."""
+
+    rule_sets: str = option("raw,light,standard,aggressive", "comma-separated sets of cleaning rules; rules of one's own joined by +")
+    seeds: int = option(1, "trainings of each set, with seed, seed + 1, ...; figures are means over them")
+    part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One variant: predictions (N, S) of S seeds on the same posts, and the runs that made them."""
+
+    name: str
+    predicted: np.ndarray
+    runs: tuple[str, ...]
+
+
+def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
+    """Run `head_variant_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
+    names = chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
+    made = [(name, with_variant(plain(config), name)) for name in names]
+    return compared(config, made, run, "head_variant_compare", "heads and modalities")
+
+
+def preprocessing(config: PreprocessConfig, run: Any) -> dict[str, Any]:
+    """Run `preprocess_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
+    names = [name.strip() for name in config.rule_sets.split(",") if name.strip()]
+    refuse_doubles(names, "rule_sets")
+    for name in names:
+        text_cleaning.rules_of(name.replace("+", ","))
+    made = [(name, dataclasses.replace(plain(config), cleaning=name.replace("+", ","))) for name in names]
+    return compared(config, made, run, "preprocess_compare", "cleaning rules")
+
+
+def chosen(words: str, known: Sequence[str], option_name: str) -> list[str]:
+    """Return the comma-separated names; UserError for none, unknown ones and ones that stand twice."""
+    names = [name.strip() for name in words.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option_name} = '{words}': there is no '{name}'{nearest(name, known)} (choose from {', '.join(known)})")
+    refuse_doubles(names, option_name)
+    return names
+
+
+def refuse_doubles(names: Sequence[str], option_name: str) -> None:
+    """Raise UserError for no name, or one that stands twice."""
+    if not names:
+        raise UserError(f"{option_name} is empty; name at least one variant")
+    double = next((name for name in names if names.count(name) > 1), "")
+    if double:
+        raise UserError(f"{option_name} names '{double}' twice; once is enough")
+
+
+def plain(config: Any) -> OptimizeClipConfig:
+    """Return the options of optimize_clip among those of a comparison, which registers nothing."""
+    fields = [f.name for f in dataclasses.fields(OptimizeClipConfig)]
+    return dataclasses.replace(OptimizeClipConfig(**{name: getattr(config, name) for name in fields}), register=False, resume="")
+
+
+def with_variant(config: OptimizeClipConfig, name: str) -> OptimizeClipConfig:
+    """Return the configuration of a head, or of one side alone (a gate, which needs both, gives way to the base head)."""
+    if name in HEADS:
+        return dataclasses.replace(config, head_variant=name)
+    head = "base" if config.head_variant == "gated" else config.head_variant
+    return dataclasses.replace(config, modality=name, head_variant=head)
+
+
+def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, entry_point: str, title: str) -> dict[str, Any]:
+    """Train every variant in a child run, unless a finished one is there; write and return the comparison."""
+    if config.seeds < 1:
+        raise UserError(f"seeds = {config.seeds}; it must be 1 or more")
+    for _name, one in made:
+        checks.check_training(one)
+    rows = materials.load_rows(config)
+    if config.part not in rows:
+        raise UserError(f"part = {config.part}, but there are no such posts; give {config.part}_csv")
+    run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
+    run.started()
+    posts = rows[config.part]
+    outcomes = [outcome(name, one, config, rows, run, entry_point) for name, one in made]
+    table = [row_of(one, posts, config.seed) for one in outcomes]
+    summary = {"part": config.part, "posts": len(posts), "rows": table, "best": best_of(table), "seeds": config.seeds}
+    folder = scratch("comparison")
+    try:
+        write(folder, summary, f"{title}, {len(posts)} {config.part} posts")
+        run.folder(folder, "comparison")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    run.metrics({f"{row['name']}/{score}": row[score][0] for row in table for score in SCORES}, 0)
+    run.note(markdown(summary))
+    print(text_of(summary))
+    return summary
+
+
+def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str, Posts], run: Any, entry_point: str) -> Outcome:
+    """Train a variant with every seed; return its predictions."""
+    columns, runs = [], []
+    for seed in range(config.seed, config.seed + options.seeds):
+        one = dataclasses.replace(config, seed=seed)
+        run_id, folder = trained(one, rows, run, f"{entry_point} {name} seed {seed}")
+        columns.append(predictions_in(folder / "evaluation" / options.part / "predictions.csv", rows[options.part]))
+        runs.append(run_id)
+    return Outcome(name, np.stack(columns, axis=1), tuple(runs))
+
+
+def trained(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, title: str) -> tuple[str, Path]:
+    """Return (run id, artifact folder) of a training: a finished one of the same stage key, or a new child."""
+    from core.tracking import stage
+    from core.tracking.run import open_child
+
+    key = optimize.key_of(config, rows)
+    found = stage.find_finished(key)
+    if found is None:
+        with open_child(run.run_id, title, optimize.ENTRY_POINT, {}) as child:
+            optimize.train(config, child, rows)
+        found = stage.find_finished(key)
+    return found.run_id, found.folder
+
+
+def predictions_in(path: Path, posts: Posts) -> np.ndarray:
+    """Return (N,) class ids of a predictions.csv, in the order of the posts."""
+    import pandas
+
+    read = pandas.read_csv(path, dtype=str).set_index("guid")["predicted"]
+    return np.array([posts.class_names.index(read[guid]) for guid in posts.guids])
+
+
+def row_of(one: Outcome, posts: Posts, seed: int) -> dict[str, Any]:
+    """Return name, (value, low, high) of each score (means over seeds; resampled are the posts), spread over seeds, runs."""
+    row: dict[str, Any] = {"name": one.name, "runs": list(one.runs)}
+    for name in SCORES:
+        metric = mean_over_seeds(accuracy if name == "accuracy" else macro_f1)
+        interval = compare.bootstrap_interval(posts.labels, one.predicted, metric, seed=seed)
+        row[name] = [interval.value, interval.low, interval.high]
+        single = [
+            mean_over_seeds(accuracy if name == "accuracy" else macro_f1)(posts.labels, column[:, None]) for column in one.predicted.T
+        ]
+        row[f"{name}_of_seeds"] = single
+    return row
+
+
+def mean_over_seeds(metric: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the metric of predictions (N, S): its mean over the S columns."""
+    return lambda labels, predicted: float(np.mean([metric(labels, column) for column in predicted.T]))
+
+
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the share of equal ids."""
+    return float((labels == predicted).mean())
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 of the classes among `labels`, as core.evaluation.classification defines it."""
+    n_classes = int(max(labels.max(), predicted.max())) + 1
+    table = np.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+    support = table.sum(axis=1)
+    f1 = 2 * table.diagonal() / np.maximum(support + table.sum(axis=0), 1)
+    return float(f1[support > 0].mean())
+
+
+def best_of(table: Sequence[dict[str, Any]]) -> str:
+    """Return the name of the row with the highest macro-F1, the first of equals."""
+    return max(table, key=lambda row: row["macro_f1"][0])["name"]
+
+
+def write(folder: Path, summary: dict[str, Any], title: str) -> None:
+    """Write table.csv, comparison.json and bars.png."""
+    (folder / "comparison.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    flat = [
+        {"name": row["name"]}
+        | {f"{score}{end}": f"{value:.4f}" for score in SCORES for end, value in zip(("", "_low", "_high"), row[score], strict=True)}
+        for row in summary["rows"]
+    ]
+    evaluate.write_table(folder / "table.csv", flat)
+    figure.save(comparison_bars.comparison_bars(summary["rows"], SCORES, title), folder / "bars.png")
+
+
+def text_of(summary: dict[str, Any]) -> str:
+    """Return the table that is printed."""
+    lines = [f"{summary['part']} posts".ljust(24) + "".join(f"{score.replace('_', ' '):>26s}" for score in SCORES)]
+    for row in summary["rows"]:
+        lines.append(f"  {row['name']}".ljust(24) + "".join(f"{_cell(row[score]):>26s}" for score in SCORES))
+    return "\n".join(lines)
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Return the table as the run's description."""
+    rows = [f"| {row['name']} | " + " | ".join(_cell(row[score]) for score in SCORES) + " |" for row in summary["rows"]]
+    head = ["| variant | accuracy | macro-F1 |", "|---|---|---|"]
+    return "\n".join(
+        [f"**{summary['posts']} {summary['part']} posts**, 95 % intervals", "", *head, *rows, "", "Picture: `comparison/bars.png`."]
+    )
+
+
+def _cell(values: Sequence[float]) -> str:
+    return f"{values[0]:.3f} ({values[1]:.3f}-{values[2]:.3f})"
