@@ -1,13 +1,14 @@
 """One frozen dataclass a stage; the command line, `--help`, the stage key and MLproject all come from it.
 
 A field is declared with `option(default, doc)`; its annotation is its type. `auto` in a type means that the recipe of the
-data set and backbone fills it in (core/training/recipes.py).
+data set and backbone fills it in (core/training/recipes.py). A class that inherits `ConfigFile` also takes options from a file.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,6 +29,15 @@ def option(default: Any, doc: str, affects_result: bool = True) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc, "affects_result": affects_result})
 
 
+@dataclasses.dataclass(frozen=True)
+class ConfigFile:
+    """Options from a file; inherited last, so that `config` is the first option."""
+
+    config: str = option(
+        "", "JSON file of options (path or runs:/<id>/best.json); an option given with another value than its default wins", False
+    )
+
+
 def fields_of(config: type) -> list[tuple[str, Any, Any, str]]:
     """Return (name, type, default, doc) of every field of a configuration class, in order."""
     hints = get_type_hints(config)
@@ -43,7 +53,52 @@ def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
 
 
 def parse(config: type[C], argv: list[str], prog: str) -> C:
-    """Build `config` from command-line words; raise UserError naming the option, the value and what it takes."""
+    """Build `config` from command-line words; raise UserError naming the option, the value and what it takes.
+
+    With `--config` the file's options take the place of defaults. `mlflow run` passes every option, most of them with their default:
+    so only one given with another value wins over the file. The result holds all values and no longer names the file.
+    """
+    chosen = _from_words(config, argv, prog)
+    if not getattr(chosen, "config", ""):
+        return chosen
+    filed = _from_file(config, chosen.config, prog)
+    given = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(config) if getattr(chosen, f.name) != f.default}
+    return dataclasses.replace(filed, **given | {"config": ""})
+
+
+def _from_file(config: type[C], uri: str, prog: str) -> C:
+    """Build `config` from a JSON object of options; raise UserError naming the file, the key and the nearest option."""
+    known = [name for name, *_ in fields_of(config) if name != "config"]
+    words = []
+    for name, value in _read_object(uri).items():
+        if name not in known:
+            raise UserError(f"config = '{uri}': {prog} has no option '{name}'{nearest(name, known)}; rename or remove it in the file")
+        if not isinstance(value, (str, bool, int, float)):
+            raise UserError(f"config = '{uri}': {name} = {json.dumps(value)[:60]} is no single value; give text, a number or true/false")
+        words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+    try:
+        return _from_words(config, words, prog)
+    except UserError as error:
+        raise UserError(f"config = '{uri}': {error}") from None
+
+
+def _read_object(uri: str) -> dict[str, Any]:
+    from core.tracking import store
+    from core.tracking.uri import resolve
+
+    if uri.startswith(("runs:/", "models:/")):
+        store.prepare()
+    path = resolve(uri, "config")
+    try:
+        read = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"config = '{uri}' is no readable JSON file: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(read, dict):
+        raise UserError(f"config = '{uri}' holds no JSON object; write {{\"option\": value, ...}}")
+    return read
+
+
+def _from_words(config: type[C], argv: list[str], prog: str) -> C:
     known = {name for name, *_ in fields_of(config)}
     for word in argv:
         name = word[2:].split("=")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -132,3 +133,71 @@ def test_every_option_of_every_stage_is_documented_and_parses(stage):
         text = str(default).lower() if isinstance(default, bool) else str(default)
         assert getattr(config.parse(stage, [f"--{name}={text}"], "stage"), name) == default
     assert config.parse(stage, [], "stage") == stage()
+
+
+@dataclass(frozen=True)
+class Filed(Example, config.ConfigFile):
+    """An example that takes a file."""
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Return a function that writes a file of options and returns the word that names it."""
+
+    def write(value: object) -> str:
+        (tmp_path / "options.json").write_text(value if isinstance(value, str) else json.dumps(value))
+        return f"--config={tmp_path}/options.json"
+
+    return write
+
+
+def test_a_file_takes_the_place_of_defaults_and_explicit_options_win(options):
+    word = options({"lr": 0.25, "fast": False, "name": "7", "mode": "sgd", "epochs": 9})
+    expected = Filed(lr=0.25, fast=False, name="7", mode="sgd", epochs=9)
+    assert config.parse(Filed, [word], "example") == expected
+    assert config.parse(Filed, [word, "--lr=0.5", "--epochs", "8"], "example") == dataclasses.replace(expected, lr=0.5, epochs=8)
+
+
+def test_an_option_at_its_default_leaves_the_files_because_mlflow_run_passes_every_option(options):
+    everything = [f"--{name}={str(default).lower()}" for name, _type, default, _doc in config.fields_of(Filed) if name != "config"]
+    assert config.parse(Filed, [options({"lr": 0.25}), *everything], "example") == Filed(lr=0.25)
+    assert config.parse(Filed, ["--config=", *everything], "example") == Filed()
+
+
+def test_config_is_the_first_option_and_no_part_of_results():
+    assert config.fields_of(Filed)[0][0] == "config"
+    assert "config" not in config.canonical(Filed(), results_only=True)
+
+
+def test_what_a_configuration_writes_it_reads(options):
+    written = Filed(lr=1e-05, fast=False, share=-0.5)
+    assert config.parse(Filed, [options({k: v for k, v in config.canonical(written).items() if k != "config"})], "example") == written
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ({"epoch": 3}, "example has no option 'epoch'; did you mean 'epochs'?"),
+        ({"config": "other.json"}, "has no option 'config'"),
+        ({"epochs": 3.5}, "epochs = '3.5' is not valid: it takes a whole number"),
+        ({"epochs": [3]}, "epochs = [3] is no single value"),
+        ({"epochs": None}, "epochs = null is no single value"),
+        ({"share": math.nan}, "share = 'nan' is not valid: it takes a number"),
+        ([1, 2], "holds no JSON object"),
+        ("{'lr': 1}", "is no readable JSON file"),
+        ("\xff\xfe", "is no readable JSON file"),
+    ],
+)
+def test_a_file_that_cannot_be_names_itself_and_the_thing(options, value, part):
+    with pytest.raises(UserError) as caught:
+        config.parse(Filed, [options(value)], "example")
+    said = str(caught.value)
+    assert said.startswith("config = '") and part in said and "\n" not in said
+
+
+def test_a_file_that_is_absent_or_a_class_that_takes_none(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        config.parse(Filed, [f"--config={tmp_path}/absent.json"], "example")
+    with pytest.raises(UserError, match="is no readable JSON file"):
+        config.parse(Filed, [f"--config={tmp_path}"], "example")
+    assert "has no option 'config'" in refusal("--config=x.json")
