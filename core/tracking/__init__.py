@@ -2,5 +2,6 @@
 
 import os
 
-# MLflow reads this while it is imported, so it must be set before any module of this package runs.
+# MLflow reads these while it is imported or used, so they must be set before any module of this package runs.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from core.errors import UserError
 from core.tracking import provenance
 from core.tracking.outbox import Outbox, flush_spools, stored
-from core.tracking.store import machine_lock, scratch
+from core.tracking.store import machine_lock, scratch, without_password
 
 EXPERIMENT = "taxon"
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
@@ -186,7 +186,8 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
 def _made(client: MlflowClient, experiment: str, tags: dict[str, Any]) -> Run:
     """Make a run and take it over. The shared lock keeps a sweep from seeing it before this process holds it."""
     with machine_lock(MAKING):
-        run_id = client.create_run(experiment, tags={**tags, "taxon.host": provenance.host()}).info.run_id
+        texts = {key: str(value) for key, value in tags.items()}  # a server takes nothing else
+        run_id = client.create_run(experiment, tags={**texts, "taxon.host": provenance.host()}).info.run_id
         return _opened(client, run_id, {})
 
 
@@ -287,8 +288,8 @@ def sweep_now() -> None:
 
 
 def command_line(entry_point: str) -> str:
-    """Return the command that repeats this process's work: its explicit parameters as `mlflow run` takes them."""
+    """Return the command that repeats this process's work: its explicit parameters as `mlflow run` takes them, without passwords."""
     words = ["mlflow", "run", ".", "-e", entry_point]
     for name, value in provenance.explicit_parameters().items():
-        words += ["-P", f"{name}={value}"]
+        words += ["-P", f"{name}={without_password(value) if '://' in value else value}"]
     return shlex.join(words)

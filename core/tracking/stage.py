@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from core.tracking.uri import local_artifacts
 KEY_TAG = "taxon.stage_key"
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+_watch: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watch", default=None)
 
 
 def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, str], environment: dict[str, Any]) -> str:
@@ -47,7 +50,33 @@ def work_folder(key: str) -> Path:
     """Return the local folder where a stage keeps its work in progress until it is finished."""
     folder = cache_home() / "work" / key[:24]
     folder.mkdir(parents=True, exist_ok=True)
+    if (watch := _watch.get()) is not None:
+        watch.folders.append(folder)
     return folder
+
+
+@dataclass
+class Watch:
+    """What a study wants of the stage that it runs in its own process.
+
+    Attributes:
+        keep: whether a file of the work folder is published.
+        folders: the work folders that the stage asked for; whoever gives the stage up for good removes them.
+    """
+
+    keep: Callable[[Path], bool]
+    folders: list[Path] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def watched(keep: Callable[[Path], bool]) -> Iterator[list[Path]]:
+    """Let stages inside publish only what `keep` accepts, and collect their work folders."""
+    watch = Watch(keep)
+    token = _watch.set(watch)
+    try:
+        yield watch.folders
+    finally:
+        _watch.reset(token)
 
 
 @dataclass(frozen=True)
@@ -64,7 +93,8 @@ def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Pat
     """Store a finished stage's files with their manifest (size, sha256); the manifest goes last, so it vouches for all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path))
+    watch = _watch.get()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path) and (watch is None or watch.keep(path)))
     manifest = {}
     for path in files:
         name = path.relative_to(folder).as_posix()

@@ -31,9 +31,15 @@ def machine_lock(name: str, blocking: bool = True):
 
     The kernel drops the lock with its process, so a killed holder leaves nothing behind.
     """
-    folder = cache_home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{sha256(name.encode()).hexdigest()[:32]}.lock", "w") as file:
+    with file_lock(cache_home() / "locks" / f"{sha256(name.encode()).hexdigest()[:32]}.lock", blocking) as held:
+        yield held
+
+
+@contextmanager
+def file_lock(path: Path, blocking: bool = True):
+    """Hold the lock of a file that is made for it; without `blocking`, yield False when another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -81,12 +87,13 @@ def _look(uri: str, path: str) -> None:
 def _unusable(uri: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
-        f"the tracking store '{_without_password(uri)}' cannot be used: {reason}; mend it, start its server or unset MLFLOW_TRACKING_URI"
+        f"the tracking store '{without_password(uri)}' cannot be used: {reason}; mend it, start its server or unset MLFLOW_TRACKING_URI"
     )
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//...@", uri)
+def without_password(uri: str) -> str:
+    """Return an address as it may be printed: what stands before its last @, and a password among its options, left out."""
+    return re.sub(r"(password=)[^&]*", r"\1...", re.sub(r"//.*@", "//...@", uri))
 
 
 def _reach(uri: str) -> None:

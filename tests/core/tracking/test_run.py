@@ -182,3 +182,16 @@ def test_the_command_repeats_the_explicit_parameters(monkeypatch):
     monkeypatch.setattr(provenance, "_explicit", {})
     provenance.remember_parameters({"superclass_name": "my trees", "download": False})
     assert tracking.command_line("train_superclass") == "mlflow run . -e train_superclass -P 'superclass_name=my trees' -P download=false"
+
+
+def test_the_command_shows_no_password(monkeypatch):
+    monkeypatch.setattr(provenance, "_explicit", {"storage": "postgresql://me:pw@host/db"})
+    assert tracking.command_line("tune_superclass") == "mlflow run . -e tune_superclass -P storage=postgresql://...@host/db"
+
+
+def test_tags_of_a_child_may_be_numbers(client):
+    with (
+        tracking.open_run("tune_superclass", "study") as parent,
+        tracking.open_child(parent.run_id, "trial", "train", {"taxon.trial": 3}) as one,
+    ):
+        assert client.get_run(one.run_id).data.tags["taxon.trial"] == "3"

@@ -140,3 +140,12 @@ def test_the_manifest_vouches_for_size_and_digest(finished):
     _key, folder = finished
     entry = json.loads((folder / "manifest.json").read_text())["files"]["checkpoints/weights"]
     assert entry["size"] == 7 and len(entry["sha256"]) == 64
+
+
+def test_a_study_leaves_files_out_and_hears_of_work_folders(client, tmp_path):
+    with stage.watched(lambda path: path.parent.name != "checkpoints") as folders:
+        key, artifacts = make(client, tmp_path, "FINISHED")
+    assert folders == [stage.work_folder(key)] * len(folders) and folders
+    assert not (artifacts / "checkpoints").exists() and (artifacts / "config.json").exists()
+    assert set(stage.find_finished(key).manifest) == {"config.json", stage.SUMMARY}
+    assert stage.work_folder("another key") not in folders

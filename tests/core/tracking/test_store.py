@@ -120,3 +120,16 @@ def python_path() -> dict[str, str]:
     from core.tracking.provenance import ROOT
 
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:pw@host/db", "postgresql://...@host/db"),
+        ("postgresql://me:p@w/x@host:1/db", "postgresql://...@host:1/db"),
+        ("postgresql://host/db?user=me&password=pw&sslmode=off", "postgresql://host/db?user=me&password=...&sslmode=off"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+    ],
+)
+def test_addresses_are_shown_without_their_password(address, shown):
+    assert store.without_password(address) == shown
