@@ -33,7 +33,7 @@ class NgramSettings:
     """Inverse strength C of the text regression's penalty."""
     image_regularisation: float = 0.0003
     """The same for standardised image features."""
-    image_share: float = 0.4
+    image_share: float = 0.5
     """s of the geometric mean of both: p ~ p_text^(1-s) * p_image^s."""
 
 

@@ -109,7 +109,7 @@ class PostsTfidf:
     min_count: int = option(2, "tfidf: training posts that an n-gram must be in")
     regularisation: float = option(1.0, "tfidf: inverse strength C of the logistic regression's penalty")
     image_regularisation: float = option(0.0003, "tfidf: the same for the standardised features of the frozen image tower")
-    image_share: float = option(0.4, "tfidf with modality both: share of the image's log-probabilities in the decision, 0..1")
+    image_share: float = option(0.5, "tfidf with modality both: share of the image's log-probabilities in the decision, 0..1")
 
 
 @dataclass(frozen=True)

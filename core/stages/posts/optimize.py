@@ -186,6 +186,7 @@ class PostsTraining(RecordedTraining):
 
     def load_state(self, state: states.TrainState) -> None:
         """Take over weights, optimiser and loss scale."""
+        self._put_starting_weights_back(state)
         self.net.load_part(state.model, "the checkpoint to resume from")
         self.task.become(state.epoch)
         self.task.optimizer.load_state_dict(state.optimizer)
@@ -224,6 +225,15 @@ class PostsTraining(RecordedTraining):
         tags = {"taxon.data": "posts", "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
         self.publish_stage(summary, tags)
         return summary
+
+    def _put_starting_weights_back(self, state: states.TrainState) -> None:
+        """Undo what later epochs changed in towers that the checkpoint leaves to the weights they started from."""
+        held = {name.partition(".")[0] for name in state.model}
+        changed = [side for side in self.pretrained if side not in held and self.net.towers[side] not in self.never]
+        if changed and self.history:
+            started = materials.build_net(self.config, self.m.class_names)
+            for side in changed:
+                self.net.towers[side].load_state_dict(started.towers[side].state_dict())
 
     def _task(self) -> PostsTask:
         rows, c = self.m.rows["train"], self.config

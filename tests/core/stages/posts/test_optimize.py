@@ -95,6 +95,52 @@ def test_frozen_towers_wait_and_then_learn_at_their_own_rate(root, work, tmp_pat
     assert scales["head"] == pytest.approx(0.001 / 0.003) and any(n.startswith("visual") and s == 1 for n, s in scales.items())
 
 
+def test_the_best_epoch_may_lie_before_the_towers_changed(root, work, tmp_path, monkeypatch):
+    scores = iter([0.9, 0.1, 0.1])
+    real = optimize.evaluate.metrics_of
+    monkeypatch.setattr(optimize.evaluate, "metrics_of", lambda *a: real(*a) | {"macro_f1": next(scores)})
+    training = tiny_posts.fitted(root, work, epochs=3, freeze_epochs=1, image_weights=small_weights(tmp_path), lr=0.01)
+    started = training.facts["towers"]["visual"]
+    assert training.net.visual.digest() != started
+    training.restore_best()
+    assert training.net.visual.digest() == started
+
+
+def test_a_whole_clip_gives_both_towers_their_weights(root, tmp_path):
+    from safetensors.torch import save_file
+
+    made = tiny_posts.config(root, image_encoder_name="clip:small-32x1", seed=5)
+    source = materials.build_net(made)
+    state = {f"{side}.{name}": value.clone() for side, tower in source.towers.items() for name, value in tower.state_dict().items()}
+    save_file(state, tmp_path / "clip.safetensors")
+    one = dataclasses.replace(made, seed=1, weights=str(tmp_path / "clip.safetensors"))
+    assert {side: tower.digest() for side, tower in materials.build_net(one).towers.items()} == {
+        side: tower.digest() for side, tower in source.towers.items()
+    }
+    assert materials.is_pretrained(one, "image") and materials.is_pretrained(one, "text")
+    assert not materials.is_pretrained(made, "image") and not materials.is_pretrained(made, "text")
+
+
+def test_names_and_tags_reach_the_builder(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(materials.clip, "build_towers", lambda **given: asked.update(given))
+    with pytest.raises(AttributeError):
+        materials.build_net(OptimizeClipConfig())
+    assert asked["image_encoder_name"] == asked["text_encoder_name"] == "openai/clip-vit-base-patch32"
+    with pytest.raises(AttributeError):
+        materials.build_net(OptimizeClipConfig(model_name="ViT-B-32", image_pretrained="laion2b_e16", text_pretrained="openai"))
+    assert (asked["image_pretrained"], asked["text_pretrained"], asked["text_encoder_name"]) == ("laion2b_e16", "openai", "ViT-B-32")
+    assert materials.is_pretrained(OptimizeClipConfig(), "text")
+    assert materials.build_arguments(OptimizeClipConfig())["text_encoder_name"] == "clip:ViT-B-32-quickgelu"
+
+
+def test_mixed_precision_is_used_where_it_is_fast(root, work, monkeypatch):
+    plain = tiny_posts.fitted(root, work / "a")
+    monkeypatch.setattr(optimize.precision, "has_bf16", lambda _device: True)
+    mixed = tiny_posts.fitted(root, work / "b", use_amp=True)
+    assert mixed.m.number_format == "bf16" and digest(mixed) != digest(plain)
+
+
 def test_features_of_locked_towers_are_computed_once(root, work, monkeypatch):
     first = tiny_posts.fitted(root, work / "a", lock_image=True)
     assert first.inputs["train"].image.shape[:2] == (36, 2) and first.inputs["val"].image.shape[:2] == (12, 1)

@@ -1,0 +1,129 @@
+"""Comparisons: every variant with the same posts and seeds, reused where finished, shown with intervals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from core.data.posts import Posts
+from core.errors import UserError
+from core.stages.posts import compare_variants
+from core.stages.posts.compare_variants import HeadVariantConfig, PreprocessConfig
+from tests.core.stages.posts import tiny_posts
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tiny_posts.write(tmp_path_factory.mktemp("posts") / "root")
+
+
+def options(root, **more):
+    made = tiny_posts.config(root)
+    return {name: getattr(made, name) for name in made.__dataclass_fields__} | more
+
+
+@pytest.fixture
+def told(root, tmp_path, monkeypatch):
+    """Return a function that runs a comparison whose trainings are made up; it gives (summary, run, trained configurations)."""
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+
+    def tell(stage, config):
+        trained = []
+
+        def made(one, rows, _run, title):
+            trained.append((title, one))
+            folder = tmp_path / str(len(trained))
+            posts = rows[config.part]
+            wrong = posts.labels.copy()
+            wrong[: len(trained)] = (wrong[: len(trained)] + 1) % 3
+            (folder / "evaluation" / config.part).mkdir(parents=True)
+            lines = [f"{guid},{posts.class_names[c]}" for guid, c in zip(posts.guids, wrong, strict=True)]
+            (folder / "evaluation" / config.part / "predictions.csv").write_text("\n".join(["guid,predicted", *reversed(lines)]))
+            return str(len(trained)), folder
+
+        monkeypatch.setattr(compare_variants, "trained", made)
+        run = tiny_posts.PostsRun(tmp_path / "comparison")
+        run.folder.mkdir()
+        place = run.folder
+        run.folder = lambda path, name: [(place / f"{name}-{item.name}").write_bytes(item.read_bytes()) for item in path.iterdir()]
+        return stage(config, run), place, trained
+
+    return tell
+
+
+def test_heads_and_ablations_differ_in_nothing_else(told, root):
+    config = HeadVariantConfig(**options(root, register=True))
+    summary, place, trained = told(compare_variants.heads, config)
+    assert [row["name"] for row in summary["rows"]] == ["base", "ln", "mlp", "gated", "image", "text"]
+    assert [(one.head_variant, one.modality) for _, one in trained] == [
+        ("base", "both"),
+        ("ln", "both"),
+        ("mlp", "both"),
+        ("gated", "both"),
+        ("base", "image"),
+        ("base", "text"),
+    ]
+    same = {
+        name for name in config.__dataclass_fields__ if name not in ("head_variant", "modality", "register", "variants", "seeds", "part")
+    }
+    assert all(getattr(one, name) == getattr(config, name) for _, one in trained for name in same)
+    assert not any(one.register for _, one in trained) and summary["best"] == "base"
+    names = {path.name for path in place.iterdir()}
+    assert names == {"comparison-table.csv", "comparison-comparison.json", "comparison-bars.png"}
+    assert json.loads((place / "comparison-comparison.json").read_text())["rows"][0]["accuracy"][0] == pytest.approx(11 / 12)
+
+
+def test_a_gate_gives_way_where_one_side_is_seen(told, root):
+    config = HeadVariantConfig(**options(root, head_variant="gated", variants="text,gated"))
+    _, _, trained = told(compare_variants.heads, config)
+    assert [(one.head_variant, one.modality) for _, one in trained] == [("base", "text"), ("gated", "both")]
+
+
+def test_seeds_are_averaged_and_posts_resampled(told, root):
+    config = HeadVariantConfig(**options(root, variants="base", seeds=2, seed=5, part="test"))
+    summary, _, trained = told(compare_variants.heads, config)
+    assert [one.seed for _, one in trained] == [5, 6] and summary["part"] == "test"
+    (row,) = summary["rows"]
+    assert row["accuracy_of_seeds"] == pytest.approx([11 / 12, 10 / 12]) and row["accuracy"][0] == pytest.approx(10.5 / 12)
+    assert row["accuracy"][1] < row["accuracy"][0] < row["accuracy"][2] and row["runs"] == ["1", "2"]
+
+
+def test_rule_sets_and_rules_of_ones_own(told, root):
+    config = PreprocessConfig(**options(root, rule_sets="raw,urls+lower"))
+    summary, _, trained = told(compare_variants.preprocessing, config)
+    assert [one.cleaning for _, one in trained] == ["raw", "urls,lower"]
+    assert [row["name"] for row in summary["rows"]] == ["raw", "urls+lower"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "message"),
+    [
+        (compare_variants.heads, {"variants": "base,gatted"}, "there is no 'gatted'; did you mean 'gated'"),
+        (compare_variants.heads, {"variants": "ln,ln"}, "names 'ln' twice"),
+        (compare_variants.heads, {"variants": " "}, "variants is empty"),
+        (compare_variants.heads, {"seeds": 0}, "seeds = 0"),
+        (compare_variants.preprocessing, {"rule_sets": "urls+lowr"}, "'lowr' is neither a set"),
+    ],
+)
+def test_mistakes_are_one_line(told, root, stage, config, message):
+    kind = HeadVariantConfig if stage is compare_variants.heads else PreprocessConfig
+    with pytest.raises(UserError, match=message):
+        told(stage, kind(**options(root, **config)))
+
+
+def test_macro_f1_is_that_of_the_classes_that_there_are():
+    for _ in range(20):
+        labels, predicted = RNG.integers(0, 3, 30), RNG.integers(0, 4, 30)
+        expected = f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+        assert compare_variants.macro_f1(labels, predicted) == pytest.approx(expected)
+
+
+def test_predictions_are_matched_by_guid(tmp_path):
+    (tmp_path / "p.csv").write_text("guid,predicted\n007,positive\n7,negative\n")
+    posts = Posts(("7", "007"), ("a", "b"), (tmp_path / "x", tmp_path / "y"), np.array([0, 1]))
+    assert compare_variants.predictions_in(tmp_path / "p.csv", posts).tolist() == [0, 2]
