@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.tracking import provenance
+from core import digest
+from core.tracking import provenance, served
 from core.tracking.run import Run
 from core.tracking.store import machine_lock, scratch
 
@@ -28,30 +33,102 @@ REQUIREMENTS = (
     "numba",
     "mlflow",
     "tqdm",
+    "psutil",
 )
+EVALUATION, TRAINED = "evaluation.json", "trained.json"
+FILES_TAG = "taxon.files"
+# What MLflow writes or adapts itself while it stores or fetches a model, and so is in no digest.
+NOT_SEALED = ("MLmodel", "registered_model_meta")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What promotion has to know of a registered model: on what it was chosen, how it did there, what it has trained on.
+
+    Attributes:
+        family: discovery, longtail, clip or posts.
+        metric: the family's declared metric, a key of `values`.
+        values: metrics of the served answers on the held-out part, 0..1.
+        data: digest of the held-out part (core.stages.held_out.HeldOut.digest).
+        options: the data options that find the held-out part again.
+        select_by: what chose the checkpoint; `oracle` is never promoted.
+        trained: content digests of everything that took part in training.
+    """
+
+    family: str
+    metric: str
+    values: dict[str, float]
+    data: str
+    options: dict[str, Any]
+    select_by: str
+    trained: Sequence[str] = ()
+
+    def write(self, folder: Path) -> None:
+        """Write EVALUATION and TRAINED into the folder that a predictor is served from."""
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "trained"}
+        (folder / EVALUATION).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        (folder / TRAINED).write_text(json.dumps(sorted({short(content) for content in self.trained})) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Read what `write` wrote; the training's contents are the `short` ones."""
+        facts = json.loads((folder / EVALUATION).read_text())
+        return cls(**facts, trained=tuple(json.loads((folder / TRAINED).read_text())))
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags by which versions are found and compared without fetching them."""
+        named = {"taxon.family": self.family, "taxon.metric": self.metric, "taxon.evaluated_on": self.data}
+        scores = {f"taxon.held_out.{name}": repr(float(value)) for name, value in self.values.items()}
+        return {**named, "taxon.select_by": self.select_by, **scores}
+
+
+def short(content: str) -> str:
+    """Return the part of a content digest that is kept of training data: 64 bits tell millions of images apart."""
+    return content[:16]
+
+
+def model_name(family: str, data: str) -> str:
+    """Return the registered name of a family's models of a data set."""
+    return f"taxon-{family}-{data.replace('/', '-')}"
 
 
 def register(
-    run: Run, name: str, data: Path, loader_module: str, columns: Columns, example: Any, metrics: dict[str, float], tags: dict[str, str]
+    run: Run,
+    name: str,
+    data: Path,
+    loader_module: str,
+    columns: Columns,
+    example: Any,
+    metrics: dict[str, float],
+    tags: dict[str, str],
+    evaluation: Evaluation | None = None,
+    requirements: Sequence[str] = (),
 ) -> str:
     """Log `data` as a pyfunc model of `run`, register it as `name`, point the alias `challenger` to it; return its URI.
 
     Args:
         run: the run that made the model.
-        name: registered name.
-        data: folder that `loader_module._load_pyfunc(path)` understands.
+        name: registered name (`model_name`).
+        data: folder that `loader_module._load_pyfunc(path)` understands; files that describe it are added.
         loader_module: importable from the project's own code, which is stored with the model.
         columns: (inputs, outputs) as MLflow types by column name: the signature.
         example: input example, a table.
         metrics: finite numbers shown beside the model.
         tags: facts shown beside the model (recipe, digests).
+        evaluation: what promotion has to know; a model without it can be served, but not promoted.
+        requirements: packages that it needs besides REQUIREMENTS.
     """
     import mlflow
     from mlflow.entities import Metric
 
+    if evaluation is not None:
+        evaluation.write(data)
+        tags = {**tags, **evaluation.tags()}
+    served.seal(data, loader_module)
     place = scratch("model")
     try:
-        folder = _save(place / "model", data, loader_module, columns, example)
+        folder = _save(place / "model", data, columns, example, (*REQUIREMENTS, *requirements))
+        tags = {**tags, FILES_TAG: files_digest(folder)}
         with _quiet():
             model = mlflow.initialize_logged_model(name=name, source_run_id=run.run_id, tags=tags, model_type="taxon")
             run.client.log_model_artifacts(model.model_id, str(folder))
@@ -60,13 +137,32 @@ def register(
             run.client.log_batch(run.run_id, metrics=stamped)
             with machine_lock(f"register {name}"):
                 version = mlflow.register_model(f"models:/{model.model_id}", name, tags=tags)
+                run.client.update_model_version(name, version.version, description=_described(name, metrics, evaluation))
                 run.client.set_registered_model_alias(name, "challenger", version.version)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return f"models:/{name}/{version.version}"
 
 
-def _save(folder: Path, data: Path, loader_module: str, columns: Columns, example: Any) -> Path:
+def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | None) -> str:
+    """Return what the model's page says of a version, as Markdown."""
+    held_out = "not evaluated on held-out data: it cannot be promoted"
+    if evaluation is not None:
+        held_out = (
+            f"held-out {evaluation.metric.replace('_', ' ')} {evaluation.values[evaluation.metric]:.4f}, selected by {evaluation.select_by}"
+        )
+    rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in sorted(metrics.items()))
+    table = f"\n\n| metric | value |\n|---|---|\n{rows}" if rows else ""
+    return f"{held_out}. Serve it: `mlflow models serve -m models:/{name}@champion --env-manager local`{table}"
+
+
+def files_digest(folder: Path) -> str:
+    """Return the digest of a model's files, names and contents: weights, configuration, code, environment."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SEALED and "__pycache__" not in path.parts)
+    return digest.of_json({path.relative_to(folder).as_posix(): digest.of_file(path) for path in files})
+
+
+def _save(folder: Path, data: Path, columns: Columns, example: Any, requirements: Sequence[str]) -> Path:
     from importlib.metadata import version
 
     import mlflow.pyfunc
@@ -77,12 +173,12 @@ def _save(folder: Path, data: Path, loader_module: str, columns: Columns, exampl
     with _quiet():
         mlflow.pyfunc.save_model(
             path=str(folder),
-            loader_module=loader_module,
+            loader_module=served.LOADER,
             data_path=str(data),
             code_paths=[str(provenance.ROOT / "core")],
             signature=signature,
             input_example=example,
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in requirements],
         )
     for cache in list(folder.rglob("__pycache__")):
         shutil.rmtree(cache)

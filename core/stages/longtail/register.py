@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from typing import Any
 
+import numpy as np
+
 from core.serving import classifier as serving
 from core.serving.images import example
+from core.stages import held_out as held
+from core.stages.held_out import HeldOut
+from core.stages.longtail import materials
+from core.stages.longtail.config import LongtailData
 from core.tracking import registry
 from core.tracking.store import scratch
 
 # What the model takes and gives, as MLflow types.
 COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double"})
+METRIC = "balanced_accuracy"  # on validation images; accuracy alone would reward forgetting the rare classes
 
 
 def register(training: Any, size: int, metrics: dict[str, float]) -> str:
@@ -31,9 +39,41 @@ def register(training: Any, size: int, metrics: dict[str, float]) -> str:
         serving.write(folder / "data", training.task.scored, training.m.spec(size), about)
         finite = {f"registered/{name}": value for name, value in metrics.items()}
         tags = {name: str(about[name]) for name in ("data", "data_digest", "epoch", "backbone", "loss_type")}
-        name = "taxon-longtail-" + data.name.replace("/", "-")
         return registry.register(
-            training.run, name, folder / "data", "core.serving.classifier", COLUMNS, example(data.train.source), finite, tags
+            training.run,
+            registry.model_name("longtail", data.name),
+            folder / "data",
+            "core.serving.classifier",
+            COLUMNS,
+            example(data.train.source),
+            finite,
+            tags,
+            evaluation(training, size),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def evaluation(training: Any, size: int) -> registry.Evaluation | None:
+    """Return how the scored model does on the validation part; None where there is none."""
+    data, config = training.m.data, training.config
+    if not len(data.val):
+        return None
+    part = held.of_images(data.val, np.arange(len(data.val)), data.class_names)
+    logits = training.m.outputs(training.task.scored, "val", size)["label"]
+    answers = [data.class_names[best] for best in logits.argmax(axis=1)]
+    return registry.Evaluation(
+        "longtail",
+        METRIC,
+        held.scores(part.labels, answers),
+        part.digest,
+        {f.name: getattr(config, f.name) for f in dataclasses.fields(LongtailData)},
+        config.select_by,
+        held.contents(data.train, np.arange(len(data.train))),
+    )
+
+
+def held_out(options: dict[str, Any]) -> HeldOut:
+    """Return the validation images that these data options name."""
+    data = materials.load_data(LongtailData(**options | {"test_dir": "", "test_meta": ""}))
+    return held.of_images(data.val, np.arange(len(data.val)), data.class_names)

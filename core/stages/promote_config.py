@@ -1,0 +1,31 @@
+"""The typed configuration of promotion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.config import option
+
+
+@dataclass(frozen=True)
+class PromoteConfig:
+    """Compare a registered candidate with the champion on the same held-out data, and make it the champion if it is better."""
+
+    name: str = option("", "registered model, e.g. taxon-discovery-digits; empty = that of family and data")
+    family: Literal["", "discovery", "longtail", "clip", "posts"] = option("", "family of the model, where name is empty")
+    data: str = option("", "data set of the model, e.g. digits or cifar100/trees, where name is empty")
+    candidate: str = option(
+        "",
+        "version number, alias (challenger = the newest), models:/... or runs:/<id>; empty = of the finished versions that were evaluated "
+        "on the champion's data the one with the best recorded metric",
+    )
+    metric: Literal["", "accuracy", "balanced_accuracy", "macro_f1"] = option(
+        "", "what decides; empty = the family's declared one (discovery: accuracy on held-out known classes, longtail: balanced_accuracy)"
+    )
+    data_root: str = option("", "data_root of the held-out data now; empty = where the candidate's training found them")
+    data_options: str = option("", "other data options of the candidate's training that changed since: val_dir=<path>,val_meta=<path>,...")
+    min_gain: float = option(0.0, "the candidate becomes champion if it is better by more than this")
+    n_bootstrap: int = option(2000, "resamples of the held-out items for the confidence intervals")
+    seed: int = option(0, "seed of the resamples")
+    dry_run: bool = option(False, "show what would happen; move no alias, tag no version")

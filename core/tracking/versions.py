@@ -1,0 +1,205 @@
+"""Registered versions: found by name, number, alias or origin; fetched and verified; the alias `champion` moved."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient, artifacts
+from mlflow.exceptions import MlflowException
+
+from core.errors import UserError, nearest
+from core.tracking import registry, served
+
+CHAMPION = "champion"
+PROMOTED_TAG = "taxon.promoted"  # says by which run a version was promoted
+WHY_TAG = "taxon.promotion"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the store's codes for no such version and no such alias
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: str
+    run_id: str
+    source: str
+    tags: dict[str, str] = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"version {self.number} of {self.name}"
+
+    @property
+    def uri(self) -> str:
+        """Return models:/<name>/<number>."""
+        return f"models:/{self.name}/{self.number}"
+
+    def score(self, metric: str) -> float:
+        """Return the metric that was recorded at registration; NaN where there is none."""
+        with contextlib.suppress(KeyError, ValueError):
+            return float(self.tags[f"taxon.held_out.{metric}"])
+        return float("nan")
+
+
+@contextlib.contextmanager
+def registry_named(what: str) -> Iterator[None]:
+    """Turn what the registry says into one line about `what`."""
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"{what} cannot be read from the registry: {str(error).splitlines()[0][:200]}") from None
+
+
+def names(client: MlflowClient) -> list[str]:
+    """Return the names of all registered models."""
+    with registry_named("the list of models"):
+        found, page = [], client.search_registered_models()
+        while page:
+            found += [model.name for model in page]
+            page = client.search_registered_models(page_token=page.token) if page.token else []
+    return sorted(found)
+
+
+def require_name(client: MlflowClient, name: str) -> None:
+    """Raise UserError unless a model of this name is registered; name the nearest one."""
+    known = names(client)
+    if name not in known:
+        there = f"; registered are {', '.join(known[:10])}" if known else "; nothing is registered in this store"
+        raise UserError(f"no model '{name}' is registered{nearest(name, known) or there}")
+
+
+def all_versions(client: MlflowClient, name: str) -> list[Version]:
+    """Return the versions of a model, oldest first, deleted ones left out."""
+    with registry_named(f"model '{name}'"):
+        found, token = [], None
+        while True:
+            page = client.search_model_versions(f"name = '{name}'", page_token=token)
+            found += [_version(one) for one in page if one.status == "READY"]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda version: int(version.number))
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> tuple[Version | None, str]:
+    """Return the version that holds an alias and ''; or None and why: nobody holds it, or a version that has been deleted."""
+    with registry_named(f"model '{name}'"):
+        number = client.get_registered_model(name).aliases.get(alias)
+        if number is None:
+            return None, f"no version of {name} is {alias}"
+        try:
+            return _version(client.get_model_version(name, str(number))), ""
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            return None, f"the alias {alias} of {name} is held by version {number}, which has been deleted; it counts as absent"
+
+
+def find(client: MlflowClient, name: str, wanted: str) -> Version:
+    """Return the version that a number, an alias, `models:/...` or `runs:/<id>` means; raise UserError when it is none of `name`."""
+    if wanted.startswith("runs:/"):
+        return _of_source(client, name, wanted, lambda version: version.run_id == wanted.removeprefix("runs:/").split("/")[0])
+    if wanted.startswith("models:/m-"):
+        return _of_source(client, name, wanted, lambda version: version.source == wanted)
+    if wanted.startswith("models:/"):
+        path = wanted.removeprefix("models:/")
+        other, _, wanted = path.partition("@" if "@" in path else "/")
+        if other != name:
+            raise UserError(f"candidate '{path}' is of the model '{other}', not of '{name}'; models of two names are not compared")
+    if wanted.isdigit():
+        numbers = {version.number: version for version in all_versions(client, name)}
+        if wanted not in numbers:
+            there = ", ".join(list(numbers)[-10:]) or "none"
+            raise UserError(f"candidate: {name} has no version {wanted} (deleted, or never there); there are {there}")
+        return numbers[wanted]
+    version, why = aliased(client, name, wanted)
+    if version is None:
+        with registry_named(f"model '{name}'"):
+            held = list(client.get_registered_model(name).aliases)
+        raise UserError(
+            f"candidate '{wanted}': {why}{nearest(wanted, held)} (give a version's number, an alias, models:/... or runs:/<id>)"
+        )
+    return version
+
+
+def fetch(version: Version, folder: Path) -> Path:
+    """Fetch a version's files into `folder` and verify them; return the folder. Raise UserError naming what is missing or damaged."""
+    try:
+        found = Path(artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{version}: its files are missing or cannot be fetched ({said}); {served.REMEDY}") from None
+    try:
+        flavour = yaml.safe_load((found / "MLmodel").read_text())["flavors"]["python_function"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError(f"{version}: its MLmodel file is missing or damaged; {served.REMEDY}") from None
+    data = found / str(flavour.get("data"))
+    if flavour.get("loader_module") != served.LOADER or data.parent != found / "data":
+        raise UserError(f"{version} was not registered by this project, or by an older one, and is not loaded; register it again")
+    try:
+        served.check(data)
+    except UserError as error:
+        raise UserError(f"{version}: {error}") from None
+    if registry.files_digest(found) != version.tags.get(registry.FILES_TAG):
+        raise UserError(f"{version}: its files are not those that were registered; {served.REMEDY}")
+    return found
+
+
+def evaluation(version: Version, folder: Path) -> registry.Evaluation:
+    """Return what was recorded of a fetched version when it was registered."""
+    try:
+        (data,) = (folder / "data").iterdir()
+        return registry.Evaluation.read(data)
+    except (OSError, ValueError, TypeError):
+        raise UserError(
+            f"{version} does not say on what it was evaluated: it was trained without held-out items, or registered without them"
+        ) from None
+
+
+def chosen_by_oracle(client: MlflowClient, version: Version) -> bool:
+    """Say whether the version, or the run it comes from, was selected with the truth of what is to be found."""
+    if version.tags.get("taxon.select_by") == "oracle":
+        return True
+    with contextlib.suppress(MlflowException):  # the run may have been deleted
+        return client.get_run(version.run_id).data.tags.get("taxon.select_by") == "oracle"
+    return False
+
+
+def finished(client: MlflowClient, version: Version) -> bool:
+    """Say whether the run that a version comes from has finished."""
+    with contextlib.suppress(MlflowException):
+        return client.get_run(version.run_id).info.status == "FINISHED"
+    return False
+
+
+def move_champion(client: MlflowClient, version: Version, promoted_by: str, why: str) -> None:
+    """Make `version` the champion. It is tagged first: who moves the alias at the same time from elsewhere sees the tag afterwards."""
+    with registry_named(str(version)):
+        client.set_model_version_tag(version.name, version.number, PROMOTED_TAG, promoted_by)
+        explain(client, version, why)
+        client.set_registered_model_alias(version.name, CHAMPION, version.number)
+
+
+def explain(client: MlflowClient, version: Version, why: str) -> None:
+    """Record in a version's tag what became of its promotion, and why."""
+    client.set_model_version_tag(version.name, version.number, WHY_TAG, why[:4000])
+
+
+def promotions(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return by which run each version was promoted, of those that ever were."""
+    return {version.number: version.tags[PROMOTED_TAG] for version in all_versions(client, name) if PROMOTED_TAG in version.tags}
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, str(found.version), found.run_id or "", found.source or "", dict(found.tags))
+
+
+def _of_source(client: MlflowClient, name: str, wanted: str, matches: Any) -> Version:
+    found = [version for version in all_versions(client, name) if matches(version)]
+    if not found:
+        raise UserError(f"candidate '{wanted}': {name} has no version from there; give a version's number or another alias")
+    return found[-1]

@@ -1,0 +1,21 @@
+"""Make a registered candidate the champion if it is better than the champion on the same held-out data.
+
+    mlflow run . -e promote -P name=taxon-discovery-digits [-P candidate=challenger] [-P dry_run=true]
+
+Prints both scores and the gain with 95 % intervals; moves the alias `champion`; writes promotion.json and, in tags of version and
+run, why. Serve what it chose: `mlflow models serve -m models:/taxon-discovery-digits@champion --env-manager local`.
+"""
+
+import sys
+
+from core.stages.launch import launch
+from core.stages.promote_config import PromoteConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("promote", PromoteConfig, "core.stages.promote:run", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
