@@ -35,8 +35,6 @@ def run(config: TrainConfig, run: Any) -> dict[str, Any]:
     if config.train_all_superclasses:
         return _train_all(config, run)
     config = checks.check_training(recipes.resolve(config))
-    if run is not None:
-        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
     return train(config, run)
 
 
@@ -98,6 +96,7 @@ class Training(RecordedTraining):
         self.extract_train, self.extract_test = m.extractors()
         if run is not None:
             run.dataset(m.data.name, m.data.digest, config.data_root, "training")
+            run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
             run.started()
 
     @property
@@ -168,8 +167,23 @@ class Training(RecordedTraining):
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }
+        self.run.note(self._note(best))
         self.publish_stage(summary, tags)
         return summary
+
+    def _note(self, best: int) -> str:
+        """Return the description shown at the top of the run's page, as Markdown."""
+        m, config = self.materials, self.config
+        rows = {"frozen features": self.history[0], "last epoch": self.history[-1], "best epoch": [best, self.metrics_at(best)]}
+        lines = ["| epoch | unlabelled All / Old / New | test All / Old / New | held-out Old |", "|---|---|---|---|"]
+        for name, (epoch, metrics) in rows.items():
+            cells = [
+                " / ".join(_figure(metrics, f"{where}/v2_{part}") for part in ("all", "old", "new")) for where in ("unlabelled", "test")
+            ]
+            lines.append(f"| {name} ({epoch}) | {' | '.join(cells)} | {_figure(metrics, 'val/accuracy_old')} |")
+        about = f"**{m.data.name}**: {config.model_name}, {len(m.split.labelled)} labelled and {len(m.split.unlabelled)} unlabelled images."
+        files = "Picture: `plots/curves.png`; best checkpoint: see the tag `taxon.best_checkpoint`."
+        return "\n".join([about, "", *lines, "", f"Best by {config.select_by}. {files}"])
 
     def _read_pseudo_labels(self, data: Any, split: Any) -> pseudo_labels.PseudoLabels | None:
         if not self.config.pseudo_labels_path:
@@ -245,3 +259,7 @@ class Training(RecordedTraining):
             "environment": materials_module.environment(config, m.device, m.number_format),
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
+
+
+def _figure(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[name]:.3f}" if name in metrics else "n/a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from core.config import option
 from core.errors import UserError
 from core.stages import launch
+from core.stages.config import PipelineConfig
+from core.stages.longtail.config import LongtailTrainConfig
 from core.tracking import provenance
 
 HERE = "tests.core.stages.test_launch"
@@ -139,3 +142,21 @@ def test_other_ranks_work_without_a_run(client, monkeypatch):
     assert start("work") == 0
     assert seen == [None]
     assert client.search_runs([client.get_experiment_by_name("taxon").experiment_id]) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (PipelineConfig(), "pseudo_pipeline digits seed 1"),
+        (PipelineConfig(superclass_name="trees", seed=3), "pseudo_pipeline trees seed 3"),
+        (PipelineConfig(lr=0.003, k_max=6, gpu="cpu", weights="/a/b.safetensors"), "pseudo_pipeline digits seed 1 lr=0.003 k_max=6"),
+        (LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="ce"), "train_longtail crops seed=7 loss_type=ce"),
+    ],
+)
+def test_a_runs_name_says_what_differs_from_the_defaults(config, expected):
+    assert launch.run_name(expected.split()[0], config) == expected
+
+
+def test_a_runs_name_does_not_grow_without_end():
+    config = PipelineConfig(**{f.name: 7 for f in dataclasses.fields(PipelineConfig) if isinstance(f.default, int) and f.name != "seed"})
+    assert len(launch.run_name("pseudo_pipeline", config)) < 100

@@ -58,6 +58,7 @@ class FakeRun:
         self.given: dict[str, Any] = {}
         self.datasets: list[tuple[str, ...]] = []
         self.has_started = False
+        self.noted = ""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.history.append((values, step))
@@ -67,6 +68,9 @@ class FakeRun:
 
     def tags(self, values: dict[str, Any]) -> None:
         self.tagged |= {key: str(value) for key, value in values.items()}
+
+    def note(self, markdown: str) -> None:
+        self.noted = markdown
 
     def params(self, values: dict[str, Any]) -> None:
         self.given |= values
