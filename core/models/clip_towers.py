@@ -143,6 +143,7 @@ class TimmImageTower(ImageTower):
         """Set the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         if self._parts is not None:
+            self._parts[1].train(mode and not self.locked)
             self._parts[0].eval()
         return self
 

@@ -1,0 +1,102 @@
+"""Mistakes in SuperCLIP options that no type can catch, found before anything is read or computed."""
+
+from __future__ import annotations
+
+import re
+
+from core.errors import UserError
+from core.stages.clip.config import TrainClipConfig
+
+POSITIVE = ("epochs", "batch_size", "learning_rate", "img_size", "embed_dim")
+NOT_NEGATIVE = (
+    "weight_decay",
+    "class_loss_weight",
+    "contrastive_loss_weight",
+    "word_supervision_weight",
+    "weight_smooth_factor",
+    "context_length",
+    "grad_from_block",
+    "view_cache",
+    "temperature",
+    "early_stopping_patience",
+    "early_stopping_min_delta",
+    "save_freq",
+    "log_interval",
+    "num_workers",
+    "threads",
+    "seed",
+    "random_state",
+    "fold",
+)
+SHARES = ("val_fraction", "test_fraction")
+LARGEST_SEED = 2**32
+
+
+def check_training(config: TrainClipConfig) -> TrainClipConfig:
+    """Return the configuration unchanged, or raise UserError naming option, value and remedy."""
+    for name in POSITIVE:
+        if getattr(config, name) <= 0:
+            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
+    for name in NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
+    for name in SHARES:
+        if not 0 <= getattr(config, name) <= 0.5:
+            raise UserError(f"{name} = {getattr(config, name)} is outside 0..0.5; give a share of at most a half")
+    for name in ("seed", "random_state"):
+        if getattr(config, name) >= LARGEST_SEED:
+            raise UserError(f"{name} = {getattr(config, name)} is too large; use one below {LARGEST_SEED}")
+    if not config.data_dir:
+        raise UserError("data_dir is empty; give the folder that holds <class>/* (or train/, val/ and test/ with them)")
+    if not config.class_texts_file:
+        raise UserError("class_texts_file is empty; give a JSON file {class folder: sentence}")
+    _check_folds(config)
+    _check_losses(config)
+    _check_frozen(config)
+    return config
+
+
+def _check_folds(config: TrainClipConfig) -> None:
+    if config.use_cv and config.n_splits < 2:
+        raise UserError(f"n_splits = {config.n_splits}; cross-validation needs 2 folds or more")
+    if config.fold and not config.use_cv:
+        raise UserError(f"fold = {config.fold}, but use_cv = false; set use_cv = true or fold = 0")
+    if config.fold > config.n_splits:
+        raise UserError(f"fold = {config.fold} is beyond n_splits = {config.n_splits}; give a fold from 1 to {config.n_splits}")
+    if config.use_cv and config.resume and not config.fold:
+        raise UserError("resume names one training, but use_cv = true trains several; run the same command again, or give a fold")
+    if config.group_pattern and config.groups_file:
+        raise UserError("group_pattern and groups_file both say which images belong together; give one of them")
+    try:
+        found = re.compile(config.group_pattern)
+    except re.error as error:
+        raise UserError(f"group_pattern = '{config.group_pattern}' is no regular expression ({error}); give one like '/(\\d+)_'") from None
+    if config.group_pattern and not found.groups:
+        raise UserError(f"group_pattern = '{config.group_pattern}' has no (...); put the part that names the group in brackets")
+
+
+def _check_losses(config: TrainClipConfig) -> None:
+    if config.use_superclip_loss and not (config.class_loss_weight or config.contrastive_loss_weight):
+        raise UserError("class_loss_weight = 0 and contrastive_loss_weight = 0 leave nothing to train on; raise one of them")
+    unused = [] if config.use_superclip_loss else [n for n in ("class_loss_weight", "contrastive_loss_weight") if getattr(config, n) != 1.0]
+    if unused:
+        raise UserError(f"{unused[0]} = {getattr(config, unused[0])} acts only with use_superclip_loss = true; set that, or leave it at 1")
+    if config.word_supervision and config.lock_image:
+        raise UserError("word_supervision trains the image network, which lock_image = true freezes; unlock it or give grad_from_block")
+
+
+def _check_frozen(config: TrainClipConfig) -> None:
+    if config.grad_from_block and config.lock_image:
+        raise UserError(f"grad_from_block = {config.grad_from_block} and lock_image = true contradict each other; drop one of the two")
+    if config.view_cache and not (config.lock_image or config.grad_from_block):
+        raise UserError(f"view_cache = {config.view_cache} keeps the outputs of a frozen part; set lock_image or grad_from_block")
+
+
+def idle_options(config: TrainClipConfig) -> list[str]:
+    """Return a line for every option that cannot act beside the others."""
+    lines = []
+    if config.lock_image and config.augmentation != "none" and not config.view_cache:
+        lines.append("lock_image keeps the plain images' features: augmentation does not act; view_cache = 8 lets it")
+    if config.contrastive_loss_weight == 0 and config.contrastive_targets != "multi_positive":
+        lines.append("contrastive_targets does not act while contrastive_loss_weight = 0")
+    return lines

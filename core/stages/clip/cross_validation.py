@@ -1,0 +1,144 @@
+"""Stratified k-fold cross-validation: one child run a fold, and every image predicted by a model that never saw it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import config as configuration
+from core.evaluation import compare
+from core.plots import class_confusion, figure
+from core.stages.clip import checks, data, evaluate, folds, train
+from core.stages.clip.children import Child, devices_of, run_all
+from core.stages.clip.config import TrainClipConfig
+from core.tracking import stage as stages
+from core.tracking.store import scratch
+from core.training import distributed
+
+PREDICTIONS = "out_of_fold.csv"
+
+
+def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Train every fold and publish the parent's files; return its summary ({} on ranks other than 0)."""
+    checks.check_training(config)
+    devices_of(config.gpu)
+    pool = data.load(config)
+    made = folds.folds(pool, config)
+    each = [dataclasses.replace(config, fold=k) for k in range(1, config.n_splits + 1)]
+    info = [_info(pool, k, folds.parts(pool, one)) for k, one in enumerate(each, start=1)]
+    if run is not None:
+        run.dataset(pool.name, pool.digest, config.data_dir, "training")
+        run.params(configuration.canonical(config))
+        run.started()
+
+    def begin(one: TrainClipConfig) -> tuple[str, Any]:
+        prepared = train.prepare(one, pool)
+        return prepared.key, lambda child: train.ClipTraining(prepared, child).result()
+
+    children = [Child(f"fold {one.fold}", one, begin, "core.stages.clip.train:train") for one in each]
+    tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}
+    finished = run_all(children, run, train.ENTRY_POINT, tags)
+    return _publish(config, run, pool, len(made), info, finished) if distributed.is_main() else {}
+
+
+def summarise(finished: Sequence[stages.Finished], scored_on: str) -> dict[str, Any]:
+    """Return the folds' metrics, their mean and their sample standard deviation (divisor k - 1), of what all folds have."""
+    metrics = [fold.summary["best_metrics"] for fold in finished]
+    shared = sorted(set.intersection(*(set(found) for found in metrics)))
+    values = {name: np.array([found[name] for found in metrics]) for name in shared}
+    return {
+        "scored_on": scored_on,
+        "mean": {name: float(array.mean()) for name, array in values.items()},
+        "std": {name: float(array.std(ddof=1)) for name, array in values.items()},
+        "folds": [
+            {"fold": k, "run_id": fold.run_id, "metrics": found}
+            for k, (fold, found) in enumerate(zip(finished, metrics, strict=True), start=1)
+        ],
+    }
+
+
+def _info(pool: data.Pool, k: int, rows: folds.Rows) -> dict[str, Any]:
+    """Return what folds_info.json says of a fold."""
+    counts = {part: np.bincount(pool.images.labels[rows[part]], minlength=len(pool.class_names)) for part in data.PARTS}
+    return {
+        "fold": k,
+        "images": {part: [pool.images.ids[i] for i in rows[part]] for part in data.PARTS},
+        "class_counts": {part: dict(zip(pool.class_names, found.tolist(), strict=True)) for part, found in counts.items()},
+        "absent_classes": {part: folds.absent_classes(pool, rows[part]) for part in data.PARTS if len(rows[part])},
+    }
+
+
+def _publish(
+    config: TrainClipConfig, run: Any, pool: data.Pool, k: int, info: list[dict[str, Any]], finished: Sequence[stages.Finished]
+) -> dict[str, Any]:
+    scored_on = "test" if len(info[0]["images"]["test"]) else "val"
+    summary = summarise(finished, scored_on) | {"n_splits": k}
+    folder = scratch("folds")
+    try:
+        summary["out_of_fold"] = _out_of_fold(pool, finished, scored_on, folder, config.seed)
+        history = [{"fold": i, "history": fold.summary["history"]} for i, fold in enumerate(finished, start=1)]
+        files = {"folds_info": info, "cv_summary": summary, "config": configuration.canonical(config), "history": history}
+        for name, value in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        cells = {f"cv/{statistic}/{name}": value for statistic in ("mean", "std") for name, value in summary[statistic].items()}
+        run.metrics(cells | {f"cv/out_of_fold/{name}": found[0] for name, found in summary["out_of_fold"].items()}, config.epochs)
+        run.note(note(pool.name, summary))
+        run.tags({"taxon.data": pool.name, "taxon.seed": str(config.seed), "taxon.select_by": config.select_by})
+        stages.publish(run, folder, summary)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(table(f"{pool.name}, {k} folds", summary))
+    return summary
+
+
+def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str, folder: Path, seed: int) -> dict[str, list[float]]:
+    """Write every held-out prediction and their confusion matrix; return metric -> [value, low, high], a 95 % bootstrap interval."""
+    rows = [
+        row | {"fold": str(k)} for k, fold in enumerate(finished, start=1) for row in read_predictions(fold.folder / "evaluation" / part)
+    ]
+    with open(folder / PREDICTIONS, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    index = {name: i for i, name in enumerate(pool.class_names)}
+    labels, predicted = (np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
+    figure.save(class_confusion.class_confusion(labels, predicted, pool.class_names), folder / "plots" / "confusion.png")
+    found = {name: compare.bootstrap_interval(labels, predicted, name, seed=seed) for name in compare.METRICS}
+    return {name: [interval.value, interval.low, interval.high] for name, interval in found.items()}
+
+
+def read_predictions(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a folder's predictions.csv: image, true, predicted, confidence."""
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def lines(summary: dict[str, Any]) -> dict[str, list[str]]:
+    """Return title -> 'mean ± std' of the shown metrics, of the trained model and the lines beside it."""
+    means, stds = (evaluate.rows(summary[statistic], summary["scored_on"]) for statistic in ("mean", "std"))
+    return {title: [f"{m:.3f} ± {s:.3f}" for m, s in zip(values, stds[title], strict=True)] for title, values in means.items()}
+
+
+def table(name: str, summary: dict[str, Any]) -> str:
+    """Return what a cross-validation prints at its end."""
+    head = [name.ljust(36) + "".join(f"{title.replace('_', ' '):>20s}" for title in evaluate.SHOWN)]
+    return "\n".join(head + [f"  {title}".ljust(36) + "".join(f"{cell:>20s}" for cell in cells) for title, cells in lines(summary).items()])
+
+
+def note(name: str, summary: dict[str, Any]) -> str:
+    """Return the description shown at the top of the run's page, as Markdown."""
+    head = ["| model | " + " | ".join(title.replace("_", " ") for title in evaluate.SHOWN) + " |", "|---|" + "---|" * len(evaluate.SHOWN)]
+    rows = [f"| {title} | {' | '.join(cells)} |" for title, cells in lines(summary).items()]
+    chosen = "a share of the other folds chose the epoch" if summary["scored_on"] == "test" else "the held-out fold itself chose the epoch"
+    pooled = ", ".join(f"{n.replace('_', ' ')} {v:.3f} ({a:.3f} to {b:.3f})" for n, (v, a, b) in summary["out_of_fold"].items())
+    about = f"**{name}**: mean ± standard deviation over {summary['n_splits']} held-out folds; {chosen}."
+    return "\n".join(
+        [about, "", *head, *rows, "", f"All held-out images together, with 95 % intervals: {pooled}.", "Files: `cv_summary.json`."]
+    )

@@ -1,0 +1,178 @@
+"""A file of configurations: JSON5 or YAML, comments allowed; one of them for this run, or each as a child run of its own."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import config as configuration
+from core.errors import UserError, nearest
+from core.evaluation import compare
+from core.stages.clip import checks, cross_validation, evaluate, train
+from core.stages.clip.children import Child, run_all
+from core.stages.clip.config import TrainClipConfig
+from core.tracking import stage as stages
+from core.tracking.store import scratch
+from core.training import distributed
+
+OPTIONS = ("config_file", "multi_config")
+SUMMARY = "multi_config_summary"
+
+
+def read(config: TrainClipConfig) -> list[TrainClipConfig]:
+    """Return the configurations of `config.config_file`: its options in place of defaults; an option of the command line with
+    another value than its default wins. null means the default.
+
+    Raises:
+        UserError: no readable file, an unknown key (nearest suggested), a value of another type, or a list without multi_config.
+    """
+    uri = config.config_file
+    found = _parsed(uri)
+    objects = found if isinstance(found, list) else [found]
+    if not objects or not all(isinstance(one, dict) for one in objects):
+        raise UserError(f"config_file = '{uri}' holds neither an object of options nor a list of them; write [{{\"epochs\": 10}}, ...]")
+    if len(objects) > 1 and not config.multi_config:
+        raise UserError(f"config_file = '{uri}' holds {len(objects)} configurations; set multi_config = true, or leave one in it")
+    given = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name not in OPTIONS and getattr(config, f.name) != f.default
+    }
+    return [dataclasses.replace(_config(one, number, uri), **given) for number, one in enumerate(objects, start=1)]
+
+
+def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Train every configuration of the file as a child run, compare them, return the summary ({} on ranks other than 0)."""
+    configs = [checks.check_training(one) for one in read(config)]
+    names = names_of(configs)
+    if run is not None:
+        run.params(configuration.canonical(config))
+        run.started()
+    children = [Child(name, one, _begin, "core.stages.clip.multi_config:train_one") for name, one in zip(names, configs, strict=True)]
+    finished = run_all(children, run, train.ENTRY_POINT, {"taxon.seed": str(config.seed)})
+    return _publish(run, names, configs, finished) if distributed.is_main() else {}
+
+
+def train_one(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Train one configuration: all its folds where it has any."""
+    return cross_validation.cross_validate(config, run) if config.use_cv and not config.fold else train.train(config, run)
+
+
+def names_of(configs: Sequence[TrainClipConfig]) -> list[str]:
+    """Return a name for each configuration: its number and the options in which they differ."""
+    differing = [f.name for f in dataclasses.fields(TrainClipConfig) if len({getattr(one, f.name) for one in configs}) > 1]
+    said = [" ".join(f"{name}={str(getattr(one, name)).lower()}" for name in differing) for one in configs]
+    return [f"{number} {text}".strip()[:200] for number, text in enumerate(said, start=1)]
+
+
+def _begin(config: TrainClipConfig) -> tuple[str, Any]:
+    if config.use_cv and not config.fold:
+        return "", lambda child: cross_validation.cross_validate(config, child)
+    prepared = train.prepare(config)
+    return prepared.key, lambda child: train.ClipTraining(prepared, child).result()
+
+
+def _parsed(uri: str) -> Any:
+    import json5
+    import yaml
+
+    from core.tracking.uri import resolve
+
+    path = resolve(uri, "config_file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json5.loads(text, allow_duplicate_keys=False)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise UserError(f"config_file = '{uri}' is no readable JSON5 or YAML file: {said}") from None
+
+
+def _config(given: dict[str, Any], number: int, uri: str) -> TrainClipConfig:
+    known = [f.name for f in dataclasses.fields(TrainClipConfig) if f.name not in OPTIONS]
+    where, words = f"config_file = '{uri}', configuration {number}", []
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(f"{where}: there is no option '{name}'{nearest(str(name), known)}; rename or remove it in the file")
+        if value is None:
+            continue
+        if not isinstance(value, (str, bool, int, float)):
+            raise UserError(f"{where}: {name} = {json.dumps(value)[:60]} is no single value; give text, a number or true/false")
+        words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+    try:
+        return configuration.parse(TrainClipConfig, words, train.ENTRY_POINT)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig], finished: Sequence[stages.Finished]) -> dict[str, Any]:
+    shown = {name: _lines(found.summary) for name, found in zip(names, finished, strict=True)}
+    summary = {
+        "configurations": [
+            {"name": name, "run_id": found.run_id, "config": configuration.canonical(one), "lines": shown[name]}
+            for name, one, found in zip(names, configs, finished, strict=True)
+        ],
+        "against_first": _against_first(names, finished, configs[0].seed),
+    }
+    folder = scratch("configurations")
+    (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    run.note(_note(shown, summary["against_first"]))
+    stages.publish(run, folder, summary)
+    head = ["configuration".ljust(56) + "".join(f"{title.replace('_', ' '):>20s}" for title in evaluate.SHOWN)]
+    rows = [
+        f"{name}: {title}"[:55].ljust(56) + "".join(f"{c:>20s}" for c in cells) for name, of in shown.items() for title, cells in of.items()
+    ]
+    print("\n".join([*head, *rows, *(f"{name} - {names[0]}: {said}" for name, said in _differences(summary["against_first"]).items())]))
+    return summary
+
+
+def _lines(summary: dict[str, Any]) -> dict[str, list[str]]:
+    if "mean" in summary:
+        return cross_validation.lines(summary)
+    metrics = summary["best_metrics"]
+    part = "test" if evaluate.rows(metrics, "test") else "val"
+    return {title: [f"{value:.3f}" for value in values] for title, values in evaluate.rows(metrics, part).items()}
+
+
+def _against_first(names: Sequence[str], finished: Sequence[stages.Finished], seed: int) -> dict[str, dict[str, list[float]]]:
+    """Return, of cross-validations of the same images, metric -> [difference to the first, low, high] and McNemar's p value."""
+    tables = [_predictions(found.folder / cross_validation.PREDICTIONS) for found in finished]
+    compared: dict[str, dict[str, list[float]]] = {}
+    for name, rows in zip(names[1:], tables[1:], strict=True):
+        if not tables[0] or rows.keys() != tables[0].keys():
+            continue
+        ids = sorted(rows)
+        index = {label: i for i, label in enumerate(sorted({row[c] for t in (tables[0], rows) for row in t.values() for c in (0, 1)}))}
+        labels, first, other = (np.array([index[t[i][c]] for i in ids]) for t, c in ((rows, 0), (tables[0], 1), (rows, 1)))
+        found = {metric: compare.paired_bootstrap(labels, first, other, metric, seed=seed) for metric in compare.METRICS}
+        compared[name] = {metric: [interval.value, interval.low, interval.high] for metric, interval in found.items()}
+        compared[name]["mcnemar_p"] = [compare.mcnemar(labels, first, other).p_value]
+    return compared
+
+
+def _predictions(path: Path) -> dict[str, tuple[str, str]]:
+    """Return image -> (true, predicted); {} where the run was no cross-validation."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="") as file:
+        return {row["image"]: (row["true"], row["predicted"]) for row in csv.DictReader(file)}
+
+
+def _differences(compared: dict[str, dict[str, list[float]]]) -> dict[str, str]:
+    def said(found: dict[str, list[float]]) -> str:
+        cells = [f"{m.replace('_', ' ')} {found[m][0]:+.3f} ({found[m][1]:+.3f} to {found[m][2]:+.3f})" for m in compare.METRICS]
+        return ", ".join(cells) + f", McNemar p {found['mcnemar_p'][0]:.3f}"
+
+    return {name: said(found) for name, found in compared.items()}
+
+
+def _note(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:
+    head = ["| configuration | model | " + " | ".join(evaluate.SHOWN) + " |", "|---|---|" + "---|" * len(evaluate.SHOWN)]
+    rows = [f"| {name} | {title} | {' | '.join(cells)} |" for name, of in shown.items() for title, cells in of.items()]
+    first = [f"- {name} against the first: {said}" for name, said in _differences(compared).items()]
+    return "\n".join([*head, *rows, "", *first])

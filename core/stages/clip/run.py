@@ -1,0 +1,28 @@
+"""What `train_clip` does: one training, the folds of a cross-validation, or every configuration of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from core.errors import UserError
+from core.stages.clip import checks, multi_config
+from core.stages.clip.config import TrainClipConfig
+from core.training import distributed
+
+
+def run(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Run `train_clip`; return its summary ({} on ranks other than 0)."""
+    if config.multi_config and not config.config_file:
+        raise UserError("multi_config = true, but config_file is empty; give the file that lists the configurations")
+    if config.config_file and not config.multi_config:
+        (config,) = multi_config.read(config)
+    if not config.config_file or not config.multi_config:
+        checks.check_training(dataclasses.replace(config, config_file=""))
+    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
+    try:
+        return multi_config.run_configurations(config, run) if config.multi_config else multi_config.train_one(config, run)
+    finally:
+        distributed.stop()

@@ -1,0 +1,288 @@
+"""SuperCLIP training: from images and sentences to checkpoints, curves, evaluation and the registered best model, resumable."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core import config as configuration
+from core import digest
+from core.data.longtail import duplicates_across
+from core.errors import UserError
+from core.models.clip import ClipTowers
+from core.stages import inputs
+from core.stages.clip import baselines, checks, data, evaluate, materials, register
+from core.stages.clip.config import TrainClipConfig
+from core.stages.longtail import evaluate as shared
+from core.stages.materials import environment
+from core.stages.recorded import RecordedTraining
+from core.training import distributed, precision, schedule
+from core.training import state as states
+from core.training.clip import ClipTask
+from core.training.loop import Plan, fit
+
+ENTRY_POINT = "train_clip"
+# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
+PLACES = ("data_dir", "class_texts_file", "groups_file", "group_column", "group_pattern", "image_weights", "text_weights", "resume")
+MONITORED = {"val_loss": ("val/nll", -1.0), "val_acc": ("val/accuracy", 1.0), "val_map": ("val/mAP", 1.0)}
+
+
+@dataclass
+class Prepared:
+    """A training that is checked and named, but not begun: its stage key says whether it has been done before."""
+
+    config: TrainClipConfig
+    towers: ClipTowers
+    m: materials.Materials
+    facts: dict[str, Any]
+    key: str
+
+
+def prepare(config: TrainClipConfig, pool: data.Pool | None = None) -> Prepared:
+    """Check the configuration, read images and sentences (unless `pool` has them), build the towers."""
+    checks.check_training(config)
+    pool = pool or data.load(config)
+    towers = materials.make_towers(config)
+    m = materials.gather(config, pool, towers)
+    _require_validation(config, m)
+    facts = _facts(config, towers, m)
+    return Prepared(config, towers, m, facts, _stage_key(config, m, facts, states.weights_digest(towers.state_dict())))
+
+
+def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Train to the end (or until nothing improves) and publish the result; return its summary ({} on ranks other than 0)."""
+    return ClipTraining(prepare(config), run).result()
+
+
+class ClipTraining(RecordedTraining):
+    """One SuperCLIP training: materials, task, and where it stands. Nothing is told to the run before `result`.
+
+    Args:
+        prepared: what `prepare` gave.
+        run: the tracking run; None on ranks other than 0.
+    """
+
+    resume_facts = ("data_digest", "split_digest", "frozen_digest", "towers", "img_size", "embed_dim", "class_names")
+    carried_facts = ("best", "baselines")
+
+    def __init__(self, prepared: Prepared, run: Any):
+        self.config, self.run, self.m = prepared.config, run, prepared.m
+        self.facts, self.key = prepared.facts, prepared.key
+        model, words_of = materials.sentence_model(self.config, self.m.pool, prepared.towers, self.m)
+        self.before = {name: value.cpu().clone() for name, value in model.trained_state().items()}
+        self.task = self._task(model, words_of)
+        self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
+        self.work = self._work_folder()
+        self.history: list[list[Any]] = []
+        self.epoch = self.begin(self.config.resume, "resume")
+
+    @property
+    def stop(self) -> int:
+        """The number of epochs."""
+        return self.config.epochs
+
+    def result(self) -> dict[str, Any]:
+        """Train the epochs that are left and publish; return the summary."""
+        if self.run is not None:
+            self._announce()
+        self.fit()
+        return self.publish() if self.run is not None else {}
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        plan = Plan(
+            self.epoch,
+            self.stop,
+            self.lr,
+            self.m.device,
+            self.m.number_format,
+            self.config.seed,
+            scaler=self.scaler,
+            on_steps=lambda values, step: self.run.metrics({f"step/{name}": value for name, value in values.items()}, step),
+            log_interval=self.config.log_interval,
+            ended=self.exhausted,
+        )
+        fit(self.task, plan, self.finish_epoch)
+
+    def lr(self, epoch: int) -> float:
+        """Return the learning rate of an epoch (0-based)."""
+        start = self.config.learning_rate
+        return start if self.config.scheduler == "none" else schedule.cosine(epoch, self.config.epochs, start)
+
+    def exhausted(self) -> bool:
+        """Say whether what is monitored has not improved for `early_stopping_patience` epochs; every improvement starts the count anew."""
+        c = self.config
+        name, sign = MONITORED[c.early_stopping_monitor]
+        return (
+            bool(c.early_stopping_patience)
+            and stale_epochs([sign * metrics[name] for _, metrics in self.history], c.early_stopping_min_delta) >= c.early_stopping_patience
+        )
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return validation metrics after `epoch` finished epochs."""
+        if not len(self.m.data.val):
+            return {}
+        found = shared.report(self.m.data, "val", self.m.logits(self.task.model, "val"))
+        return {f"val/{name}": value for name, value in found.metrics.items()}
+
+    def score(self, metrics: dict[str, float], epoch: int) -> float:
+        """Return the validation metric that chooses the best epoch; the epoch itself where the last one is wanted."""
+        last = self.config.select_by == "last" or not self.config.save_best
+        return float(epoch) if last else metrics[f"val/{self.config.select_by}"]
+
+    def keep_every(self) -> int:
+        """Return `save_freq`."""
+        return self.config.save_freq
+
+    def state(self, epoch: int) -> states.TrainState:
+        """Return what trains, word counts, optimiser and loss scale."""
+        model = dict(self.task.model.trained_state())
+        if self.task.frequency is not None:
+            model |= {f"frequency.{name}": value for name, value in self.task.frequency.state_dict().items()}
+        facts = self.facts | {"scaler": self.scaler.state_dict()}
+        return states.TrainState(epoch, model, self.task.optimizer.state_dict(), self.history, facts)
+
+    def load_state(self, state: states.TrainState) -> None:
+        """Take over what `state` holds of a checkpoint."""
+        target = dict(self.task.model.trained_state())
+        if self.task.frequency is not None:
+            target |= {f"frequency.{name}": value for name, value in self.task.frequency.state_dict().items()}
+        differing = sorted(set(target) ^ set(state.model)) or [n for n in target if target[n].shape != state.model[n].shape]
+        if differing:
+            raise UserError(f"the checkpoint to resume from does not fit: '{differing[0]}' differs; use the settings it was trained with")
+        with torch.no_grad():
+            for name, value in target.items():
+                value.copy_(state.model[name])
+        self.task.optimizer.load_state_dict(state.optimizer)
+        if state.facts.get("scaler"):
+            self.scaler.load_state_dict(state.facts["scaler"])
+
+    def start_fresh(self) -> None:
+        """Score the towers before training."""
+        if distributed.is_main():
+            self.facts["baselines"] = baselines.of_training(self)()
+
+    def weights(self) -> dict[str, Any]:
+        """Return what trains, by name."""
+        return self.task.model.trained_state()
+
+    def publish(self) -> dict[str, Any]:
+        """Put the chosen epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        summary = self.summarise()
+        self._restore_best()
+        summary["weights_digest"] = self.digest()
+        best = self.facts["best"]["epoch"] or self.history[-1][0]
+        metrics: dict[str, float] = {"best_epoch": float(best), **self.facts["baselines"]}
+        for part in ("val", "test"):
+            if len(self.m.part(part)):
+                found = shared.draw(self.m, part, self.m.logits(self.task.model, part), self.work / "evaluation" / part)
+                metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
+        if self.config.wise_ft:
+            metrics |= baselines.wise_ft(self.m, self.task.model, self.before, self.config.select_by)
+        self.run.metrics(metrics, self.history[-1][0])
+        summary["best_metrics"] = metrics
+        (self.work / "history.json").write_text(json.dumps(self.history, indent=1) + "\n")
+        if self.config.register and not self.config.fold:
+            summary["model"] = register.register(self, metrics)
+        self.run.note(evaluate.note(self.m.data, metrics, best, summary.get("model", "")))
+        tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
+        self.publish_stage(summary, tags)
+        print(evaluate.table(self.m.data.name, metrics, best))
+        return summary
+
+    def _restore_best(self) -> None:
+        best = self.facts["best"]["epoch"]
+        if self.has_checkpoint(best):
+            self.load_state(states.load_checkpoint(self.work / "checkpoints" / states.checkpoint_name(best)))
+
+    def _task(self, model: Any, words_of: Any) -> ClipTask:
+        loader, frozen = self.m.loader(model.towers, self.config)
+        labels = torch.from_numpy(self.m.data.train.labels)
+        return ClipTask(model, labels, words_of, loader, frozen, self.evaluate, self.config, self.m.device)
+
+    def _work_folder(self) -> Path:
+        from core.tracking import stage, store
+
+        folder = stage.work_folder(self.key)
+        size = sum(value.nbytes for value in self.before.values())
+        store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.image_encoder_name}")
+        return folder
+
+    def _announce(self) -> None:
+        config, found = self.config, self.m.data
+        self.run.dataset(found.name, found.digest, config.data_dir, "training")
+        self.run.params(configuration.canonical(config))
+        counts = {part: len(self.m.part(part)) for part in data.PARTS}
+        print(f"taxon: {found.name}: {', '.join(f'{n} {part}' for part, n in counts.items())} images", file=sys.stderr)
+        for line in checks.idle_options(config):
+            print(f"taxon: {line}", file=sys.stderr)
+        if not (config.image_pretrained or config.image_weights or "." in config.image_encoder_name or "/" in config.image_encoder_name):
+            print("taxon: the image tower starts from scratch; image_pretrained or image_weights give it weights", file=sys.stderr)
+        for part in ("val", "test"):
+            rows = self.m.rows[part]
+            absent = np.setdiff1d(np.arange(len(found.class_names)), self.m.pool.images.labels[rows]) if len(rows) else []
+            if len(absent):
+                names = ", ".join(found.class_names[c] for c in absent[:5])
+                print(f"taxon: {part} has no image of {len(absent)} classes, which it does not score: {names}", file=sys.stderr)
+        pairs = duplicates_across(found)
+        if pairs:
+            print(
+                f"taxon: {len(pairs)} images are in more than one part, e.g. {pairs[0].first} and {pairs[0].second}; "
+                "remove one of each, or group them",
+                file=sys.stderr,
+            )
+        self.run.tags({"taxon.duplicates_across_parts": len(pairs)})
+        self.run.started()
+
+
+def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) -> dict[str, Any]:
+    """Return what a checkpoint says of itself."""
+    return {
+        "config": configuration.canonical(config),
+        "data": m.pool.name,
+        "data_digest": m.pool.digest,
+        "split_digest": digest.of_json([digest.of_array(m.rows[part]) for part in data.PARTS]),
+        "frozen_digest": [towers.visual.frozen_digest(), towers.text.digest() if towers.text.locked else ""],
+        "towers": [config.image_encoder_name, config.text_encoder_name],
+        "img_size": config.img_size,
+        "embed_dim": config.embed_dim,
+        "class_names": list(m.pool.class_names),
+        "best": {"epoch": 0, "score": -1e9},
+        "baselines": {},
+    }
+
+
+def _stage_key(config: TrainClipConfig, m: materials.Materials, facts: dict[str, Any], towers: str) -> str:
+    from core.tracking.stage import stage_key
+
+    found = {"data": facts["data_digest"], "split": facts["split_digest"], "towers": towers}
+    if config.resume:
+        found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
+    kept = configuration.canonical(config, results_only=True).items()
+    parameters = {name: value for name, value in kept if name not in PLACES}
+    return stage_key(ENTRY_POINT, parameters, found, environment(config, m.device, m.number_format))
+
+
+def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None:
+    if len(m.data.val):
+        return
+    if config.select_by != "last" and config.save_best:
+        raise UserError(f"select_by = {config.select_by} needs validation images; raise val_fraction, or use select_by = last")
+    if config.early_stopping_patience:
+        said = f"early_stopping_patience = {config.early_stopping_patience}"
+        raise UserError(f"{said} needs validation images; raise val_fraction or set it to 0")
+
+
+def stale_epochs(values: list[float], min_delta: float) -> int:
+    """Return how many epochs ago the last improvement by more than `min_delta` was; larger is better, the first value is one."""
+    best, at = -float("inf"), len(values) - 1
+    for place, value in enumerate(values):
+        if value > best + min_delta:
+            best, at = value, place
+    return len(values) - 1 - at

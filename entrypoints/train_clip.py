@@ -1,0 +1,21 @@
+"""Train an image and a text tower to classify images by a sentence a class: CLIP and SuperCLIP losses, folds, configurations.
+
+    mlflow run . -e train_clip -P data_dir=<folder with <class>/*> -P class_texts_file=<JSON {class: sentence}> -P use_cv=true
+
+Writes checkpoints/, curves, evaluation/{val,test}/ (metrics, tables, pictures) and a registered model `taxon-clip-<data>`;
+with use_cv a child run a fold, folds_info.json and cv_summary.json. Beside every result: zero-shot, linear probe, WiSE-FT.
+"""
+
+import sys
+
+from core.stages.clip.config import TrainClipConfig
+from core.stages.launch import launch
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("train_clip", TrainClipConfig, "core.stages.clip.run:run", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
