@@ -129,7 +129,7 @@ def register(
     try:
         folder = _save(place / "model", data, columns, example, (*REQUIREMENTS, *requirements))
         tags = {**tags, FILES_TAG: files_digest(folder)}
-        with _quiet():
+        with quiet():
             model = mlflow.initialize_logged_model(name=name, source_run_id=run.run_id, tags=tags, model_type="taxon")
             run.client.log_model_artifacts(model.model_id, str(folder))
             mlflow.finalize_logged_model(model.model_id, "READY")
@@ -170,7 +170,7 @@ def _save(folder: Path, data: Path, columns: Columns, example: Any, requirements
     from mlflow.types import ColSpec, Schema
 
     signature = ModelSignature(*(Schema([ColSpec(kind, name) for name, kind in part.items()]) for part in columns))
-    with _quiet():
+    with quiet():
         mlflow.pyfunc.save_model(
             path=str(folder),
             loader_module=served.LOADER,
@@ -186,7 +186,7 @@ def _save(folder: Path, data: Path, columns: Columns, example: Any, requirements
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keep MLflow's progress bars and notices off the terminal; its errors still come as exceptions."""
     logger = logging.getLogger("mlflow")
     level = logger.level

@@ -129,7 +129,8 @@ def find(client: MlflowClient, name: str, wanted: str) -> Version:
 def fetch(version: Version, folder: Path) -> Path:
     """Fetch a version's files into `folder` and verify them; return the folder. Raise UserError naming what is missing or damaged."""
     try:
-        found = Path(artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)))
+        with registry.quiet():
+            found = Path(artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{version}: its files are missing or cannot be fetched ({said}); {served.REMEDY}") from None
