@@ -15,7 +15,7 @@ def network() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_only_what_trains_is_optimised_with_the_settings_given(name, kind):
     model = network()
     made = optimizers.build(name, model.parameters(), lr=0.3, momentum=0.8, weight_decay=0.02)
@@ -27,5 +27,5 @@ def test_only_what_trains_is_optimised_with_the_settings_given(name, kind):
 
 
 def test_an_unknown_name_is_no_adamw():
-    with pytest.raises(ValueError, match="neither sgd nor adamw"):
+    with pytest.raises(ValueError, match="neither sgd, adam nor adamw"):
         optimizers.build("lion", network().parameters(), 0.1, 0.9, 0.0)
