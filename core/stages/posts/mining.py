@@ -1,0 +1,192 @@
+"""Bad cases of the training posts: those that a classifier which never saw them gets wrong or is unsure of.
+
+Each post is predicted by a classifier trained on the other folds (out-of-fold), early stopped on the validation part. Validation and
+test posts are never mined: what is learnt from them could not be measured any more.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from core.config import option
+from core.data import bad_cases, post_splits
+from core.data.bad_cases import BadCases
+from core.data.posts import Posts
+from core.errors import UserError
+from core.evaluation import compare
+from core.plots import figure, mistakes, reliability
+from core.stages.posts import model, results
+from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
+from core.tracking.store import scratch
+
+ENTRY_POINT = "mine_bad_cases"
+FOLDER = "bad_cases"
+WRONG, UNSURE = "wrong", "low confidence"
+REMEDY = "bad cases are mined from training posts only: remove these rows"
+_SIDE = 224  # of thumbnails
+
+
+@dataclass(frozen=True)
+class MineBadCasesConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData):
+    """List the training posts that a classifier trained on other folds gets wrong or is unsure of, with thumbnails."""
+
+    folds: int = option(5, "parts that the training posts are predicted in, each by a classifier trained on the others")
+    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too; 0 = only wrong ones")
+    shown: int = option(24, "bad cases on the page of thumbnails")
+    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+
+
+def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
+    """Write bad_cases/bad_cases.csv, oof_predictions.csv, report.json and two pictures; return the report."""
+    _check(config)
+    with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
+        train, val, source = read(config)
+        folds = fold_of(train, source, config.folds, config.seed)
+        run.dataset("posts/train", train.digest, config.data_root, "training")
+        probabilities = out_of_fold(config, train, val, folds, run)
+        cases, rows = find(train, probabilities, config.confidence_below)
+        bad_cases.write(folder / "bad_cases.csv", cases, config.data_root)
+        _write_predictions(folder / "oof_predictions.csv", train, folds, probabilities)
+        _draw(folder, train, probabilities, cases, rows, config.shown)
+        report = describe(train, probabilities, cases) | {"folds": config.folds, "confidence_below": config.confidence_below}
+        (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        publish(report)
+    run.metrics(report["metrics"], 0)
+    print(summary_of(report))
+    return report
+
+
+def _check(config: MineBadCasesConfig) -> None:
+    if config.folds < 2:
+        raise UserError(f"folds = {config.folds}; a post can only be predicted by others' classifiers with 2 folds or more")
+    if not 0 <= config.confidence_below <= 1:
+        raise UserError(f"confidence_below = {config.confidence_below} is no probability; give a number from 0 to 1")
+    if config.shown < 0:
+        raise UserError(f"shown = {config.shown}; give 0 or more")
+
+
+def read(config: Any) -> tuple[Posts, Posts, list[str]]:
+    """Return training posts, validation posts and, of each training post, the guid that it is a variant of (its own where none).
+
+    Raises UserError when a training row is a validation or test post.
+    """
+    path = results.part_path(config, "train")
+    train, val = results.read_part(config, "train"), results.read_part(config, "val")
+    held_out = {"validation": val, "test": results.read_part(config, "test")}
+    source = [given or guid for given, guid in zip(post_splits.read_column(path, "source_guid"), train.guids, strict=True)]
+    results.refuse_leaks(train, held_out, str(path), REMEDY)
+    results.refuse_sources(source, held_out, str(path), REMEDY)
+    return train, val, source
+
+
+def fold_of(train: Posts, source: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Return (N,) the fold of each post, stratified by class; posts that share image, text or source are in one fold.
+
+    Raises UserError for a class with fewer groups than folds.
+    """
+    groups = post_splits.group(len(train), post_splits.keys_of(train) | {"source": list(source)})
+    for label, name in enumerate(train.class_names):
+        n_groups = len(np.unique(groups[train.labels == label]))
+        if n_groups < folds:
+            raise UserError(
+                f"class {name} has {n_groups} groups of posts without common image or text, fewer than folds = {folds}; lower folds"
+            )
+    found = np.zeros(len(train), np.int64)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, predicted) in enumerate(splitter.split(np.zeros(len(train)), train.labels, groups)):
+        found[predicted] = fold
+    for fold in range(folds):
+        absent = set(range(len(train.class_names))) - set(train.labels[found != fold].tolist())
+        if absent:
+            raise UserError(f"without fold {fold} no {train.class_names[min(absent)]} post is left to train on; lower folds or change seed")
+    return found
+
+
+def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> np.ndarray:
+    """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold."""
+    shared = {f.name for f in dataclasses.fields(OptimizeClipConfig)} & {f.name for f in dataclasses.fields(config)}
+    training = OptimizeClipConfig(**{name: getattr(config, name) for name in shared}, register=False)
+    probabilities = np.full((len(train), len(train.class_names)), np.nan)
+    for fold in range(int(folds.max()) + 1):
+        seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        place = scratch("fold")
+        try:
+            predictor = model.train_on(training, train.subset(seen), val, None, place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        asked = train.subset(unseen)
+        probabilities[unseen] = predictor.probabilities(asked.texts, model.images_of(asked, predictor.image_size))
+        right = float((probabilities[unseen].argmax(axis=1) == asked.labels).mean())
+        run.metrics({"oof/fold_accuracy": right}, fold)
+    return probabilities
+
+
+def find(train: Posts, probabilities: np.ndarray, confidence_below: float) -> tuple[BadCases, np.ndarray]:
+    """Return the bad cases, wrong ones first, surest mistakes first, and their rows in `train`."""
+    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong, unsure = predicted != train.labels, confidences < confidence_below
+    rows = np.flatnonzero(wrong | unsure)
+    rows = rows[np.lexsort((rows, np.where(wrong[rows], -confidences[rows], confidences[rows]), ~wrong[rows]))]
+    reasons = [", ".join(name for name, holds in ((WRONG, wrong[i]), (UNSURE, unsure[i])) if holds) for i in rows]
+    names = tuple(train.class_names[c] for c in predicted[rows])
+    return BadCases(train.subset(rows), names, confidences[rows], tuple(reasons)), rows
+
+
+def describe(train: Posts, probabilities: np.ndarray, cases: BadCases) -> dict[str, Any]:
+    """Return the JSON-ready report: out-of-fold scores with intervals, bad cases by reason and class."""
+    found = {name: vars(compare.bootstrap_interval(train.labels, probabilities, name)) for name in ("accuracy", "macro_f1")}
+    by_class = {
+        name: {"posts": int((train.labels == c).sum()), "bad": cases.posts.tags.count(name)} for c, name in enumerate(train.class_names)
+    }
+    wrong = sum(reason.startswith(WRONG) for reason in cases.reasons)
+    metrics = {f"oof/{name}": interval["value"] for name, interval in found.items()}
+    return {
+        "posts": len(train),
+        "bad_cases": len(cases),
+        "wrong": wrong,
+        "only_low_confidence": len(cases) - wrong,
+        "by_class": by_class,
+        "out_of_fold": found,
+        "data_digest": train.digest,
+        "metrics": metrics | {"oof/bad_cases": float(len(cases))},
+    }
+
+
+def _write_predictions(path: Path, train: Posts, folds: np.ndarray, probabilities: np.ndarray) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["guid", "fold", "true_label", "pred_label", *(f"p_{name}" for name in train.class_names)])
+        for guid, fold, tag, row in zip(train.guids, folds.tolist(), train.tags, probabilities, strict=True):
+            writer.writerow([guid, fold, tag, train.class_names[row.argmax()], *(f"{value:.6f}" for value in row)])
+
+
+def _draw(folder: Path, train: Posts, probabilities: np.ndarray, cases: BadCases, rows: np.ndarray, shown: int) -> None:
+    """Draw the first bad cases as thumbnails, and the reliability of all out-of-fold predictions."""
+    shown_posts = cases.posts.subset(range(min(shown, len(cases))))
+    if len(shown_posts):
+        images = model.images_of(shown_posts, _SIDE).transpose(0, 2, 3, 1)
+        n = len(shown_posts)
+        page = mistakes.mistakes(images, shown_posts.tags, cases.predicted[:n], cases.confidences[:n], shown_posts.texts)
+        figure.save(page, folder / "bad_cases.png")
+    figure.save(reliability.reliability(train.labels, probabilities), folder / "oof_reliability.png")
+
+
+def summary_of(report: dict[str, Any]) -> str:
+    """Return the lines that are printed."""
+    said = "  ".join(f"{name} {i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" for name, i in report["out_of_fold"].items())
+    classes = "  ".join(f"{name} {counts['bad']} of {counts['posts']}" for name, counts in report["by_class"].items())
+    return (
+        f"{report['posts']} training posts, out of fold ({report['folds']} folds): {said}\n"
+        f"{report['bad_cases']} bad cases: {report['wrong']} wrong, {report['only_low_confidence']} right but below "
+        f"{report['confidence_below']:g}; {classes}"
+    )

@@ -1,0 +1,21 @@
+"""Make text variants of bad cases: synonyms of emoji, repeated letters, dropped words.
+
+    mlflow run . -e augment_bad_cases_text -P badcase_csv=runs:/<id>/bad_cases -P data_root=<folder> -P num_aug=1
+
+Writes badcase_text_aug/badcase_text_aug.csv (guid,text,image_path,label,source_guid,origin); variants that say the same as the post
+are left out and counted.
+"""
+
+import sys
+
+from core.stages.launch import launch
+from core.stages.posts.augment import AugmentTextsConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("augment_bad_cases_text", AugmentTextsConfig, "core.stages.posts.augment:run_texts", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""List training posts that classifiers trained on other folds get wrong or are unsure of.
+
+    mlflow run . -e mine_bad_cases -P data_dir=runs:/<id>/posts -P data_root=<folder> [options of optimize_clip]
+
+Writes bad_cases/: bad_cases.csv, oof_predictions.csv, report.json, bad_cases.png (thumbnails), oof_reliability.png. Validation and
+test posts are refused. Expect about a third of the training posts to be wrong, as many as on the test part.
+"""
+
+import sys
+
+from core.stages.launch import launch
+from core.stages.posts.mining import MineBadCasesConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("mine_bad_cases", MineBadCasesConfig, "core.stages.posts.mining:run", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
