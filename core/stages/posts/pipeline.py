@@ -1,0 +1,238 @@
+"""From a folder of posts to predictions that were hardened honestly; each stage a process and a child run of its own.
+
+    prepare -> train -> head variants, cleaning rules -> robustness -> bad cases out of fold -> image and text variants -> merge
+    -> retrain -> compare with the first training on the untouched test part -> error analysis -> n-gram reference -> predict
+
+A finished stage with the same key is reused, an interrupted training continues from its newest checkpoint: running the same command
+again after a crash continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core import config as configuration
+from core import digest
+from core.config import option
+from core.data import post_splits, text_cleaning
+from core.data import posts as post_files
+from core.errors import UserError
+from core.stages.materials import environment
+from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
+from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER, AugmentImagesConfig, AugmentTextsConfig
+from core.stages.posts.baseline import BaselineConfig
+from core.stages.posts.compare_variants import HeadVariantConfig, PreprocessConfig
+from core.stages.posts.config import OptimizeClipConfig, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
+from core.stages.posts.errors import ErrorAnalysisConfig
+from core.stages.posts.merge import MergeConfig
+from core.stages.posts.mining import MineBadCasesConfig
+from core.stages.posts.predict import PredictConfig
+from core.stages.posts.prepare import PreparePostsConfig
+from core.stages.posts.robustness import RobustnessConfig
+from core.stages.server import Request, StageServer
+from core.tracking import stage as stages
+from core.tracking.run import Run
+from core.tracking.stage import Finished
+from core.tracking.store import machine_lock
+from core.training import precision
+
+ENTRY_POINT = "posts_pipeline"
+# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
+PLACES = {*optimize.PLACES, "baseline_weights", "badcase_csv", "badcase_image_csv", "badcase_text_csv", "predict_csv"}
+
+
+@dataclass(frozen=True)
+class PostsPipelineConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PreparePostsConfig):
+    """Prepare, train, compare, mine out of fold, augment, retrain, judge on the untouched test part, predict: one parent run."""
+
+    output_dir: str = option("", "folder that also gets summary.json, the pictures and test_with_label.txt", affects_result=False)
+    variants: str = option("base,ln,mlp,gated,image,text", "heads, and image or text alone, to compare; empty = none")
+    rule_sets: str = option("raw,light,standard,aggressive", "cleaning rules to compare; empty = none")
+    corruptions: str = option("", "comma-separated corruptions of robustness_test; empty = all")
+    robustness_posts: int = option(0, "at most so many test posts are damaged; 0 = all")
+    folds: int = option(5, "folds in which bad cases are mined")
+    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too")
+    num_aug: int = option(1, "image variants and text variants of each bad case")
+    metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better than before hardening' is about")
+    register: bool = option(True, "register the trained models", affects_result=False)
+
+
+def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
+    """Run `posts_pipeline`; return its summary."""
+    check(config)
+    run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+    return Pipeline(config, run).run()
+
+
+def check(config: PostsPipelineConfig) -> None:
+    """Raise UserError for what a later stage would refuse, before the first one starts."""
+    checks.check_training(training_config(config))
+    if config.variants:
+        compare_variants.chosen(config.variants, (*compare_variants.HEADS, *compare_variants.ABLATIONS), "variants")
+    for name in config.rule_sets.split(",") if config.rule_sets else ():
+        text_cleaning.rules_of(name.strip().replace("+", ","))
+    robustness.chosen_corruptions(config.corruptions)
+    post_splits.check_fractions(config.val_fraction, config.test_fraction, config.seed)
+    for name, least in (("robustness_posts", 0), ("folds", 2), ("num_aug", 1)):
+        if getattr(config, name) < least:
+            raise UserError(f"{name} = {getattr(config, name)}; give {least} or more")
+    if not 0 <= config.confidence_below <= 1:
+        raise UserError(f"confidence_below = {config.confidence_below} is no probability; give a number from 0 to 1")
+    if not config.test_file or not config.val_fraction or not config.test_fraction:
+        raise UserError("the pipeline predicts test_file, selects on validation and judges on test posts: give all three a share or name")
+    results.require_folder(config.output_dir)
+    precision.pick_device(config.gpu)
+    if config.encoder == "towers":
+        materials.build_net(training_config(config))  # wrong names and absent weights show here, not after the first stage
+
+
+def training_config(config: PostsPipelineConfig, **places: str) -> OptimizeClipConfig:
+    """Return the options of optimize_clip among those of the pipeline, and where its posts are."""
+    return fitted(OptimizeClipConfig, config, **places)
+
+
+def fitted(kind: type, config: PostsPipelineConfig, **values: Any) -> Any:
+    """Return a stage's configuration: what it shares with the pipeline's, and `values`."""
+    shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(config)} - {"output_dir"}
+    return kind(**{name: getattr(config, name) for name in shared} | values)
+
+
+class Pipeline:
+    """One pipeline run: what it was asked for, its tracking run, and what its stages have made."""
+
+    def __init__(self, config: PostsPipelineConfig, run: Run):
+        self.config, self.run_ = config, run
+        self.server = StageServer()
+        self.server.warm_up()
+        device = precision.pick_device(config.gpu)
+        self.environment = environment(config, device, precision.mixed_precision(config.use_amp, device))
+        self.weights = {name: _digest_of(getattr(config, name)) for name in ("weights", "image_weights", "text_weights")}
+        self.data_digest = data_digest(config)
+        self.made: dict[str, Finished] = {}
+        self.reused: list[str] = []
+        run.dataset("posts", self.data_digest, config.data_root, "all parts")
+        run.json(configuration.canonical(config), "config.json")
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage in order and publish the pipeline's result."""
+        config, towers = self.config, self.config.encoder == "towers"
+        self._stage("prepare", "steps:prepare", "prepare_posts", fitted(PreparePostsConfig, config), ())
+        data = {"data_dir": str(self._folder("prepare", "posts"))}
+        self._train("train", training_config(config, **data))
+        if towers and config.variants:
+            self._compare("head variants", "heads", "head_variant_compare", fitted(HeadVariantConfig, config, **data))
+        if config.rule_sets:
+            self._compare("cleaning rules", "preprocessing", "preprocess_compare", fitted(PreprocessConfig, config, **data))
+        self._robustness(data)
+        self._stage("mine", "mining:run", "mine_bad_cases", fitted(MineBadCasesConfig, config, **data), ("prepare",))
+        train_csv = self._variants(data)
+        self._train("retrain", training_config(config, **data, train_csv=train_csv), ("merge",))
+        self._judge(data)
+        if towers:
+            self._train("reference", dataclasses.replace(training_config(config, **data), encoder="tfidf"))
+        self._predict()
+        return pipeline_report.publish(self)
+
+    def _train(self, name: str, config: OptimizeClipConfig, after: tuple[str, ...] = ()) -> None:
+        self._stage(name, "optimize:run", optimize.ENTRY_POINT, config, ("prepare", *after), optimize.key_of(config))
+
+    def _compare(self, name: str, function: str, entry_point: str, config: Any) -> None:
+        self._stage(name, f"steps:{function}", entry_point, config, ("prepare",))
+
+    def _robustness(self, data: dict[str, str]) -> None:
+        config = fitted(RobustnessConfig, self.config, **data, weights=self._uri("train"), max_posts=self.config.robustness_posts)
+        self._stage("robustness", "robustness:run", robustness.ENTRY_POINT, config, ("prepare", "train"))
+
+    def _variants(self, data: dict[str, str]) -> str:
+        """Make variants of the bad cases, join them with the training posts and return the CSV of all."""
+        listed = {"badcase_csv": str(self._folder("mine", "bad_cases") / "bad_cases.csv")}
+        images, texts = (fitted(kind, self.config, **listed) for kind in (AugmentImagesConfig, AugmentTextsConfig))
+        self._stage("augment images", "augment:run_images", "augment_bad_cases", images, ("prepare", "mine"))
+        self._stage("augment texts", "augment:run_texts", "augment_bad_cases_text", texts, ("prepare", "mine"))
+        tables = {
+            "badcase_image_csv": str(self._folder("augment images", IMAGE_FOLDER) / IMAGE_CSV),
+            "badcase_text_csv": str(self._folder("augment texts", TEXT_FOLDER) / TEXT_CSV),
+        }
+        config = fitted(MergeConfig, self.config, **data, **listed, **tables)
+        self._stage("merge", "merge:run", "merge_badcase_aug", config, ("prepare", "mine", "augment images", "augment texts"))
+        return str(self._folder("merge", "train_aug") / "train_aug.csv")
+
+    def _judge(self, data: dict[str, str]) -> None:
+        """Compare both trainings on the test part, and look at the errors of the second."""
+        pair = {"weights": self._uri("retrain"), "baseline_weights": self._uri("train")}
+        compared = fitted(BaselineConfig, self.config, **data, **pair)
+        self._stage("compare with baseline", "baseline:run", "compare_with_baseline", compared, ("prepare", "train", "retrain"))
+        analysed = fitted(ErrorAnalysisConfig, self.config, **data, weights=self._uri("retrain"))
+        self._stage("error analysis", "errors:run", "error_analysis", analysed, ("prepare", "retrain"))
+
+    def _predict(self) -> None:
+        """Predict by whichever training did best on validation."""
+        trained = [name for name in ("train", "retrain", "reference") if name in self.made]
+        config = fitted(
+            PredictConfig,
+            self.config,
+            weights=",".join(self._uri(name) for name in trained),
+            predict_csv=str(self._folder("prepare", "posts") / "predict.csv"),
+        )
+        self._stage("predict", "steps:predictions", "predict_test_clip", config, ("prepare", *trained))
+
+    def _uri(self, name: str) -> str:
+        return f"runs:/{self.made[name].run_id}"
+
+    def _folder(self, name: str, folder: str) -> Path:
+        return self.made[name].folder / folder
+
+    def _key(self, entry_point: str, config: Any, after: tuple[str, ...]) -> str:
+        """Return a stage's key: its options, and digests of the data and of every file of the stages that it builds on."""
+        kept = configuration.canonical(config, results_only=True).items()
+        found = {name: digest.of_json(self.made[name].manifest) for name in after} | (self.weights if after else {})
+        parameters = {name: value for name, value in kept if name not in PLACES}
+        return stages.stage_key(entry_point, parameters, found | {"data": self.data_digest}, self.environment)
+
+    def _stage(self, name: str, function: str, entry_point: str, config: Any, after: tuple[str, ...], key: str = "") -> None:
+        """Reuse a finished stage or run it; either way its result is in `made` afterwards."""
+        key, began = key or self._key(entry_point, config, after), time.time()
+        with machine_lock(f"stage {key}"):
+            finished = stages.find_finished(key)
+            if finished is None:
+                module, call = function.split(":")
+                tags = {"taxon.data": "posts", "taxon.seed": str(self.config.seed)}
+                request = Request(f"core.stages.posts.{module}:{call}", config, self.run_.run_id, name, entry_point, tags, key, time.time())
+                prefixed = self._curve(name)
+                finished = stages.load_finished(self.server.run(request, prefixed))
+                note = f"{time.time() - began:.1f} s"
+            else:
+                self.run_.tags({f"taxon.reused.{name.replace(' ', '_')}": finished.run_id})
+                self.reused.append(name)
+                note = "reused"
+                for epoch, metrics in finished.summary.get("history", []):
+                    self._curve(name)(metrics, epoch)
+        if finished is None:
+            raise RuntimeError(f"stage '{name}' ended without a whole result")
+        self.made[name] = finished
+        print(f"taxon: {name:24s}{note:>10s}", file=sys.stderr)
+
+    def _curve(self, name: str) -> Any:
+        """Return what puts a training's metrics onto the pipeline's page, under the stage's name."""
+        return lambda values, step: self.run_.metrics({f"{name}/{key}": value for key, value in values.items()}, step)
+
+
+def _digest_of(given: str) -> str:
+    return digest.of_file(given) if given and Path(given).is_file() else given
+
+
+def data_digest(config: PostsPipelineConfig) -> str:
+    """Return the sha256 of the index files and of every file of data_root/data; UserError where the index cannot be read."""
+    root = Path(config.data_root).expanduser()
+    for name in (config.train_file, config.test_file):
+        post_files.read_index(root / name)
+    found = [digest.of_file(root / name) for name in (config.train_file, config.test_file)]
+    folder = root / "data"
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if folder.is_dir() else []
+    return digest.of_json([found, [[name, digest.of_file(folder / name)] for name in files]])

@@ -1,0 +1,135 @@
+"""What a person finds on the page of a posts pipeline: the figures of every model, the verdict, the pictures, the predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from core.stages.posts import results
+from core.tracking import provenance
+from core.tracking.store import scratch
+
+MODELS = {"train": "trained", "retrain": "retrained on bad cases", "reference": "n-gram reference"}
+SCORES = ("accuracy", "macro_f1")
+# Stage: its pictures.
+PICTURES = {
+    "train": ("plots/curves.png", "evaluation/test/confusion.png", "evaluation/test/reliability.png"),
+    "head variants": ("comparison/bars.png",),
+    "cleaning rules": ("comparison/bars.png",),
+    "robustness": ("robustness/robustness.png",),
+    "mine": ("bad_cases/bad_cases.png", "bad_cases/oof_reliability.png"),
+    "retrain": ("plots/curves.png", "evaluation/test/confusion.png", "evaluation/test/reliability.png"),
+    "compare with baseline": ("comparison/comparison.png",),
+    "error analysis": ("error_analysis/error_rates.png",),
+}
+
+
+def publish(pipeline: Any) -> dict[str, Any]:
+    """Store summary, pictures and predictions on the pipeline's run, write its description, print the result; return the summary."""
+    summary = summarise(pipeline)
+    folder = scratch("posts-pipeline")
+    try:
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        for name, pictures in PICTURES.items():
+            for picture in pictures if name in pipeline.made else ():
+                source = pipeline.made[name].folder / picture
+                if source.is_file():
+                    _copy(source, folder / "plots" / f"{name.replace(' ', '_')}_{source.name}")
+        _copy(pipeline.made["predict"].folder / "predictions" / "test_with_label.txt", folder / "predictions" / "test_with_label.txt")
+        pipeline.run_.folder(folder)
+        target = results.require_folder(pipeline.config.output_dir)
+        if target is not None:
+            results.copy_tree(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _say(pipeline, summary)
+    return summary
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def summarise(pipeline: Any) -> dict[str, Any]:
+    """Return the pipeline's result as JSON-ready values."""
+    made = {name: finished.summary for name, finished in pipeline.made.items()}
+    models = {name: _scores(made[name]["best_metrics"]) for name in MODELS if name in made}
+    merged, compared = made["merge"], made["compare with baseline"]
+    return {
+        "models": models,
+        "chosen": next(name for name in models if made["predict"]["weights"].endswith(pipeline.made[name].run_id)),
+        "verdict": compared["verdict"],
+        "metric": compared["metric"],
+        "difference": compared["differences"][compared["metric"]],
+        "mcnemar_p": compared["mcnemar"]["p_value"],
+        "comparisons": {name: made[name]["rows"] for name in ("head variants", "cleaning rules") if name in made},
+        "robustness": made["robustness"]["summary"],
+        "bad_cases": {name: made["mine"][name] for name in ("posts", "bad_cases", "wrong", "only_low_confidence")},
+        "train_aug": {"by_origin": merged["by_origin"], "dropped": merged["dropped"]},
+        "predicted": made["predict"]["tags"],
+        "stages": {name: finished.run_id for name, finished in pipeline.made.items()},
+    }
+
+
+def _scores(metrics: dict[str, float]) -> dict[str, dict[str, list[float]]]:
+    """Return part -> score -> [value, low, high]."""
+    return {
+        part: {name: [metrics[f"best/{part}/{name}{end}"] for end in ("", "_low", "_high")] for name in SCORES} for part in ("val", "test")
+    }
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Return the result as the run's description."""
+    lines = ["| model | validation accuracy | validation macro-F1 | test accuracy | test macro-F1 |", "|---|---|---|---|---|"]
+    for name, parts in summary["models"].items():
+        mark = " (predicts)" if name == summary["chosen"] else ""
+        cells = [_cell(parts[part][score]) for part in ("val", "test") for score in SCORES]
+        lines.append(f"| {MODELS[name]}{mark} | " + " | ".join(cells) + " |")
+    for title, rows in summary["comparisons"].items():
+        lines += ["", f"| {title} | accuracy | macro-F1 |", "|---|---|---|"]
+        lines += [f"| {row['name']} | {_cell(row['accuracy'])} | {_cell(row['macro_f1'])} |" for row in rows]
+    return "\n".join([*lines, "", verdict(summary)])
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """Return what hardening did, in one sentence."""
+    d = summary["difference"]
+    said = {"better": "better", "worse": "worse", "no difference shown": "no difference shown"}[summary["verdict"]]
+    return (
+        f"Retrained against trained, on the untouched test posts, {summary['metric'].replace('_', ' ')}: {said} "
+        f"({d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}], McNemar p = {summary['mcnemar_p']:.3g})."
+    )
+
+
+def _cell(values: list[float]) -> str:
+    return f"{values[0]:.3f} ({values[1]:.3f}-{values[2]:.3f})"
+
+
+def _say(pipeline: Any, summary: dict[str, Any]) -> None:
+    """Put the result into the run's description and metrics, and onto the terminal."""
+    run = pipeline.run_
+    words = " ".join(f"-P {name}={value}" for name, value in provenance.explicit_parameters().items())
+    run.note(f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `mlflow run . -e posts_pipeline {words}`")
+    run.metrics(
+        {
+            f"{name}/{part}_{score}": values[0]
+            for name, parts in summary["models"].items()
+            for part, found in parts.items()
+            for score, values in found.items()
+        },
+        0,
+    )
+    print(f"\n{'':28s}{'validation accuracy, macro-F1':>44s}{'test accuracy, macro-F1':>44s}")
+    for name, parts in summary["models"].items():
+        mark = "*" if name == summary["chosen"] else " "
+        print(
+            f"{mark} {MODELS[name]:26s}"
+            + "".join("".join(f"{_cell(parts[part][score]):>22s}" for score in SCORES) for part in ("val", "test"))
+        )
+    print(f"{verdict(summary)}\n* predicts: " + ", ".join(f"{tag} {count}" for tag, count in summary["predicted"].items()))
+    print(f"run {run.run_id}; look at it: mlflow ui{provenance.store_hint()} (http://127.0.0.1:5000, experiment '{run.experiment}')")
+    sys.stdout.flush()

@@ -1,0 +1,22 @@
+r"""Prepare posts, train, compare, mine out of fold, augment, retrain, judge on the untouched test part, predict.
+
+    mlflow run . -e posts_pipeline -P data_root=<folder> -P image_encoder_name=mobilenetv2_100 -P image_weights=<file> \
+        -P text_encoder_name=clip:small-128x2
+
+Writes, on one parent run with a child run a stage: summary.json, plots/, predictions/test_with_label.txt. The same command again
+continues: finished stages are reused. Figures to expect: README.
+"""
+
+import sys
+
+from core.stages.launch import launch
+from core.stages.posts.pipeline import PostsPipelineConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run this entry point; return its exit code."""
+    return launch("posts_pipeline", PostsPipelineConfig, "core.stages.posts.pipeline:run", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The order of posts_pipeline, and that every option reaches the stage that it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from core.config import fields_of
+from core.stages.posts import pipeline
+from core.stages.posts.pipeline import PostsPipelineConfig
+from core.stages.posts.steps import Collected, vouched
+from core.tracking.stage import Finished
+from tests.core.data import fake_posts
+from tests.core.stages import tiny
+from tests.core.stages.tiny import refused
+
+NAMES = {"image_encoder_name": "clip:small-32x1", "text_encoder_name": "clip:small-32x1", "image_size": 32, "gpu": "cpu", "threads": 1}
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """Return a function that runs the pipeline with stages that only note what they were given: name -> (configuration, after)."""
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    root = fake_posts.write(tmp_path / "posts", n=6, n_predict=2)
+    monkeypatch.setattr(pipeline.StageServer, "__init__", lambda self: None)
+    monkeypatch.setattr(pipeline.StageServer, "warm_up", lambda self: None)
+    monkeypatch.setattr(pipeline.optimize, "key_of", lambda config: "key")
+    monkeypatch.setattr(pipeline.pipeline_report, "publish", lambda made: {})
+
+    def run(**options):
+        given = {}
+
+        def note(self, name, function, entry_point, config, after, key=""):
+            assert set(after) <= set(given)  # nothing builds on what is not there yet
+            given[name] = (config, after)
+            self.made[name] = Finished(f"id-{name}", tmp_path / name, {}, {})
+
+        monkeypatch.setattr(pipeline.Pipeline, "_stage", note)
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        folder.mkdir()
+        pipeline.run(PostsPipelineConfig(**{"data_root": str(root)} | NAMES | options), tiny.FakeRun(folder))
+        return given
+
+    return run
+
+
+def test_the_stages_come_in_order_and_know_each_others_files(stages, tmp_path):
+    given = stages()
+    assert list(given) == [
+        *("prepare", "train", "head variants", "cleaning rules", "robustness", "mine", "augment images", "augment texts"),
+        *("merge", "retrain", "compare with baseline", "error analysis", "reference", "predict"),
+    ]
+    posts = str(tmp_path / "prepare" / "posts")
+    assert all(given[name][0].data_dir == posts for name in ("train", "retrain", "mine", "merge", "robustness", "error analysis"))
+    assert given["retrain"][0] == dataclasses.replace(given["train"][0], train_csv=str(tmp_path / "merge" / "train_aug" / "train_aug.csv"))
+    assert (given["reference"][0].encoder, given["train"][0].encoder) == ("tfidf", "towers")
+    compared = given["compare with baseline"][0]
+    assert (compared.weights, compared.baseline_weights) == ("runs:/id-retrain", "runs:/id-train")
+    assert given["robustness"][0].weights == "runs:/id-train" and given["error analysis"][0].weights == "runs:/id-retrain"
+    assert given["predict"][0].weights == "runs:/id-train,runs:/id-retrain,runs:/id-reference"
+    assert given["predict"][0].predict_csv.endswith("prepare/posts/predict.csv")
+    assert given["merge"][0].badcase_csv.endswith("mine/bad_cases/bad_cases.csv")
+
+
+OTHER = {
+    "test_file": "train.txt",
+    "variants": "mlp",
+    "rule_sets": "raw",
+    "corruptions": "jpeg",
+    "gpu": "cpu",
+    "text_encoder_name": "clip:small-64x1",
+    "image_encoder_name": "clip:small-64x1",
+    "modality": "image",
+    "cleaning": "raw",
+    "image_size": 64,
+    "lora_rank": 0,
+    "encoder": "tfidf",
+    "context_length": 12,
+    "char_ngrams": 3,
+}
+# Their effect is another: tested below, or they need files that are not here.
+ELSEWHERE = {"data_root", "train_file", "output_dir", "model_name", "weights", "image_weights", "text_weights", "image_pretrained"}
+ELSEWHERE |= {"text_pretrained", "lora_rank", "gpu"}
+PASSED = [(name, annotation, default) for name, annotation, default, _ in fields_of(PostsPipelineConfig) if name not in ELSEWHERE]
+
+
+@pytest.mark.parametrize(("name", "annotation", "default"), PASSED, ids=[name for name, *_ in PASSED])
+def test_every_option_reaches_a_stage(stages, name, annotation, default):
+    value = OTHER.get(name) or _another(annotation, default)
+    given = stages(**{name: value})
+    stage_option = {"robustness_posts": "max_posts"}.get(name, name)
+    assert any(getattr(config, stage_option, None) == value for config, _ in given.values()), name
+
+
+def _another(annotation, default):
+    if annotation is bool:
+        return not default
+    if annotation is int:
+        return default + 1
+    if annotation is float:
+        return default / 2 if default else 0.5
+    return next(value for value in annotation.__args__ if value != default)
+
+
+def test_comparisons_can_be_left_out_and_n_grams_need_no_reference(stages):
+    assert not {"head variants", "cleaning rules"} & set(stages(variants="", rule_sets=""))
+    given = stages(encoder="tfidf")
+    assert not {"head variants", "reference"} & set(given) and given["predict"][0].weights == "runs:/id-train,runs:/id-retrain"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "folds = 1; give 2 or more"),
+        ({"num_aug": 0}, "num_aug = 0; give 1 or more"),
+        ({"robustness_posts": -1}, "robustness_posts = -1"),
+        ({"confidence_below": 2.0}, "is no probability"),
+        ({"variants": "bse"}, "did you mean 'base'?"),
+        ({"rule_sets": "lihgt"}, "did you mean 'light'?"),
+        ({"corruptions": "jpg"}, "did you mean 'jpeg'?"),
+        ({"test_fraction": 0.0}, "judges on test posts"),
+        ({"val_fraction": 0.0}, "selects on validation"),
+        ({"val_fraction": 0.7, "test_fraction": 0.5}, "leaves nothing to train on"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"image_encoder_name": "clip:small-16x1"}, "must be a multiple of 32"),
+        ({"data_root": "/nowhere"}, "/nowhere/train.txt cannot be read"),
+        ({"train_file": "absent.txt"}, "absent.txt cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_stage(stages, options, message):
+    assert message in refused(lambda: stages(**options))
+
+
+def test_the_digest_of_the_data_sees_every_file(tmp_path):
+    root = fake_posts.write(tmp_path / "posts", n=3, n_predict=1)
+    config = PostsPipelineConfig(data_root=str(root))
+    seen = [pipeline.data_digest(config), pipeline.data_digest(config)]
+    for name, content in (("data/2.txt", "other"), ("data/9.txt", "new"), ("test_without_label.txt", "guid,tag\n4,null\n9,null\n")):
+        (root / name).write_text(content)
+        seen.append(pipeline.data_digest(config))
+    assert seen[0] == seen[1] and len(set(seen)) == 4
+
+
+def test_a_stage_that_stores_as_it_goes_gets_a_manifest(tmp_path, monkeypatch):
+    import json
+
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "run").mkdir()
+    run = tiny.FakeRun(tmp_path / "run")
+
+    def stage(config, run: Collected):
+        run.json({"a": config}, "a.json", "deep")
+        run.write("b.txt", lambda path: path.write_text("b"))
+        (tmp_path / "c.txt").write_text("c")
+        run.file(tmp_path / "c.txt", "files")
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "e.txt").write_text("e")
+        run.folder(tmp_path / "d", "folder")
+        run.metrics({"x": 1.0}, 0)
+        return {"found": 1}
+
+    assert vouched(stage, 7, run) == {"found": 1}
+    names = ["b.txt", "deep/a.json", "files/c.txt", "folder/e.txt", "summary.json"]
+    assert run.files() == sorted([*names, "manifest.json"]) and run.history == [({"x": 1.0}, 0)]
+    assert sorted(json.loads((tmp_path / "run" / "manifest.json").read_text())["files"]) == names
