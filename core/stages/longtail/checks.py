@@ -68,6 +68,11 @@ def _check_contradictions(config: LongtailTrainConfig) -> None:
         raise UserError("loss_type = crt trains a linear classifier anew, which model_type = fewshot does not have; use baseline")
     if config.loss_type == "ldam_drw" and config.model_type == "multitask":
         raise UserError("loss_type = ldam_drw needs a cosine classifier, which model_type = multitask does not have; use baseline")
+    if config.loss_type == "crt" and config.crt_epoch == timeline.NEVER:
+        raise UserError("loss_type = crt with crt_epoch = -1 never trains the new classifier; give an epoch, or use loss_type = ce")
+    for name in ("use_cosine_classifier", "use_center_loss"):
+        if getattr(config, name) and config.center_update_epoch == timeline.NEVER:
+            raise UserError(f"{name} = true acts from center_update_epoch on, which is -1 (never); give an epoch")
     if config.weights and not config.pretrained:
         raise UserError("weights are given, but pretrained = false says to start from scratch; drop one of the two")
     if config.seed >= 2**32:
