@@ -21,9 +21,8 @@ def test_bars_intervals_and_names(tmp_path):
     assert [[patch.get_width() for patch in bar.patches] for bar in bars] == [[0.7, 0.5], [0.6, 0.4]]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ln", "text $only$"] and axes.get_ylim()[0] > axes.get_ylim()[1]
     segments = [segment for lines in axes.collections for segment in lines.get_segments()]
-    assert [[float(x) for x in segment[:, 0]] for segment in segments] == pytest.approx(
-        [[0.65, 0.74], [0.45, 0.55], [0.5, 0.66], [0.4, 0.4]]
-    )
+    ends = [float(x) for segment in segments for x in segment[:, 0]]
+    assert ends == pytest.approx([0.65, 0.74, 0.45, 0.55, 0.5, 0.66, 0.4, 0.4])
     assert [text.get_text() for text in axes.texts] == ["0.700", "0.500", "0.600", "0.400"]
     assert figure.get_suptitle() == "heads"
     save(figure, tmp_path / "bars.png")
