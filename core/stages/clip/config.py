@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option
+from core.config import ConfigFile, option
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ClipTraining:
 
 
 @dataclass(frozen=True)
-class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData):
+class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, ConfigFile):
     """Train an image and a text tower to classify images by a sentence a class, to a registered best model."""
 
     select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "mAP", "last"] = option(

@@ -21,7 +21,7 @@ from core.tracking import stage as stages
 from core.tracking.store import scratch
 from core.training import distributed
 
-OPTIONS = ("config_file", "multi_config")
+OPTIONS = ("config", "config_file", "multi_config")
 SUMMARY = "multi_config_summary"
 
 

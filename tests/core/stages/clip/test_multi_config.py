@@ -1,0 +1,118 @@
+"""A file of configurations: what it may say, what is refused by name, and one child run each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core.stages.clip import children, multi_config, run
+from core.stages.clip.config import TrainClipConfig
+from core.tracking import run as tracking
+from tests.core.stages.clip import tiny_clip
+from tests.core.stages.clip.tiny_clip import children as children_of
+from tests.core.stages.clip.tiny_clip import folder_of
+from tests.core.stages.tiny import refused
+
+
+def read(path, text: str, **options):
+    path.write_text(text)
+    return multi_config.read(TrainClipConfig(config_file=str(path), **{"multi_config": True} | options))
+
+
+JSON5 = """[
+  // the first
+  {"epochs": 10, learning_rate: 1e-4, /* more */ 'lock_text': true, "early_stopping_patience": null,},
+  {"batch_size": 16},
+]"""
+YAML = """
+# the first
+- epochs: 10
+  learning_rate: 1e-4
+  lock_text: true
+- {batch_size: 16}
+"""
+
+
+@pytest.mark.parametrize("name, text", [("c.json", JSON5), ("c.json5", JSON5), ("c.yaml", YAML), ("c.yml", YAML)])
+def test_comments_are_read_and_what_is_not_said_stays_the_default(tmp_path, name, text):
+    first, second = read(tmp_path / name, text)
+    assert first == TrainClipConfig(epochs=10, learning_rate=1e-4, lock_text=True)
+    assert second == TrainClipConfig(batch_size=16)
+
+
+def test_an_option_of_the_command_line_wins(tmp_path):
+    first, second = read(tmp_path / "c.json", '[{"epochs": 10}, {"epochs": 20}]', epochs=3, data_dir="x")
+    assert (first.epochs, second.epochs, first.data_dir) == (3, 3, "x") and not first.multi_config
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ('[{"epoch": 3}]', ("configuration 1", "no option 'epoch'", "did you mean 'epochs'?")),
+        ('[{"epochs": 3}, {"gpu_id": 0}]', ("configuration 2", "no option 'gpu_id'", "did you mean 'gpu'?")),
+        ('[{"config_file": "x"}]', ("no option 'config_file'",)),
+        ('[{"epochs": "soon"}]', ("configuration 1", "epochs = 'soon'")),
+        ('[{"epochs": [1]}]', ("epochs = [1] is no single value",)),
+        ('[{"epochs": 1, "epochs": 2}]', ("no readable JSON5",)),
+        ("[{", ("no readable JSON5 or YAML",)),
+        ("[]", ("neither an object of options nor a list",)),
+        ("[1]", ("neither an object of options nor a list",)),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused(tmp_path, text, parts):
+    said = refused(lambda: read(tmp_path / "c.json", text))
+    assert all(part in said for part in parts), said
+
+
+def test_a_broken_yaml_file_is_refused(tmp_path):
+    assert "no readable JSON5 or YAML" in refused(lambda: read(tmp_path / "c.yaml", "a: [1"))
+    assert "config_file = " in refused(lambda: multi_config.read(TrainClipConfig(config_file=str(tmp_path / "none.json"))))
+
+
+def test_a_list_needs_multi_config_and_multi_config_a_file(tmp_path):
+    assert "set multi_config = true" in refused(lambda: read(tmp_path / "c.json", "[{}, {}]", multi_config=False))
+    assert "config_file is empty" in refused(lambda: run.run(TrainClipConfig(multi_config=True), None))
+
+
+def test_configurations_are_named_by_what_differs():
+    configs = [TrainClipConfig(epochs=e, use_superclip_loss=s) for e, s in ((1, True), (2, True), (2, False))]
+    assert multi_config.names_of(configs) == EXPECTED
+
+
+EXPECTED = ["1 use_superclip_loss=true epochs=1", "2 use_superclip_loss=true epochs=2", "3 use_superclip_loss=false epochs=2"]
+
+
+def test_one_object_is_this_runs_configuration(client, folded, tmp_path):
+    (tmp_path / "one.json").write_text('{"seed": 7}')
+    _summary, parent = folded(use_cv=False, config_file=str(tmp_path / "one.json"))
+    assert json.loads((folder_of(client, parent) / "config.json").read_text())["seed"] == 7 and not children_of(client, parent)
+
+
+def test_every_configuration_is_a_child_and_folds_are_compared_pairwise(client, folded, tmp_path):
+    (tmp_path / "c.json5").write_text("[{use_superclip_loss: false}, {use_superclip_loss: true, learning_rate: 3e-3}]")
+    # `multi_config` reads the file over the defaults: the command line's values stay.
+    summary, parent = folded(config_file=str(tmp_path / "c.json5"), multi_config=True, learning_rate=1e-4)
+    names = [one["name"] for one in summary["configurations"]]
+    assert sorted(children_of(client, parent)) == sorted(names) == [names[0], names[1]]
+    for one in summary["configurations"]:
+        assert sorted(children_of(client, one["run_id"])) == ["fold 1", "fold 2"]
+        assert set(one["lines"]) == {"trained"} and "±" in one["lines"]["trained"][0]
+    found = summary["against_first"][names[1]]
+    assert set(found) == {"accuracy", "balanced_accuracy", "macro_f1", "mcnemar_p"} and found["accuracy"][1] <= found["accuracy"][2]
+    assert json.loads((folder_of(client, parent) / "multi_config_summary.json").read_text())["configurations"][0]["name"] == names[0]
+
+
+@pytest.mark.parametrize("gpu, devices", [("auto", ["auto"]), ("0,1", ["0", "1"]), (" 0 , 3,", ["0", "3"])])
+def test_devices_are_handed_out_by_the_option(gpu, devices):
+    assert children.devices_of(gpu) == devices
+    assert "names no device" in refused(lambda: children.devices_of(","))
+
+
+@pytest.mark.slow
+def test_several_devices_work_at_once_in_processes_of_their_own(client, clip_images, tmp_path):
+    texts = tiny_clip.write_sentences(tmp_path / "texts.json")
+    given = tiny_clip.TINY | {"data_dir": str(clip_images), "class_texts_file": str(texts), "use_cv": True, "n_splits": 2, "epochs": 1}
+    with tracking.open_run("train_clip", "folds") as opened:
+        summary = run.run(TrainClipConfig(**given | {"gpu": "cpu,cpu"}), opened)
+    assert len(summary["folds"]) == 2 and sorted(children_of(client, opened.run_id)) == ["fold 1", "fold 2"]
