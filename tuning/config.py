@@ -1,0 +1,65 @@
+"""The options of studies: those that every study has, joined with those of each family's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.config import Auto, option
+from core.errors import UserError
+from core.stages.config import DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
+
+TRIALS = 20
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What is searched, how, and where the study is kept."""
+
+    n_trials: int | Auto = option("auto", "trials that the study finishes, all workers together; auto = 20, or the whole grid", False)
+    sampler: Literal["tpe", "random", "grid"] = option("tpe", "how values are drawn; grid = exactly the older grid, in a random order")
+    sampler_seed: int | Literal["none"] = option(1, "seed of the sampler; tpe and random refuse none")
+    n_startup_trials: int = option(8, "finished trials before tpe models them and before the median pruner acts")
+    pruner: Literal["median", "halving", "none"] = option("median", "when a trial that lags behind ends early")
+    pruner_warmup: int = option(3, "epochs that every trial is given before it may be pruned")
+    metric: str = option("auto", "what is searched for: one of the family's label-honest selection metrics; auto = the family's own choice")
+    bounds: str = option("", "bounds that replace the space's own: name=low:high, comma-separated")
+    also: str = option("", "further options to search, comma-separated; --help of the command names them")
+    storage: str = option("", "where studies are kept: postgresql://user@host/db or sqlite:///file; empty = a file in the cache", False)
+    study_name: str = option(
+        "", "name of the study; empty = named after space, options and data, so that the same command continues it", False
+    )
+    timeout: float = option(0.0, "seconds after which this worker starts no further trial; 0 = none", False)
+    heartbeat: int = option(60, "seconds between signs of life of a trial; after two missing ones it is taken for dead", False)
+    max_retries: int = option(3, "how often a trial whose worker died is continued", False)
+    keep_checkpoints: bool = option(False, "store the checkpoints of every trial, not only its metrics and curves", False)
+
+
+@dataclass(frozen=True)
+class TuneSuperclassConfig(TuneOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
+    """Search lr and sup_con_weight (also: temperature, weight_decay, grad_from_block, pseudo_* options) of train_superclass."""
+
+    superclasses: str = option("", "superclasses to search on, comma-separated, a study each; empty = all that have novel classes", False)
+    epochs: int | Auto = option("auto", "epochs of a trial, which also span the learning-rate schedule (published 200)")
+    update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels; sets the ramp (published 5)")
+    pseudo_labels_path: str = option("", "pseudo labels (.npz path or URI) that every trial trains with")
+
+
+def check(options: Any) -> None:
+    """Raise UserError for options of a study that cannot be, before anything is opened."""
+    least = {"n_trials": 1, "n_startup_trials": 1, "heartbeat": 1, "max_retries": 0, "pruner_warmup": 0, "timeout": 0}
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value != "auto" and value < smallest:
+            raise UserError(f"{name} = {value}; use {smallest} or more")
+    seed = options.sampler_seed
+    if options.sampler != "grid" and seed == "none":
+        raise UserError(f"sampler = {options.sampler} needs a seed, or the study could not be repeated; give sampler_seed, such as 1")
+    if seed != "none" and not 0 <= seed < 2**32:
+        raise UserError(f"sampler_seed = {seed} is outside 0..{2**32 - 1}; give one inside")
+    if options.sampler == "grid":
+        for name in ("bounds", "also"):
+            if getattr(options, name):
+                raise UserError(
+                    f"{name} = '{getattr(options, name)}' means nothing to sampler = grid, whose points are fixed; leave it out"
+                )

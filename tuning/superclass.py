@@ -1,0 +1,114 @@
+"""What `tune_superclass` searches: learning rate and supervised weight of the discovery training, a study for each superclass.
+
+Trials are compared by `score`, held-out accuracy on known classes + silhouette of the unlabelled images. Both are honest: no novel
+label is looked at. Held-out accuracy alone (`val`) says nothing about novel images, and a superclass has so few held-out ones that
+many trials share its value; the silhouette of all unlabelled images orders them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core import digest
+from core.data.superclasses import SUPERCLASSES, WHOLE, find
+from core.errors import UserError
+from core.stages import checks, inputs, materials
+from core.stages.config import TrainConfig
+from core.training import recipes
+from tuning.config import TuneSuperclassConfig
+from tuning.runner import Plan, plan, run_studies
+from tuning.space import Choice, Parameters, Range, Space
+
+PSEUDO = {
+    "pseudo_loss_weight": Range(0.05, 2.0),
+    "pseudo_loss": Choice(("soft", "supcon", "prototypical")),
+    "pseudo_points": Choice(("core", "agreed", "all")),
+    "pseudo_for_labeled_mode": Choice(("off", "all")),
+    "pseudo_weight_mode": Choice(("none", "density", "inverse_density")),
+}
+
+
+def ranges(_config: TrainConfig) -> Parameters:
+    """Return what is always searched."""
+    return {"lr": Range(1e-3, 2e-1, log=True), "sup_con_weight": Range(0.0, 1.0)}
+
+
+def also(config: TrainConfig) -> Parameters:
+    """Return what the option `also` may name; how deep the training reaches ends at the recipe's own first trained block."""
+    block = recipes.resolve(config).grad_from_block
+    more = {
+        "temperature": Range(0.05, 1.0, log=True),
+        "weight_decay": Range(1e-6, 1e-2, log=True),
+        "grad_from_block": Range(max(0, block - 2), block, whole=True),
+    }
+    return more | (PSEUDO if config.pseudo_labels_path else {})  # without pseudo labels these change nothing
+
+
+def prepare(config: TrainConfig) -> TrainConfig:
+    """Fill `auto` in and check."""
+    return checks.check_training(recipes.resolve(config))
+
+
+def read(config: TrainConfig) -> dict[str, str]:
+    """Return the digests of all that trials read."""
+    data, split = materials.load_data(config)
+    found = {"data": data.digest, "split": split.digest}
+    for name, path in (
+        ("weights", inputs.file_at(config.weights, "weights", "*.safetensors") if config.weights else None),
+        ("warmup", inputs.checkpoint_at(config.warmup_model_dir, "warmup_model_dir") if config.warmup_model_dir else None),
+        ("pseudo", inputs.file_at(config.pseudo_labels_path, "pseudo_labels_path", "*.npz") if config.pseudo_labels_path else None),
+    ):
+        if path is not None:
+            found[name] = digest.of_file(path)
+    return found
+
+
+SPACE = Space(
+    name="superclass",
+    entry_point="train_superclass",
+    config=TrainConfig,
+    train="core.stages.train:train",
+    ranges=ranges,
+    also=also,
+    grid={"lr": (0.1, 0.05, 0.01, 0.001), "sup_con_weight": tuple(round(0.2 + 0.05 * i, 2) for i in range(13))},
+    metrics={
+        "score": lambda metrics: metrics["val/accuracy_old"] + metrics["selection/silhouette"],
+        "val": lambda metrics: metrics["val/accuracy_old"],
+        "silhouette": lambda metrics: metrics["selection/silhouette"],
+    },
+    prepare=prepare,
+    inputs=read,
+)
+
+
+def run(config: TuneSuperclassConfig, run: Any) -> dict[str, Any]:
+    """Run `tune_superclass`: every study of the command."""
+    return run_studies(plans(config), run)
+
+
+def plans(config: TuneSuperclassConfig) -> list[Plan]:
+    """Return the command's studies, all checked before the first one starts."""
+    if config.metric in ("auto", "score", "val") and not config.val_fraction:
+        raise UserError("val_fraction = 0 leaves no held-out images to compare trials by; raise it or use metric = silhouette")
+    names = named(config)
+    if not names:
+        return [plan(SPACE, config, recipes.dataset_of(config))]
+    return [plan(SPACE, config, name, len(names) > 1, superclass_name=name, dataset="cifar100") for name in names]
+
+
+def named(config: TuneSuperclassConfig) -> list[str]:
+    """Return the superclasses to search on; none for other data sets."""
+    if config.dataset in ("digits", "folder"):
+        if config.superclasses:
+            raise UserError(
+                f"superclasses = '{config.superclasses}' are CIFAR-100's, but dataset = {config.dataset}; leave one of them out"
+            )
+        return []
+    if config.superclasses and config.superclass_name:
+        raise UserError("superclasses and superclass_name are both given; name all of them in superclasses")
+    text = config.superclasses or config.superclass_name
+    found = [find(name.strip()) for name in text.split(",")] if text else [one for one in SUPERCLASSES if one.novel]
+    for superclass in found:
+        if not superclass.novel and superclass is not WHOLE:
+            raise UserError(f"superclass '{superclass.name}' has no novel class, so there is nothing to discover; leave it out")
+    return [superclass.name for superclass in dict.fromkeys(found)]
