@@ -78,17 +78,17 @@ class LongtailOptimiser:
 
 @dataclass(frozen=True)
 class LongtailLoss:
-    """Loss, sampling, mixing."""
+    """Loss, sampling, mixing; the defaults are what won on validation (README), not the older tool's weighted cross-entropy."""
 
     loss_type: Literal["ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt"] = option(
-        "balanced_softmax",
+        "ce",
         "loss of the label: logit_adjustment = ce, then tau chosen on validation; ldam_drw = margins, re-weighted from drw_epoch; "
         "crt = ce, then a new classifier on balanced draws from crt_epoch",
     )
     use_class_weights: bool = option(False, "class weights in any loss_type (weighted_ce always has them)")
     label_smoothing: float = option(0.05, "label smoothing at the start")
     focal_gamma: float = option(1.5, "exponent of focal loss and of the tail's")
-    balance_sampler: bool = option(False, "draw images by 1 / n_c^sampler_power until disable_sampler_epoch")
+    balance_sampler: bool = option(True, "draw images by 1 / n_c^sampler_power until disable_sampler_epoch")
     sampler_power: float = option(0.5, "exponent of the balanced draws: 0 = natural, 1 = every class equally often")
     mixup_alpha: float = option(0.4, "mixup's Beta parameter at the start; 0 = no mixup")
     mixup_prob: float = option(0.7, "chance that a batch without cutmix is mixed up")
@@ -109,8 +109,8 @@ class LongtailSchedule:
     cutmix_disable_epoch: int = option(10, "no cutmix")
     smoothing_decay_epoch1: int = option(12, "label smoothing x0.4")
     smoothing_decay_epoch2: int = option(18, "no label smoothing")
-    disable_sampler_epoch: int = option(15, "plain shuffle instead of balanced draws")
-    tail_focal_epoch: int = option(18, "focal loss for the rarest 25 % of the classes")
+    disable_sampler_epoch: int = option(-1, "plain shuffle instead of balanced draws (older recipe 15)")
+    tail_focal_epoch: int = option(-1, "focal loss for the rarest 25 % of the classes (older recipe 18)")
     progressive_resize_epoch: int = option(30, "progressive_image_size, for validation too")
     progressive_image_size: int = option(256, "side of the crop from progressive_resize_epoch on")
     center_update_epoch: int = option(35, "cosine head and center loss, where enabled")

@@ -150,7 +150,7 @@ def test_other_ranks_work_without_a_run(client, monkeypatch):
         (PipelineConfig(), "pseudo_pipeline digits seed 1"),
         (PipelineConfig(superclass_name="trees", seed=3), "pseudo_pipeline trees seed 3"),
         (PipelineConfig(lr=0.003, k_max=6, gpu="cpu", weights="/a/b.safetensors"), "pseudo_pipeline digits seed 1 lr=0.003 k_max=6"),
-        (LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="ce"), "train_longtail crops seed=7 loss_type=ce"),
+        (LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="focal"), "train_longtail crops seed=7 loss_type=focal"),
     ],
 )
 def test_a_runs_name_says_what_differs_from_the_defaults(config, expected):

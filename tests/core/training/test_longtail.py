@@ -45,7 +45,8 @@ def config(**options) -> LongtailTrainConfig:
         "warmup_epochs": 0,
         "dropout": 0.0,
     }
-    tiny |= {"stage3_epoch": 0, "label_smoothing": 0.0, "loss_type": "ce", "num_workers": 1, "use_amp": False, "gpu": "cpu", "threads": 1}
+    tiny |= {"stage3_epoch": 0, "label_smoothing": 0.0, "loss_type": "ce", "balance_sampler": False}
+    tiny |= {"num_workers": 1, "use_amp": False, "gpu": "cpu", "threads": 1}
     return LongtailTrainConfig(**NEVER | NO_MIXING | tiny | options)
 
 

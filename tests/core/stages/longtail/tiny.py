@@ -72,6 +72,8 @@ def config(root: Path, **options: Any) -> LongtailTrainConfig:
         "register": False,
         "log_interval": 0,
         "stage3_epoch": 0,
+        "loss_type": "balanced_softmax",
+        "balance_sampler": False,
     }
     return checks.check_training(LongtailTrainConfig(**NOTHING_SWITCHES | tiny | options))
 
