@@ -142,8 +142,10 @@ def _say(pipeline: Any, summary: dict[str, Any]) -> None:
         {"taxon.weights_digest": summary["weights_digest"], "taxon.data": pipeline.data.name, "taxon.select_by": pipeline.config.select_by}
     )
     final = summary["table"]["selected model"]
-    run.metrics(
-        {f"best/{name}": value for name, value in final.items()} | {"best/epoch": summary["best"]["epoch"]}, pipeline.config.total_epochs
+    run.metrics(  # without the baselines, which have curves of their own: a page of two runs shows few metrics at once
+        {f"best/{name}": value for name, value in final.items() if not name.startswith("baseline/")}
+        | {"best/epoch": summary["best"]["epoch"]},
+        pipeline.config.total_epochs,
     )
     print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
     for row, values in summary["table"].items():
