@@ -47,19 +47,29 @@ def run_all(children: Sequence[Child], run: Any, entry_point: str, tags: dict[st
     devices = devices_of(children[0].config.gpu)
     if len(devices) == 1:
         return [found for child in children if (found := _here(child, run, entry_point, tags)) is not None]
+    # One after another: building towers seeds torch's global generator for a moment.
+    keys = [_begun(child, devices[0])[0] for child in children]
     server, free = StageServer(), SimpleQueue()
     for device in devices:
         free.put(device)
 
-    def work(child: Child) -> stages.Finished | None:
+    def work(child: Child, key: str) -> stages.Finished:
         device = free.get()
         try:
-            return _there(dataclasses.replace(child, config=dataclasses.replace(child.config, gpu=device)), run, entry_point, tags, server)
+            return _there(_on(child, device), key, run, entry_point, tags, server)
         finally:
             free.put(device)
 
     with ThreadPoolExecutor(len(devices)) as pool:
-        return list(pool.map(work, children))
+        return list(pool.map(work, children, keys))
+
+
+def _on(child: Child, device: str) -> Child:
+    return dataclasses.replace(child, config=dataclasses.replace(child.config, gpu=device))
+
+
+def _begun(child: Child, device: str) -> tuple[str, Work]:
+    return child.begin(_on(child, device).config)
 
 
 def devices_of(gpu: str) -> list[str]:
@@ -85,8 +95,7 @@ def _here(child: Child, run: Any, entry_point: str, tags: dict[str, str]) -> sta
     return _verified(child, opened.run_id, began)
 
 
-def _there(child: Child, run: Any, entry_point: str, tags: dict[str, str], server: StageServer) -> stages.Finished | None:
-    key, _work = child.begin(child.config)
+def _there(child: Child, key: str, run: Any, entry_point: str, tags: dict[str, str], server: StageServer) -> stages.Finished:
     if (finished := _finished(child, key, run)) is not None:
         return finished
     began = time.time()
