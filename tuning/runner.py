@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -30,7 +29,7 @@ from tuning import report, samplers
 from tuning.budget import Answer, Budget, patiently
 from tuning.space import Parameters, Space
 from tuning.storage import Storage, open_storage
-from tuning.trial import Task
+from tuning.trial import Task, status_of
 
 ATTRIBUTE = "taxon"  # the study's user attribute with its signature
 
@@ -122,7 +121,7 @@ def run_study(plan: Plan, run: Run, own: bool = True) -> dict[str, Any]:
         budget = Budget(study, storage, plan.n_trials, options.max_retries, samplers.maker(options), plan.points)
         try:
             done = _work(budget, task, options)
-            summary = report.publish(task, budget, plan.signature, done)
+            summary = patiently(lambda: report.publish(task, budget, plan.signature, done))
         finally:
             budget.close()
     best = "no trial is complete" if summary["best"] is None else f"best {metric} {summary['best']['value']:.4f}"
@@ -141,7 +140,8 @@ def _work(budget: Budget, task: Task, options: Any) -> bool:
             time.sleep(min(2.0, options.heartbeat / 2))
             continue
         task.run(got, budget)
-        report.log_values(task, budget)
+        with contextlib.suppress(MlflowException):  # the curves are completed when the study is published
+            patiently(lambda: report.log_values(task, budget))
     return False
 
 
@@ -178,7 +178,7 @@ def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Run, own:
     with contextlib.ExitStack() as stack:
         with storage.lock(plan.name):
             runs = study.user_attrs.get("runs", [])
-            found = next(filter(_status, runs), "")
+            found = next(filter(status_of, runs), "")
             if not found:
                 mine = run if own else stack.enter_context(tracking.open_child(run.run_id, plan.name, f"tune_{plan.space.name}", {}))
                 study.set_user_attr("runs", [*runs, mine.run_id])
@@ -186,21 +186,10 @@ def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Run, own:
                 found = mine.run_id
             elif found != run.run_id:
                 run.tags({"taxon.continues": found} | ({MLFLOW_PARENT_RUN_ID: found} if own else {}))
-                if _status(found) != "RUNNING":
+                if status_of(found) != "RUNNING":
                     with contextlib.suppress(UserError):  # another process of this machine has it
                         stack.enter_context(tracking.reopen(found))
         yield found
-
-
-def _status(run_id: str) -> str:
-    """Return the status of a run; '' when this store does not have it, or only deleted."""
-    try:
-        info = MlflowClient().get_run(run_id).info
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return ""
-    return info.status if info.lifecycle_stage == "active" else ""
 
 
 def _describe(plan: Plan, run: Run) -> None:

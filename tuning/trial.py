@@ -211,8 +211,19 @@ def _finished(key: str) -> tuple[str, float] | None:
 def _end_run_of_dead_worker(trial: Trial) -> None:
     """Mark the run of the attempt before this one KILLED: its machine may never start again and see to it."""
     run_id = trial.user_attrs.get("run_id")
-    if run_id and MlflowClient().get_run(run_id).info.status == "RUNNING":
+    if run_id and status_of(run_id) == "RUNNING":
         tracking.fail(run_id, f"its worker died; trial {trial.number} continues it", "KILLED")
+
+
+def status_of(run_id: str) -> str:
+    """Return the status of a run; '' when this store does not have it, or only deleted."""
+    try:
+        info = MlflowClient().get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
+    return info.status if info.lifecycle_stage == "active" else ""
 
 
 def _say(trial: Trial, outcome: Outcome | None) -> None:
