@@ -349,7 +349,7 @@ def test_the_store_holds_what_promotion_needs_and_no_pickle(desk, registered_sto
     assert {registry.short(content) for content in record.trained}.isdisjoint(
         registry.short(content) for content in held_out.load("discovery", record.options).contents
     )
-    kept = [path.name for path in (registered_store / "artifacts").rglob("*") if path.is_file()]
+    kept = [path.name for path in registered_store.rglob("*") if path.is_file()]
     assert not [name for name in kept if name.endswith((".pkl", ".pt", ".pth", ".bin"))] and "trained.json" in kept
 
 
