@@ -123,12 +123,15 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
     (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     run.note(_note(shown, summary["against_first"]))
     stages.publish(run, folder, summary)
-    head = ["configuration".ljust(56) + "".join(f"{title.replace('_', ' '):>20s}" for title in evaluate.SHOWN)]
-    rows = [
-        f"{name}: {title}"[:55].ljust(56) + "".join(f"{c:>20s}" for c in cells) for name, of in shown.items() for title, cells in of.items()
-    ]
-    print("\n".join([*head, *rows, *(f"{name} - {names[0]}: {said}" for name, said in _differences(summary["against_first"]).items())]))
+    print(_table(shown, summary["against_first"]))
     return summary
+
+
+def _table(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:
+    lines = ["configuration".ljust(20) + "".join(f"{title.replace('_', ' '):>20s}" for title in evaluate.SHOWN)]
+    for name, of in shown.items():
+        lines += [name, *(f"  {title}".ljust(20) + "".join(f"{cell:>20s}" for cell in cells) for title, cells in of.items())]
+    return "\n".join([*lines, *(f"{name}, against the first: {said}" for name, said in _differences(compared).items())])
 
 
 def _lines(summary: dict[str, Any]) -> dict[str, list[str]]:
