@@ -8,7 +8,7 @@ Writes badcase_aug/: badcase_augmented.csv (guid,text,image_path,label,source_gu
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.augment import AugmentImagesConfig
+from core.stages.posts.config_tools import AugmentImagesConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ are left out and counted.
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.augment import AugmentTextsConfig
+from core.stages.posts.config_tools import AugmentTextsConfig
 
 
 def main(argv: list[str] | None = None) -> int:

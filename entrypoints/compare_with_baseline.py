@@ -10,7 +10,7 @@ differences below some 0.04 rarely are. Runs that held out other test posts are 
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.baseline import BaselineConfig
+from core.stages.posts.config_tools import BaselineConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ more often than the others.
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.errors import ErrorAnalysisConfig
+from core.stages.posts.config_tools import ErrorAnalysisConfig
 
 
 def main(argv: list[str] | None = None) -> int:

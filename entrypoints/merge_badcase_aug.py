@@ -9,7 +9,7 @@ held-out post by guid, source, image or text; variants that come to be like one 
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.merge import MergeConfig
+from core.stages.posts.config_tools import MergeConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ test posts are refused. Expect about a third of the training posts to be wrong, 
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.mining import MineBadCasesConfig
+from core.stages.posts.config_tools import MineBadCasesConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ continues: finished stages are reused. Figures to expect: README.
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.pipeline import PostsPipelineConfig
+from core.stages.posts.config_tools import PostsPipelineConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ Writes predictions/: test_with_label.txt, confidence.csv, predictions.json. Expe
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.predict import PredictConfig
+from core.stages.posts.config_tools import PredictConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ about 2,880 / 360 / 360.
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.prepare import PreparePostsConfig
+from core.stages.posts.config_tools import PreparePostsConfig
 
 
 def main(argv: list[str] | None = None) -> int:

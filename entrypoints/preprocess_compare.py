@@ -8,7 +8,7 @@ Writes comparison/: table.csv and comparison.json with 95 % intervals, bars.png.
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.compare_variants import PreprocessConfig
+from core.stages.posts.config_tools import PreprocessConfig
 
 
 def main(argv: list[str] | None = None) -> int:

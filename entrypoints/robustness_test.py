@@ -9,7 +9,7 @@ Expect noise and blur at severity 5 to cost several hundredths of accuracy, chan
 import sys
 
 from core.stages.launch import launch
-from core.stages.posts.robustness import RobustnessConfig
+from core.stages.posts.config_tools import RobustnessConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from core.config import option
 from core.data import bad_cases, post_augment, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.inputs import file_at
 from core.stages.posts import results
+from core.stages.posts.config_tools import AugmentConfig, AugmentImagesConfig, AugmentTextsConfig
 
 IMAGES, TEXTS = "augment_bad_cases", "augment_bad_cases_text"
 IMAGE_FOLDER, IMAGE_CSV = "badcase_aug", "badcase_augmented.csv"
 TEXT_FOLDER, TEXT_CSV = "badcase_text_aug", "badcase_text_aug.csv"
 _QUALITY = 95
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """What both kinds of variants need."""
-
-    badcase_csv: str = option("", "bad_cases.csv (path, folder or URI) of mine_bad_cases, or made by hand")
-    data_root: str = option("data/posts", "folder that text_path and image_path start from; else the CSV's own folder")
-    num_aug: int = option(1, "variants of each bad case")
-    seed: int = option(1, "seed of the variants")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
-
-
-@dataclass(frozen=True)
-class AugmentImagesConfig(AugmentConfig):
-    """Make variants of the images of bad cases: crop of 0.85..1, flip, light colour jitter."""
-
-
-@dataclass(frozen=True)
-class AugmentTextsConfig(AugmentConfig):
-    """Make variants of the texts of bad cases: synonyms of emoji, repeated letters, dropped words."""
 
 
 def run_images(config: AugmentImagesConfig, run: Any) -> dict[str, Any]:

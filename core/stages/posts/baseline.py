@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.config import option
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
@@ -19,6 +18,7 @@ from core.evaluation.compare import Interval, McNemar
 from core.plots import figure
 from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
 from core.stages.posts import model, results
+from core.stages.posts.config_tools import BaselineConfig
 
 ENTRY_POINT = "compare_with_baseline"
 FOLDER = "comparison"
@@ -26,22 +26,6 @@ METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 # What a training run keeps of its own test part; which that was can be checked there.
 RECORD = Path("evaluation") / "test" / "predictions.csv"
-
-
-@dataclass(frozen=True)
-class BaselineConfig:
-    """Compare a classifier with a baseline on the untouched test posts: paired bootstrap and McNemar's test."""
-
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with test.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV starts from")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    weights: str = option("", "run of optimize_clip (runs:/<id> or its artifact folder) that may be better")
-    baseline_weights: str = option("", "run of optimize_clip that it is compared with")
-    metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better' is about")
-    resamples: int = option(2000, "bootstrap resamples")
-    level: float = option(0.95, "level of the intervals; McNemar's test has to fall below 1 - level")
-    seed: int = option(1, "seed of the resamples")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: BaselineConfig, run: Any) -> dict[str, Any]:

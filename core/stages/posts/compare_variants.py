@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from core.config import option
 from core.data import text_cleaning
 from core.data.posts import Posts
 from core.errors import UserError, nearest
@@ -21,28 +20,11 @@ from core.models.post_heads import HEADS
 from core.plots import comparison_bars, figure
 from core.stages.posts import checks, evaluate, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
+from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
 from core.tracking.store import scratch
 
 ABLATIONS = ("image", "text")
 SCORES = ("accuracy", "macro_f1")
-
-
-@dataclass(frozen=True)
-class HeadVariantConfig(OptimizeClipConfig):
-    """Train every head, and every modality alone, on the same posts with the same seeds; everything else as for optimize_clip."""
-
-    variants: str = option("base,ln,mlp,gated,image,text", "comma-separated heads, and image or text for head_variant on that side alone")
-    seeds: int = option(1, "trainings of each variant, with seed, seed + 1, ...; figures are means over them")
-    part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
-
-
-@dataclass(frozen=True)
-class PreprocessConfig(OptimizeClipConfig):
-    """Train once a set of cleaning rules, everything else equal; everything else as for optimize_clip."""
-
-    rule_sets: str = option("raw,light,standard,aggressive", "comma-separated sets of cleaning rules; rules of one's own joined by +")
-    seeds: int = option(1, "trainings of each set, with seed, seed + 1, ...; figures are means over them")
-    part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
 
 
 @dataclass(frozen=True)

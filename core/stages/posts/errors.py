@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from core.config import option
 from core.data import bad_cases, post_facts
 from core.data.posts import Posts
 from core.errors import UserError
@@ -20,24 +19,10 @@ from core.plots import class_confusion, figure
 from core.plots import error_rates as plots
 from core.stages.inputs import file_at
 from core.stages.posts import model, results
+from core.stages.posts.config_tools import ErrorAnalysisConfig
 
 ENTRY_POINT = "error_analysis"
 FOLDER = "error_analysis"
-
-
-@dataclass(frozen=True)
-class ErrorAnalysisConfig:
-    """Count the errors of a classifier, or of a bad_cases.csv, by what posts are like, with Wilson intervals and charts."""
-
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
-    data_root: str = option("data/posts", "folder that paths of the CSV files start from")
-    part: Literal["test", "val", "train"] = option("test", "which posts; with badcase_csv those that were mined: train")
-    train_csv: str = option("", "CSV of the training posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    weights: str = option("", "run, folder or checkpoint that optimize_clip wrote: its errors are counted")
-    badcase_csv: str = option("", "bad_cases.csv instead: its rows whose two labels differ are the errors")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: ErrorAnalysisConfig, run: Any) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from core.config import option
 from core.data import bad_cases, post_splits
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.inputs import file_at
 from core.stages.posts import results
+from core.stages.posts.config_tools import MergeConfig
 
 ENTRY_POINT = "merge_badcase_aug"
 FOLDER = "train_aug"
@@ -31,21 +31,6 @@ ORIGINAL, ADDED = "original", "added"
 # A variant may come to look or read like a held-out post by chance (a flip, a shortened text); its guid or file cannot.
 BY_CHANCE = ("similar image", "text")
 REMEDY = "training on held-out posts would make every figure on them worthless: remove these rows"
-
-
-@dataclass(frozen=True)
-class MergeConfig:
-    """Join training posts and variants of bad cases into train_aug.csv; refused when a validation or test post would come in."""
-
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV files starts from")
-    train_csv: str = option("", "CSV of the training posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    badcase_csv: str = option("", "bad_cases.csv: its reasons become a column, and only its posts may have variants; empty = none")
-    badcase_image_csv: str = option("", "CSV of image variants (path, folder or URI) of augment_bad_cases, or by hand; empty = none")
-    badcase_text_csv: str = option("", "CSV of text variants (path, folder or URI) of augment_bad_cases_text, or by hand; empty = none")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,12 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from core.config import option
 from core.data import bad_cases, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
@@ -26,7 +24,8 @@ from core.errors import UserError
 from core.evaluation import compare
 from core.plots import figure, mistakes, reliability
 from core.stages.posts import model, results
-from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
+from core.stages.posts.config import OptimizeClipConfig
+from core.stages.posts.config_tools import MineBadCasesConfig
 from core.tracking.store import scratch
 
 ENTRY_POINT = "mine_bad_cases"
@@ -34,16 +33,6 @@ FOLDER = "bad_cases"
 WRONG, UNSURE = "wrong", "low confidence"
 REMEDY = "bad cases are mined from training posts only: remove these rows"
 _SIDE = 224  # of thumbnails
-
-
-@dataclass(frozen=True)
-class MineBadCasesConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData):
-    """List the training posts that a classifier trained on other folds gets wrong or is unsure of, with thumbnails."""
-
-    folds: int = option(5, "parts that the training posts are predicted in, each by a classifier trained on the others")
-    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too; 0 = only wrong ones")
-    shown: int = option(24, "bad cases on the page of thumbnails")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:

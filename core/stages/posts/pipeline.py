@@ -13,28 +13,32 @@ import dataclasses
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core import config as configuration
 from core import digest
-from core.config import option
 from core.data import post_splits, text_cleaning
 from core.data import posts as post_files
 from core.errors import UserError
 from core.stages.materials import environment
 from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
-from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER, AugmentImagesConfig, AugmentTextsConfig
-from core.stages.posts.baseline import BaselineConfig
-from core.stages.posts.compare_variants import HeadVariantConfig, PreprocessConfig
-from core.stages.posts.config import OptimizeClipConfig, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
-from core.stages.posts.errors import ErrorAnalysisConfig
-from core.stages.posts.merge import MergeConfig
-from core.stages.posts.mining import MineBadCasesConfig
-from core.stages.posts.predict import PredictConfig
-from core.stages.posts.prepare import PreparePostsConfig
-from core.stages.posts.robustness import RobustnessConfig
+from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
+from core.stages.posts.config import OptimizeClipConfig
+from core.stages.posts.config_tools import (
+    AugmentImagesConfig,
+    AugmentTextsConfig,
+    BaselineConfig,
+    ErrorAnalysisConfig,
+    HeadVariantConfig,
+    MergeConfig,
+    MineBadCasesConfig,
+    PostsPipelineConfig,
+    PredictConfig,
+    PreparePostsConfig,
+    PreprocessConfig,
+    RobustnessConfig,
+)
 from core.stages.server import Request, StageServer
 from core.tracking import stage as stages
 from core.tracking.run import Run
@@ -45,22 +49,6 @@ from core.training import precision
 ENTRY_POINT = "posts_pipeline"
 # Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
 PLACES = {*optimize.PLACES, "baseline_weights", "badcase_csv", "badcase_image_csv", "badcase_text_csv", "predict_csv"}
-
-
-@dataclass(frozen=True)
-class PostsPipelineConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PreparePostsConfig):
-    """Prepare, train, compare, mine out of fold, augment, retrain, judge on the untouched test part, predict: one parent run."""
-
-    output_dir: str = option("", "folder that also gets summary.json, the pictures and test_with_label.txt", affects_result=False)
-    variants: str = option("base,ln,mlp,gated,image,text", "heads, and image or text alone, to compare; empty = none")
-    rule_sets: str = option("raw,light,standard,aggressive", "cleaning rules to compare; empty = none")
-    corruptions: str = option("", "comma-separated corruptions of robustness_test; empty = all")
-    robustness_posts: int = option(0, "at most so many test posts are damaged; 0 = all")
-    folds: int = option(5, "folds in which bad cases are mined")
-    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too")
-    num_aug: int = option(1, "image variants and text variants of each bad case")
-    metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better than before hardening' is about")
-    register: bool = option(True, "register the trained models", affects_result=False)
 
 
 def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:

@@ -5,34 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core import digest
-from core.config import option
 from core.data import post_splits
 from core.data import posts as post_files
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.posts import model
+from core.stages.posts.config_tools import PredictConfig
 from core.training.state import write_atomically
 
 ENTRY_POINT = "predict_test_clip"
 SCORE = "best/val/macro_f1"
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Write guid,tag for every post to predict, by the trained classifier that did best on validation."""
-
-    weights: str = option(
-        "", "run, folder, model or checkpoint of optimize_clip; of several, comma-separated, the best on validation predicts"
-    )
-    data_root: str = option("data/posts", "folder with test_file and data/<guid>.txt|jpg; also what image_path of predict_csv starts from")
-    test_file: str = option("test_without_label.txt", "index of the posts to predict in data_root, header guid,tag")
-    predict_csv: str = option("", "CSV guid,text,image_path of the posts to predict instead (predict.csv of prepare_posts)")
-    output: str = option("", "file that also gets the predictions; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: PredictConfig, run: Any) -> dict[str, Any]:

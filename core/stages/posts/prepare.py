@@ -7,34 +7,21 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.config import canonical, option
+from core.config import canonical
 from core.data import post_splits, posts
 from core.data.post_splits import PARTS, PostSplit
 from core.data.posts import Posts
 from core.errors import UserError
+from core.stages.posts.config_tools import PreparePostsConfig
 from core.tracking.store import scratch
 
 ENTRY_POINT = "prepare_posts"
 FOLDER = "posts"
-
-
-@dataclass(frozen=True)
-class PreparePostsConfig:
-    """Split labelled posts into train, validation and test, grouped by image and text, and write them as CSV."""
-
-    data_root: str = option("data/posts", "folder with the index files and data/<guid>.txt|jpg")
-    train_file: str = option("train.txt", "index of the labelled posts in data_root, header guid,tag")
-    test_file: str = option("test_without_label.txt", "index of the posts to predict in data_root; empty = none")
-    seed: int = option(1, "seed of the split")
-    val_fraction: float = option(0.1, "share of the labelled posts for model selection")
-    test_fraction: float = option(0.1, "share of the labelled posts that nothing is fitted to or selected by")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: PreparePostsConfig, run: Any) -> dict[str, Any]:

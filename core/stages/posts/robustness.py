@@ -8,14 +8,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from core.config import option
 from core.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from core.data.posts import Posts
 from core.data.text_corruptions import TEXT_CORRUPTIONS, corrupt_text
@@ -24,28 +22,13 @@ from core.evaluation import compare
 from core.plots import corruption_heatmap, figure
 from core.progress import bar
 from core.stages.posts import model, results
+from core.stages.posts.config_tools import RobustnessConfig
 from core.stages.posts.model import PostPredictor
 
 ENTRY_POINT = "robustness_test"
 FOLDER = "robustness"
 SCORES = ("accuracy", "macro_f1")
 _BLOCK = 128  # images that are damaged at once
-
-
-@dataclass(frozen=True)
-class RobustnessConfig:
-    """Score a trained classifier under image and text corruptions in five severities; no figure of it selects anything."""
-
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with test.csv and val.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV starts from")
-    part: Literal["test", "val"] = option("test", "which posts are damaged")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    weights: str = option("", "run, folder or checkpoint (path or URI) that optimize_clip wrote")
-    corruptions: str = option("", "comma-separated names of image and text corruptions; empty = all of both")
-    max_posts: int = option(0, "at most so many posts, drawn by the seed; 0 = all")
-    seed: int = option(1, "seed of noise, typos and of max_posts")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
 def run(config: RobustnessConfig, run: Any) -> dict[str, Any]:

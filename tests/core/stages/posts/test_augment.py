@@ -9,7 +9,7 @@ from PIL import Image
 from core.data import bad_cases, post_augment, post_splits
 from core.data.bad_cases import BadCases
 from core.stages.posts import augment
-from core.stages.posts.augment import AugmentImagesConfig, AugmentTextsConfig
+from core.stages.posts.config_tools import AugmentImagesConfig, AugmentTextsConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
 

@@ -14,7 +14,7 @@ from core.data import post_splits
 from core.data.posts import CLASS_NAMES
 from core.evaluation.compare import Interval, McNemar
 from core.stages.posts import baseline, model
-from core.stages.posts.baseline import BaselineConfig
+from core.stages.posts.config_tools import BaselineConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
 

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.posts import compare_variants
-from core.stages.posts.compare_variants import HeadVariantConfig, PreprocessConfig
+from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
 from tests.core.stages.posts import tiny_posts
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from core.data import bad_cases
 from core.data.bad_cases import BadCases
 from core.stages.posts import errors
-from core.stages.posts.errors import ErrorAnalysisConfig
+from core.stages.posts.config_tools import ErrorAnalysisConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
 

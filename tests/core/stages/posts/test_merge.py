@@ -16,8 +16,8 @@ from core.data.bad_cases import BadCases
 from core.data.posts import Fingerprint, Posts
 from core.errors import UserError
 from core.stages.posts import augment, merge
-from core.stages.posts.augment import AugmentImagesConfig, AugmentTextsConfig
-from core.stages.posts.merge import MergeConfig, Rows
+from core.stages.posts.config_tools import AugmentImagesConfig, AugmentTextsConfig, MergeConfig
+from core.stages.posts.merge import Rows
 from tests.core.data import fake_posts
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused

@@ -14,7 +14,7 @@ from core.config import fields_of
 from core.data import bad_cases, post_splits
 from core.data.posts import Posts
 from core.stages.posts import mining
-from core.stages.posts.mining import MineBadCasesConfig
+from core.stages.posts.config_tools import MineBadCasesConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
 

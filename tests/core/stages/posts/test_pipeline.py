@@ -8,7 +8,7 @@ import pytest
 
 from core.config import fields_of
 from core.stages.posts import pipeline
-from core.stages.posts.pipeline import PostsPipelineConfig
+from core.stages.posts.config_tools import PostsPipelineConfig
 from core.stages.posts.steps import Collected, vouched
 from core.tracking.stage import Finished
 from tests.core.data import fake_posts

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import UserError
 from core.stages.posts import predict
-from core.stages.posts.predict import PredictConfig
+from core.stages.posts.config_tools import PredictConfig
 from tests.core.data import fake_posts
 from tests.core.stages.posts import tiny_posts
 

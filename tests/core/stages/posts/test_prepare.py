@@ -14,7 +14,7 @@ from core.config import fields_of, parse
 from core.data import post_splits
 from core.errors import UserError
 from core.stages.posts import prepare
-from core.stages.posts.prepare import PreparePostsConfig
+from core.stages.posts.config_tools import PreparePostsConfig
 from tests.core.data import fake_posts
 
 

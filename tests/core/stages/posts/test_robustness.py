@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from core.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from core.data.text_corruptions import TEXT_CORRUPTIONS, corrupt_text
 from core.stages.posts import robustness
-from core.stages.posts.robustness import RobustnessConfig
+from core.stages.posts.config_tools import RobustnessConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
 
