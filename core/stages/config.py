@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import Auto, option
+from core.config import Auto, ConfigFile, option
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class TrainConfig(PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
+class TrainConfig(PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile):
     """Train a model on one superclass (or all of them, one child run each), with or without pseudo labels."""
 
     train_all_superclasses: bool = option(False, "train the 15 superclasses one after another, a child run each")

@@ -56,7 +56,8 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
         raise UserError(f"{option} is empty; give the checkpoint to use (a path, or runs:/<id>/checkpoints)")
     path = inputs.checkpoint_at(uri, option)
     state = states.load_checkpoint(path)
-    trained = TrainConfig(**{f.name: state.facts["config"][f.name] for f in dataclasses.fields(TrainConfig)})
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    trained = TrainConfig(**{name: value for name, value in state.facts["config"].items() if name in known})
     names = {f.name for f in dataclasses.fields(DataOptions)} - set(MAY_DIFFER)
     for f in dataclasses.fields(config):
         if f.name not in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option
+from core.config import ConfigFile, option
 
 LOSSES = ("ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt")
 
@@ -121,7 +121,7 @@ class LongtailSchedule:
 
 
 @dataclass(frozen=True)
-class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailData):
+class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailData, ConfigFile):
     """Train a classifier on classes of very different sizes, on a schedule, to a registered best model."""
 
     select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy", "last"] = option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option
+from core.config import ConfigFile, option
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PostsTfidf:
 
 
 @dataclass(frozen=True)
-class OptimizeClipConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData):
+class OptimizeClipConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData, ConfigFile):
     """Train a classifier of posts (image + text) to a registered best model; resumable at any epoch."""
 
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")

@@ -79,6 +79,7 @@ ELSEWHERE = {
     "data_root",
     "superclass_name",
     "train_all_superclasses",
+    "config",
 }
 
 

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "progressive_image_size",
     "resume",
     "register",
+    "config",
     *EPOCH_OPTIONS,
 }
 
