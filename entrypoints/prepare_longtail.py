@@ -10,7 +10,7 @@ classes: 2,355 + 608 + 709 images, 11 to 694 a class, one image in both train an
 import sys
 
 from core.stages.launch import launch
-from core.stages.longtail.prepare import PrepareConfig
+from core.stages.longtail.prepare_config import PrepareConfig
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.config import canonical, option
+from core.config import canonical
 from core.data import label_map, longtail, metadata
 from core.data.classification import ClassificationData, tail_classes
 from core.data.images import UnreadableImages
@@ -22,26 +21,10 @@ from core.data.metadata import Entry
 from core.errors import UserError
 from core.stages.longtail import output_folder
 from core.stages.longtail.output_folder import ENTRY_POINT, REPORT, WEIGHTS
+from core.stages.longtail.prepare_config import PrepareConfig
 from core.tracking.store import scratch
 
 Parts = Mapping[str, Sequence[Entry]]
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Read class folders, metadata CSV files or AI Challenger annotations; write metadata, class weights and a report."""
-
-    train_dir: str = option("", "training images: class folders, or the folder that metadata or annotations name files in")
-    val_dir: str = option("", "the same for validation")
-    test_dir: str = option("", "the same for the test")
-    train_meta: str = option("", "CSV with image_path and label_61 (or label); paths are relative to train_dir, else to the CSV's folder")
-    val_meta: str = option("", "the same for validation")
-    test_meta: str = option("", "the same for the test")
-    train_annotations: str = option("", "AI Challenger annotations: JSON with disease_class and image_id, or lines 'images\\1_0.jpg 1'")
-    val_annotations: str = option("", "the same for validation")
-    test_annotations: str = option("", "the same for the test")
-    output_dir: str = option("", "folder to write the files into as well; empty = artifacts of the run only")
-    allow_duplicates: bool = option(True, "report images that two parts share; false = refuse them")
 
 
 def run(config: PrepareConfig, run: Any) -> dict[str, Any]:

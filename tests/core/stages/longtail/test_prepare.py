@@ -10,7 +10,7 @@ from core.config import parse
 from core.data import longtail
 from core.errors import UserError
 from core.stages.longtail import prepare
-from core.stages.longtail.prepare import PrepareConfig
+from core.stages.longtail.prepare_config import PrepareConfig
 from tests.core.data import fake_ai_challenger
 from tests.core.stages.tiny import FakeRun
 
