@@ -32,6 +32,7 @@ T = TypeVar("T")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FAILURES = 5  # failed trials for each finished one, and for none, that end a study: its options cannot work
 PATIENCE = 300.0  # seconds for which a storage may be out of reach
+STORAGE_OUTAGES = (StorageInternalError, sqlalchemy.exc.OperationalError)
 
 
 class Answer(Enum):
@@ -211,7 +212,7 @@ def patiently(work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
-        except (StorageInternalError, sqlalchemy.exc.OperationalError):
+        except STORAGE_OUTAGES:
             if time.monotonic() > end:
                 raise
         time.sleep(delay + int.from_bytes(os.urandom(1), "big") / 256)

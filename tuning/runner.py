@@ -26,9 +26,9 @@ from core.tracking import run as tracking
 from core.tracking.run import Run
 from tuning import config as tune_config
 from tuning import report, samplers
-from tuning.budget import Answer, Budget, patiently
+from tuning.budget import STORAGE_OUTAGES, Answer, Budget, patiently
 from tuning.space import Parameters, Space
-from tuning.storage import Storage, open_storage
+from tuning.storage import Storage, open_storage, unusable
 from tuning.trial import Task, status_of
 
 ATTRIBUTE = "taxon"  # the study's user attribute with its signature
@@ -113,7 +113,15 @@ def run_study(plan: Plan, run: Run, own: bool = True) -> dict[str, Any]:
         own: it may be the study's run; False = the study has a run below it.
     """
     options = plan.options
-    storage = open_storage(options.storage, options.heartbeat)
+    with contextlib.closing(open_storage(options.storage, options.heartbeat)) as storage:
+        try:
+            return _run_study(plan, storage, run, own)
+        except STORAGE_OUTAGES as error:
+            raise unusable(storage.address, error) from None
+
+
+def _run_study(plan: Plan, storage: Storage, run: Run, own: bool) -> dict[str, Any]:
+    options = plan.options
     study = patiently(lambda: _open_study(plan, storage))
     with _study_run(plan, study, storage, run, own) as run_id:
         metric = plan.space.metric(options.metric)

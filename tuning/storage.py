@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -23,17 +26,28 @@ from core.tracking.store import cache_home, file_lock, without_password
 SCHEMA = "taxon_studies"
 SESSION = f"-c search_path={SCHEMA} -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 HOLD = 120  # seconds after which PostgreSQL takes a lock from a machine that fell silent
+# A server has about 100 connections for all workers. One is kept by each; its heartbeat and its lock take one more each for a moment.
+POOL = {"pool_size": 1, "max_overflow": 1, "pool_timeout": 60, "pool_pre_ping": True}
+CROWDED = re.compile(r"too many (clients|connections)|connection slots are reserved")
+LOCK_NOT_AVAILABLE = "55P03"
+TURN = 5  # seconds for which a worker keeps a connection while it waits for a lock
+QUEUE = 60.0  # seconds that a worker waits for a connection while the server has none free
 
 
 class Storage:
-    """An open storage: Optuna's tables, and a lock that all workers of the storage share."""
+    """An open storage: Optuna's tables, and a lock that all workers of the storage share; `close` gives its connections back."""
 
-    def __init__(self, rdb: RDBStorage, lock: Any):
-        self.rdb, self._lock = rdb, lock
+    def __init__(self, rdb: RDBStorage, lock: Any, address: str):
+        self.rdb, self._lock, self.address = rdb, lock, address
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold the lock `name` against every worker of this storage; it ends with its holder's process."""
         return self._lock(name)
+
+    def close(self) -> None:
+        """Give every connection back: an engine that is only forgotten keeps its own until the garbage collector comes by."""
+        self.rdb.remove_session()
+        self.rdb.engine.dispose()
 
 
 def open_storage(address: str, heartbeat: int) -> Storage:
@@ -47,20 +61,26 @@ def open_storage(address: str, heartbeat: int) -> Storage:
     address = address or f"sqlite:///{cache_home()}/studies.db"
     try:
         if address.startswith("sqlite:///") and len(address) > len("sqlite:///"):
-            return _open_sqlite(Path(address.removeprefix("sqlite:///")).expanduser().absolute(), heartbeat)
+            return _open_sqlite(address, heartbeat)
         if address.startswith(("postgresql://", "postgresql+psycopg://")):
-            return _open_postgresql("postgresql+psycopg://" + address.split("://", 1)[1], heartbeat)
+            return _open_postgresql(address, heartbeat)
     except Exception as error:  # the driver's, SQLAlchemy's and Optuna's own, as they come
-        raise UserError(
-            f"storage = '{without_password(address)}' cannot be used: {_reason(address, error)}; mend it or start its server"
-        ) from None
+        raise unusable(address, error) from None
     raise UserError(
         f"storage = '{without_password(address)}' is no storage of studies; give sqlite:///<file> or postgresql://user@host/database"
     )
 
 
-def _reason(address: str, error: Exception) -> str:
+def unusable(address: str, error: BaseException) -> UserError:
+    """Return the one line about a storage that cannot be used (any more)."""
+    said = _reason(address, error)
+    remedy = "stop some workers or raise its max_connections" if CROWDED.search(said) else "mend it or start its server"
+    return UserError(f"storage = '{without_password(address)}' cannot be used: {said}; {remedy}")
+
+
+def _reason(address: str, error: BaseException) -> str:
     """Return the first thing the error says, without the password that some drivers quote."""
+    error = error.__cause__ or error  # Optuna wraps what the database said
     said = " ".join(str(getattr(error, "orig", None) or error).split())[:200] or type(error).__name__
     try:
         password = sqlalchemy.engine.make_url(address).password
@@ -69,7 +89,8 @@ def _reason(address: str, error: Exception) -> str:
     return said.replace(str(password), "...") if password else said
 
 
-def _open_sqlite(path: Path, heartbeat: int) -> Storage:
+def _open_sqlite(address: str, heartbeat: int) -> Storage:
+    path = Path(address.removeprefix("sqlite:///")).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -80,27 +101,64 @@ def _open_sqlite(path: Path, heartbeat: int) -> Storage:
     with lock("open"):
         with closing(sqlite3.connect(path, timeout=60)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # several workers read while one writes
-        return Storage(_tables(f"sqlite:///{path}", heartbeat, {"connect_args": {"timeout": 60}}), lock)
+        return Storage(_tables(f"sqlite:///{path}", heartbeat, {"connect_args": {"timeout": 60}}), lock, address)
 
 
-def _open_postgresql(url: str, heartbeat: int) -> Storage:
+def _open_postgresql(address: str, heartbeat: int) -> Storage:
+    url = "postgresql+psycopg://" + address.split("://", 1)[1]
     own = sqlalchemy.engine.make_url(url).query.get("options")  # a schema that the user chose
-    connect = {"connect_timeout": 10} if own else {"connect_timeout": 10, "options": SESSION}
-    engine = sqlalchemy.create_engine(url, connect_args=connect, poolclass=sqlalchemy.pool.NullPool)
+    connect = _connector(url, {"connect_timeout": 10} | ({} if own else {"options": SESSION}))
+    engine = sqlalchemy.create_engine(url, creator=connect, poolclass=sqlalchemy.pool.NullPool)
 
     @contextlib.contextmanager
     def lock(name: str) -> Iterator[None]:
         number = int.from_bytes(sha256(f"taxon {name}".encode()).digest()[:8], "big", signed=True)
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.text(f"SET LOCAL idle_in_transaction_session_timeout = '{HOLD}s'"))
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+        with contextlib.ExitStack() as held:
+            while not _locked(held.enter_context(engine.begin()), number):
+                held.close()  # whoever has the lock may need this connection to go on
+                time.sleep(0.5)
             yield
 
     with lock("open"):
         if not own:
             with engine.begin() as connection:
                 connection.execute(sqlalchemy.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        return Storage(_tables(url, heartbeat, {"connect_args": connect, "pool_pre_ping": True}), lock)
+        return Storage(_tables(url, heartbeat, {"creator": connect} | POOL), lock, address)
+
+
+def _locked(connection: sqlalchemy.Connection, number: int) -> bool:
+    """Take an advisory lock that ends with the transaction; False when others kept it for `TURN` seconds."""
+    connection.execute(sqlalchemy.text(f"SET LOCAL idle_in_transaction_session_timeout = '{HOLD}s'"))
+    connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{TURN}s'"))
+    try:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+    except sqlalchemy.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", "") != LOCK_NOT_AVAILABLE:
+            raise
+        connection.rollback()
+        return False
+    return True
+
+
+def _connector(url: str, given: dict[str, Any]) -> Callable[[], Any]:
+    """Return what opens a connection; while the server has none free it tries again, ever more rarely, for up to `QUEUE` seconds."""
+    import psycopg
+
+    parsed = sqlalchemy.engine.make_url(url)
+    arguments, named = parsed.get_dialect()().create_connect_args(parsed)
+
+    def connect() -> Any:
+        end, delay = time.monotonic() + QUEUE, 0.25
+        while True:
+            try:
+                return psycopg.connect(*arguments, **{"application_name": "taxon study"} | named | given)
+            except psycopg.OperationalError as error:
+                if not CROWDED.search(str(error)) or time.monotonic() + delay > end:
+                    raise
+            time.sleep(delay * (1 + int.from_bytes(os.urandom(1), "big") / 256))  # workers must not all come back at once
+            delay = min(2 * delay, 8.0)
+
+    return connect
 
 
 def _tables(url: str, heartbeat: int, engine: dict[str, Any]) -> RDBStorage:

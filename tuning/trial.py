@@ -29,12 +29,12 @@ from core.tracking import run as tracking
 from core.tracking import stage
 from core.tracking.run import Run
 from core.tracking.store import machine_lock
-from tuning.budget import Budget, Outcome, patiently
+from tuning.budget import STORAGE_OUTAGES, Budget, Outcome, patiently
 from tuning.space import PLACES, Parameters, Space
 
 KEY_TAG, VALUE_TAG, STATE_TAG, NUMBER_TAG = "taxon.trial_key", "taxon.trial_value", "taxon.trial_state", "taxon.trial"
 # Not the trial's fault: the worker ends, and the trial is continued by another one or by the same command.
-OUTAGES = (MlflowException, StorageInternalError, sqlalchemy.exc.OperationalError)
+OUTAGES = (MlflowException, *STORAGE_OUTAGES)
 
 
 class Heartbeat:

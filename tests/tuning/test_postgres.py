@@ -7,21 +7,28 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from core.errors import UserError
 from core.tracking import provenance
+from tests.tuning import toy
 from tests.tuning.conftest import FINISHED
 from tests.tuning.postgres import free_port, server
-from tuning.storage import SCHEMA, open_storage
+from tuning import storage as storages
+from tuning.storage import SCHEMA, Storage, open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -105,26 +112,31 @@ class Crew:
         return (self.folder / "log").read_text()
 
 
-def study_of(storage: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rdb = open_storage(storage, 3).rdb
-    (name,) = optuna.get_all_study_names(rdb)
-    return optuna.load_study(study_name=name, storage=rdb)
+@pytest.fixture
+def storage(database) -> Iterator[Storage]:
+    """Return the open storage: one, whose connections are given back."""
+    with closing(open_storage(database, 3)) as found:
+        yield found
 
 
-def finished(storage: str) -> int:
+def study_of(storage: Storage) -> optuna.Study:
+    (name,) = optuna.get_all_study_names(storage.rdb)
+    return optuna.load_study(study_name=name, storage=storage.rdb)
+
+
+def finished(storage: Storage) -> int:
     try:
         return len(study_of(storage).get_trials(deepcopy=False, states=FINISHED))
     except ValueError:  # no study yet
         return 0
 
 
-def disturb(crew: Crew, draw: random.Random) -> None:
+def disturb(crew: Crew, storage: Storage, draw: random.Random) -> None:
     """Kill a random worker when a random number of further trials have finished and some time has passed; start another."""
     marks = sorted(draw.sample(range(1, TRIALS - 4), KILLS))
     end = time.monotonic() + GUARD
     for mark in marks:
-        while finished(crew.storage) < mark and time.monotonic() < end and any(worker.poll() is None for worker in crew.workers):
+        while finished(storage) < mark and time.monotonic() < end and any(worker.poll() is None for worker in crew.workers):
             time.sleep(0.1)
         time.sleep(draw.uniform(0.0, 0.4))
         running = [worker for worker in crew.workers if worker.poll() is None]
@@ -133,18 +145,18 @@ def disturb(crew: Crew, draw: random.Random) -> None:
         crew.start()
 
 
-def test_workers_that_are_killed_and_started_again_finish_exactly_the_budget(database, tracking_server, tmp_path):
+def test_workers_that_are_killed_and_started_again_finish_exactly_the_budget(database, storage, tracking_server, tmp_path):
     crew, draw = Crew(tmp_path, database, tracking_server), random.Random(SEED)
     try:
         for _ in range(WORKERS):
             crew.start()
-        disturb(crew, draw)
+        disturb(crew, storage, draw)
         assert [worker.wait(GUARD) for worker in crew.workers] == [0] * WORKERS, crew.said()[-3000:]
     finally:
         for worker in crew.workers:
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
-    study = study_of(database)
+    study = study_of(storage)
     trials = study.get_trials()
     assert len([trial for trial in trials if trial.state in FINISHED]) == TRIALS
     assert {trial.state for trial in trials} <= {*FINISHED, TrialState.FAIL}
@@ -171,10 +183,7 @@ def _check_runs(client: MlflowClient, study: optuna.Study) -> None:
     assert {item.path for item in client.list_artifacts(study_run.info.run_id)} >= {"best.json", "trials.csv", "study.json", "plots"}
 
 
-def test_studies_live_in_a_schema_of_their_own_beside_mlflows_tables(database, tracking_server):
-    import sqlalchemy
-
-    storage = open_storage(database, 60)
+def test_studies_live_in_a_schema_of_their_own_beside_mlflows_tables(storage, tracking_server):
     optuna.create_study(storage=storage.rdb, study_name="beside")
     names = sqlalchemy.inspect(storage.rdb.engine)
     assert "trials" in names.get_table_names(schema=SCHEMA) and "trials" not in names.get_table_names(schema="public")
@@ -188,11 +197,10 @@ def test_a_wrong_password_or_database_is_one_line_without_the_password(database)
         assert "does not exist" in str(caught.value) and "s3cret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_lock_excludes_other_workers_and_ends_with_its_holder(database):
+def test_the_lock_excludes_other_workers_and_ends_with_its_holder(database, storage):
     hold = f"from tuning.storage import *\nwith open_storage('{database}', 60).lock('x'): print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=provenance.ROOT)
     assert process.stdout.readline().strip() == "held"
-    storage = open_storage(database, 60)
     with storage.lock("y"):
         pass
     began = time.monotonic()
@@ -201,3 +209,82 @@ def test_the_lock_excludes_other_workers_and_ends_with_its_holder(database):
         assert time.monotonic() - began > 0.5
     killer.wait()
     process.wait()
+
+
+@pytest.fixture
+def narrow(database) -> Iterator[str]:
+    """Return the address of a database whose only user may have 3 connections: those of one worker."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("CREATE ROLE narrow LOGIN CONNECTION LIMIT 3")
+        admin.execute("CREATE DATABASE narrow OWNER narrow")
+        yield database.replace("taxon@", "narrow@").removesuffix("taxon") + "narrow"
+        admin.execute("DROP DATABASE narrow WITH (FORCE)")
+        admin.execute("DROP ROLE narrow")
+
+
+def connections(database: str, user: str) -> int:
+    with psycopg.connect(database) as admin:
+        return admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", [user]).fetchone()[0]
+
+
+def test_a_worker_works_with_three_connections_keeps_one_and_gives_all_back(bench, database, narrow, monkeypatch):
+    kept = []
+    monkeypatch.setattr(storages, "QUEUE", 0.0)  # a fourth would be refused, and nobody waits for it
+    monkeypatch.setattr(toy, "_trained", lambda run, epoch: kept.append(connections(database, "narrow")))
+    bench.tune("--n_trials=2", f"--storage={narrow}", "--heartbeat=1", "--pause=0.4", "--pruner=none")
+    assert len(kept) == 8 and set(kept) <= {1, 2} and 1 in kept
+    assert connections(database, "narrow") == 0
+
+
+def test_a_worker_waits_while_the_server_has_no_connection_free(database, narrow):
+    crowd = [psycopg.connect(narrow) for _ in range(3)]
+    leaving = threading.Timer(1.0, lambda: [one.close() for one in crowd])
+    leaving.start()
+    with closing(open_storage(narrow, 60)) as found:
+        assert optuna.get_all_study_names(found.rdb) == []
+    leaving.join()
+
+
+def test_a_worker_that_waited_in_vain_says_so_in_one_line(narrow, monkeypatch):
+    monkeypatch.setattr(storages, "QUEUE", 0.6)
+    crowd = [psycopg.connect(narrow) for _ in range(3)]
+    with pytest.raises(UserError) as caught:
+        open_storage(narrow, 60)
+    assert "too many connections" in str(caught.value) and "max_connections" in str(caught.value) and "\n" not in str(caught.value)
+    for one in crowd:
+        one.close()
+
+
+def test_waiting_for_a_lock_takes_no_connection_from_its_holder(database, narrow, monkeypatch):
+    """One holds the lock and needs a second connection; two who wait for the lock have the others."""
+    monkeypatch.setattr(storages, "TURN", 1)
+    with closing(open_storage(narrow, 60)) as holder:
+        holder.close()
+        waiting = [threading.Thread(target=_lock_once, args=(holder,)) for _ in range(2)]
+        with holder.lock("x"):
+            for one in waiting:
+                one.start()
+            while connections(database, "narrow") < 3:
+                time.sleep(0.05)
+            assert optuna.get_all_study_names(holder.rdb) == []
+        for one in waiting:
+            one.join(60)
+            assert not one.is_alive()
+
+
+def _lock_once(storage: Storage) -> None:
+    with storage.lock("x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "FATAL:  sorry, too many clients already",
+        'FATAL:  too many connections for role "me"',
+        'FATAL:  too many connections for database "studies"',
+        "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+    ],
+)
+def test_every_way_in_which_postgresql_says_that_it_is_full_is_known(said):
+    assert storages.CROWDED.search(said)
