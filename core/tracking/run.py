@@ -180,7 +180,10 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     client = MlflowClient()
     experiment = client.get_run(parent_run_id).info.experiment_id
     own = {MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point}
-    return _made(client, experiment, {**own, **tags})
+    asked_at = time.time()
+    run = _made(client, experiment, {**own, **tags})
+    run.asked_at = asked_at  # not the start of this process, which may have trained other children before
+    return run
 
 
 def _made(client: MlflowClient, experiment: str, tags: dict[str, Any]) -> Run:

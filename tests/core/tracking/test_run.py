@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -69,6 +70,14 @@ def test_a_child_has_its_parent_and_leaves_the_parent_alone(client, monkeypatch)
     assert tags["taxon.reason"] == "why" and tags["taxon.data"] == "digits"
     assert (status(client, child.run_id), status(client, parent.run_id)) == ("FAILED", "RUNNING")
     parent.finish()
+
+
+def test_a_childs_start_is_counted_from_when_it_was_asked_for(client):
+    asked_at = time.time()
+    with tracking.open_run("pseudo_pipeline", "parent") as parent, tracking.open_child(parent.run_id, "fold 2", "train_clip", {}) as child:
+        child.started()
+    (metric,) = client.get_metric_history(child.run_id, "time/startup_seconds")
+    assert 0 <= metric.value <= time.time() - asked_at  # not since this process began
 
 
 def test_parameters_that_mlflow_logged_are_not_logged_twice(client):
