@@ -16,6 +16,7 @@ History = Mapping[str, Sequence[tuple[float, float | None]]]
 # Panel title -> patterns of series names. What differs in scale has a panel of its own.
 GROUPS: dict[str, tuple[str, ...]] = {
     "losses": ("L_*", "*/L_*"),
+    "validation loss (negative log-likelihood)": ("val/nll", "*/val/nll"),
     "gamma": ("gamma", "*/gamma"),
     "learning rate": ("lr", "*/lr"),
     "accuracy on unlabelled training images": ("unlabelled/*",),

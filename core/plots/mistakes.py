@@ -14,7 +14,7 @@ from core.plots.figure import NOVEL_COLOUR
 COLUMNS = 6
 _TILE_INCHES = 1.75
 _LINE_INCHES = 0.145
-_LINE_CHARACTERS = 34
+_LINE_CHARACTERS = 30
 
 
 def worst_mistakes(labels: np.ndarray, probabilities: np.ndarray, n: int = 24) -> np.ndarray:

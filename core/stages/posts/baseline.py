@@ -153,7 +153,7 @@ def draw(report: dict[str, Any]) -> Figure:
     left.legend(*(items[:2] for items in left.get_legend_handles_labels()), fontsize=8, frameon=False)
     right.axhline(0.0, color="#737373", linestyle="--", linewidth=1)
     left.set_title(f"on {report['posts']} test posts, with intervals", fontsize=10)
-    right.set_title(f"candidate - baseline, paired; {report['metric']}: {report['verdict']}", fontsize=10)
+    right.set_title(f"candidate - baseline, paired\n{report['metric'].replace('_', ' ')}: {report['verdict']}", fontsize=10)
     for axes in (left, right):
         axes.set_xticks(range(len(METRICS)), [name.replace("_", " ") for name in METRICS], fontsize=9)
         axes.set_xlim(-0.5, len(METRICS) - 0.5)
