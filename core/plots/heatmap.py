@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ BACKGROUNDS = {
     "n_clusters": "number of clusters",
     "score": "label-free score",
 }
+
+CHARACTERS_PER_INCH = 13  # of the title
 
 
 def grid_heatmap(cells: Iterable[Mapping[str, Any]], value: str, best: tuple[int, float] | None = None) -> Figure:
@@ -53,7 +56,9 @@ def grid_heatmap(cells: Iterable[Mapping[str, Any]], value: str, best: tuple[int
         corner = (percentiles.index(best[1]) - 0.5, ks.index(best[0]) - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=5, zorder=3))
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#dc2626", linewidth=2.5, zorder=4, label="chosen"))
-    _label(axes, ks, percentiles, _title(value, best, np.isfinite(background).any()))
+    _label(axes, ks, percentiles)
+    title = _title(value, best, np.isfinite(background).any()).splitlines()
+    figure.suptitle("\n".join(fill(line, int(figure.get_figwidth() * CHARACTERS_PER_INCH)) for line in title), fontsize=9)
     return figure
 
 
@@ -80,13 +85,12 @@ def _paint(figure: Figure, axes: Axes, background: np.ndarray, label: str, whole
     return mapping.to_rgba(masked)
 
 
-def _label(axes: Axes, ks: list[int], percentiles: list[float], title: str) -> None:
-    """Write ticks, axis names and the title."""
+def _label(axes: Axes, ks: list[int], percentiles: list[float]) -> None:
+    """Write ticks and axis names."""
     axes.set_xticks(range(len(percentiles)), [f"{percentile:g}" for percentile in percentiles])
     axes.set_yticks(range(len(ks)), [str(k) for k in ks])
     axes.set_xlabel("density percentile of core points")
     axes.set_ylabel("k nearest neighbours")
-    axes.set_title(title, fontsize=9)
 
 
 def _title(value: str, best: tuple[int, float] | None, any_value: bool) -> str:

@@ -33,6 +33,18 @@ def grid() -> list[dict]:
     return cells
 
 
+def title(figure) -> str:
+    """Return the figure's title on one line."""
+    return " ".join(figure.get_suptitle().split())
+
+
+def test_the_title_of_a_tiny_grid_stays_within_the_figure(tmp_path):
+    figure = grid_heatmap(grid()[:3], "all", (9, 90))
+    save(figure, tmp_path / "map.png")
+    box = figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 + 1
+
+
 def test_background_text_outline_and_title():
     axes = grid_heatmap(grid(), "all", (9, 90)).axes[0]
     shown = axes.images[0].get_array()
@@ -43,14 +55,14 @@ def test_background_text_outline_and_title():
     assert texts == {(0, 0): "-3.40", (0, 1): "-3.90", (1, 0): "-9.40", (1, 1): "-9.90", (2, 0): "-10.40"}
     outlines = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert {patch.get_xy() for patch in outlines} == {(0.5, 0.5)}
-    assert "All accuracy (diagnostic)" in axes.get_title()
-    assert "chooses nothing" in axes.get_title() and "k=9, dp=90" in axes.get_title()
+    assert "All accuracy (diagnostic)" in title(axes.figure)
+    assert "chooses nothing" in title(axes.figure) and "k=9, dp=90" in title(axes.figure)
 
 
 @pytest.mark.parametrize("value", BACKGROUNDS)
 def test_only_accuracies_are_called_diagnostics(value):
     figure = grid_heatmap(grid(), value)
-    assert ("diagnostic" in figure.axes[0].get_title()) == (value in ("all", "old", "new"))
+    assert ("diagnostic" in title(figure)) == (value in ("all", "old", "new"))
     assert not figure.axes[0].patches
 
 
@@ -58,7 +70,7 @@ def test_missing_values_are_grey_with_a_readable_score():
     axes = grid_heatmap(grid(), "new").axes[0]
     assert axes.images[0].get_array().mask.all()
     assert to_hex(axes.images[0].cmap.get_bad()) == MISSING_COLOUR
-    assert "not applicable in any cell" in axes.get_title()
+    assert "not applicable in any cell" in title(axes.figure)
     assert {text.get_color() for text in axes.texts} == {"black"}
 
 
