@@ -15,7 +15,7 @@ from core.stages.posts.config import OptimizeClipConfig
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("optimize_clip", OptimizeClipConfig, "core.stages.posts.optimize:run", argv)
+    return launch("optimize_clip", OptimizeClipConfig, "core.stages.posts.optimize:run", argv, "core.stages.posts.checks:check_training")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from core.stages.posts.config_tools import PostsPipelineConfig
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("posts_pipeline", PostsPipelineConfig, "core.stages.posts.pipeline:run", argv)
+    return launch("posts_pipeline", PostsPipelineConfig, "core.stages.posts.pipeline:run", argv, "core.stages.posts.checks:check_pipeline")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from core.stages.launch import launch
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("train_clip", TrainClipConfig, "core.stages.clip.run:run", argv)
+    return launch("train_clip", TrainClipConfig, "core.stages.clip.run:run", argv, "core.stages.clip.checks:check_given")
 
 
 if __name__ == "__main__":

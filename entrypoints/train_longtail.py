@@ -14,7 +14,7 @@ from core.stages.longtail.config import LongtailTrainConfig
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("train_longtail", LongtailTrainConfig, "core.stages.longtail.train:run", argv)
+    return launch("train_longtail", LongtailTrainConfig, "core.stages.longtail.train:run", argv, "core.stages.longtail.checks:refuse")
 
 
 if __name__ == "__main__":

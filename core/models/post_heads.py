@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError, nearest
+from core.errors import UserError
+from core.models.post_head_names import check
 from core.models.weights import first_mismatch
 
-HEADS = ("base", "ln", "mlp", "gated")
-MODALITIES = ("both", "image_only", "text_only")
 WIDTH = 256
 """Width that each embedding is brought to before they are joined."""
 
@@ -26,7 +25,7 @@ class PostClassifier(nn.Module):
     Args:
         text_dim: width of the text embedding. image_dim: width of the image embedding.
         n_classes: C.
-        head: one of HEADS.
+        head: one of core.models.post_head_names.HEADS.
         modalities: `both`, or the ablation that sees one embedding only (its head starts from 256).
         dropout: probability, after every ReLU.
         seed: initialises the weights; the global random state is not touched.
@@ -86,19 +85,6 @@ class PostClassifier(nn.Module):
         if mismatch:
             raise UserError(f"{source} does not fit head={self.head_name}: {mismatch}; use the towers and classes that it was trained with")
         self.load_state_dict(dict(state))
-
-
-def check(head: str, modalities: str, dropout: float) -> None:
-    """Raise UserError for settings that no classifier can be built with."""
-    for option, value, known in (("head_variant", head, HEADS), ("modalities", modalities, MODALITIES)):
-        if value not in known:
-            raise UserError(f"{option}={value} is unknown; give one of {', '.join(known)}{nearest(value, known)}")
-    if head == "gated" and modalities != "both":
-        raise UserError(
-            f"head_variant=gated weighs text against image and needs both; modalities={modalities} has one: use base, ln or mlp"
-        )
-    if not 0 <= dropout < 1:
-        raise UserError(f"dropout={dropout} must be at least 0 and below 1")
 
 
 def described(state: Mapping[str, Tensor]) -> str:

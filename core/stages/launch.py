@@ -21,7 +21,7 @@ NAME_LENGTH = 60  # a run's name takes no more options once it is longer
 Stage = Callable[[Any, Any], dict[str, Any]]
 
 
-def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | None = None) -> int:
+def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | None = None, check: str = "") -> int:
     """Run one entry point; return the process's exit code.
 
     Args:
@@ -29,13 +29,15 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
         config_class: the stage's frozen dataclass.
         stage: `module:function`, called as `function(config, run) -> summary`; imported only after the options are known to be good.
             `run` is None on ranks other than 0.
+        check: `module:function` without heavy imports, called as `function(config)` before the stage's module is imported; it raises
+            UserError for options that contradict each other.
     """
     if argv is None:
         _restart_with_malloc_settings()
         argv = sys.argv[1:]
     try:
         config = configuration.parse(config_class, argv, entry_point)
-        return _tracked(entry_point, config, stage)
+        return _tracked(entry_point, config, stage, check)
     except UserError as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -43,7 +45,7 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
         return 130
 
 
-def _tracked(entry_point: str, config: Any, stage: str) -> int:
+def _tracked(entry_point: str, config: Any, stage: str, check: str) -> int:
     from core.tracking import lifeline
 
     lifeline.follow_launcher()
@@ -58,6 +60,8 @@ def _tracked(entry_point: str, config: Any, stage: str) -> int:
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
     with run, full_disk_named():
+        if check:
+            _function(check)(config)
         run.monitor_system()
         _function(stage)(config, run)
     return 0

@@ -274,8 +274,8 @@ def _check(config: PromoteConfig) -> None:
 def _name(config: PromoteConfig) -> str:
     if config.name and (config.family or config.data):
         raise UserError("name and family/data both say which model is meant; give one of them")
-    if not config.name and not (config.family and config.data):
-        raise UserError("which model? give name (e.g. taxon-discovery-digits), or family and data")
+    if not config.name and not (config.family and (config.data or config.family == "posts")):
+        raise UserError("which model? give name (e.g. taxon-discovery-digits), or family and data (posts: family alone)")
     return config.name or registry.model_name(config.family, config.data)
 
 

@@ -14,14 +14,16 @@ class PromoteConfig:
 
     name: str = option("", "registered model, e.g. taxon-discovery-digits; empty = that of family and data")
     family: Literal["", "discovery", "longtail", "clip", "posts"] = option("", "family of the model, where name is empty")
-    data: str = option("", "data set of the model, e.g. digits or cifar100/trees, where name is empty")
+    data: str = option("", "data set of the model, e.g. digits or cifar100/trees, where name is empty; posts have none")
     candidate: str = option(
         "",
         "version number, alias (challenger = the newest), models:/... or runs:/<id>; empty = of the finished versions that were evaluated "
         "on the champion's data the one with the best recorded metric",
     )
     metric: Literal["", "accuracy", "balanced_accuracy", "macro_f1"] = option(
-        "", "what decides; empty = the family's declared one (discovery: accuracy on held-out known classes, longtail: balanced_accuracy)"
+        "",
+        "what decides; empty = the family's declared one (discovery: accuracy on held-out known classes, longtail and clip: "
+        "balanced_accuracy, posts: macro_f1)",
     )
     data_root: str = option("", "data_root of the held-out data now; empty = where the candidate's training found them")
     data_options: str = option("", "other data options of the candidate's training that changed since: val_dir=<path>,val_meta=<path>,...")

@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,9 +28,8 @@ PRELOAD = [
     "mlflow.system_metrics.system_metrics_monitor",
     "core.tracking.lifeline",
     "core.tracking.stage",
-    "core.stages.train",
-    "core.stages.ssddbc",
 ]
+DISCOVERY = ("core.stages.train", "core.stages.ssddbc")
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,17 @@ class Request:
 
 
 class StageServer:
-    """Runs stages, one at a time, each in a fresh process that is gone with all it held when the stage ends."""
+    """Runs stages, one at a time, each in a fresh process that is gone with all it held when the stage ends.
 
-    def __init__(self) -> None:
+    Args:
+        modules: what the stages import, to be ready before the first of them.
+    """
+
+    def __init__(self, modules: Sequence[str] = DISCOVERY) -> None:
         # What a killed stage leaves is removed by Python's resource tracker, which need not say so under the line that explains the kill.
         sys.warnoptions.append("ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
+        self.context.set_forkserver_preload([*PRELOAD, *modules])
 
     def warm_up(self) -> None:
         """Start the fork server's imports now, while this process still reads its data."""

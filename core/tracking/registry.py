@@ -20,21 +20,9 @@ from core.tracking.run import Run
 from core.tracking.store import machine_lock, scratch
 
 Columns = tuple[dict[str, str], dict[str, str]]
-REQUIREMENTS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "safetensors",
-    "pillow",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "numba",
-    "mlflow",
-    "tqdm",
-    "psutil",
-)
+# What serving any model imports, and what the modules that read some of them import besides.
+REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "safetensors", "pillow", "pandas", "mlflow", "tqdm")
+BESIDES = {"core.serving.clip": ("open_clip_torch",), "core.serving.posts": ("open_clip_torch", "emoji", "scikit-learn", "scipy")}
 EVALUATION, TRAINED = "evaluation.json", "trained.json"
 FILES_TAG = "taxon.files"
 # What MLflow writes or adapts itself while it stores or fetches a model, and so is in no digest.
@@ -88,8 +76,8 @@ def short(content: str) -> str:
 
 
 def model_name(family: str, data: str) -> str:
-    """Return the registered name of a family's models of a data set."""
-    return f"taxon-{family}-{data.replace('/', '-')}"
+    """Return the registered name of a family's models of a data set; posts are one data set, which needs no name."""
+    return f"taxon-{family}-{data.replace('/', '-')}" if data else f"taxon-{family}"
 
 
 def register(
@@ -102,7 +90,6 @@ def register(
     metrics: dict[str, float],
     tags: dict[str, str],
     evaluation: Evaluation | None = None,
-    requirements: Sequence[str] = (),
 ) -> str:
     """Log `data` as a pyfunc model of `run`, register it as `name`, point the alias `challenger` to it; return its URI.
 
@@ -116,7 +103,6 @@ def register(
         metrics: finite numbers shown beside the model.
         tags: facts shown beside the model (recipe, digests).
         evaluation: what promotion has to know; a model without it can be served, but not promoted.
-        requirements: packages that it needs besides REQUIREMENTS.
     """
     import mlflow
     from mlflow.entities import Metric
@@ -127,7 +113,7 @@ def register(
     served.seal(data, loader_module)
     place = scratch("model")
     try:
-        folder = _save(place / "model", data, columns, example, (*REQUIREMENTS, *requirements))
+        folder = _save(place / "model", data, columns, example, requirements(loader_module))
         tags = {**tags, FILES_TAG: files_digest(folder)}
         with quiet():
             model = mlflow.initialize_logged_model(name=name, source_run_id=run.run_id, tags=tags, model_type="taxon")
@@ -156,15 +142,20 @@ def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | No
     return f"{held_out}. Serve it: `mlflow models serve -m models:/{name}@champion --env-manager local`{table}"
 
 
+def requirements(loader_module: str) -> list[str]:
+    """Return the packages, pinned as they are here, that a model needs which `loader_module` reads."""
+    from importlib.metadata import version
+
+    return [f"{package}=={version(package).split('+')[0]}" for package in (*REQUIREMENTS, *BESIDES.get(loader_module, ()))]
+
+
 def files_digest(folder: Path) -> str:
     """Return the digest of a model's files, names and contents: weights, configuration, code, environment."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SEALED and "__pycache__" not in path.parts)
     return digest.of_json({path.relative_to(folder).as_posix(): digest.of_file(path) for path in files})
 
 
-def _save(folder: Path, data: Path, columns: Columns, example: Any, requirements: Sequence[str]) -> Path:
-    from importlib.metadata import version
-
+def _save(folder: Path, data: Path, columns: Columns, example: Any, pinned: Sequence[str]) -> Path:
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -178,7 +169,7 @@ def _save(folder: Path, data: Path, columns: Columns, example: Any, requirements
             code_paths=[str(provenance.ROOT / "core")],
             signature=signature,
             input_example=example,
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in requirements],
+            pip_requirements=pinned,
         )
     for cache in list(folder.rglob("__pycache__")):
         shutil.rmtree(cache)

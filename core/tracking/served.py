@@ -24,7 +24,8 @@ LOADER = __name__
 
 def seal(folder: Path, module: str) -> None:
     """Write FACTS: the module whose `_load_pyfunc(path)` reads `folder`, and the sha256 of every file there."""
-    files = {path.relative_to(folder).as_posix(): digest.of_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / FACTS]
+    files = {path.relative_to(folder).as_posix(): digest.of_file(path) for path in paths}
     (folder / FACTS).write_text(json.dumps({"module": module, "files": files}, indent=1, sort_keys=True) + "\n")
 
 

@@ -45,10 +45,10 @@ def forked(rounds: int) -> list[float]:
 
 def fresh() -> float:
     """Return the seconds a new process needs to import what a stage needs."""
-    from core.stages.server import PRELOAD
+    from core.stages.server import DISCOVERY, PRELOAD
 
     began = time.time()
-    subprocess.run([sys.executable, "-c", "; ".join(f"import {name}" for name in PRELOAD)], check=True)
+    subprocess.run([sys.executable, "-c", "; ".join(f"import {name}" for name in (*PRELOAD, *DISCOVERY))], check=True)
     return time.time() - began
 
 

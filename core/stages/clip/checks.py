@@ -32,6 +32,14 @@ SHARES = ("val_fraction", "test_fraction")
 LARGEST_SEED = 2**32
 
 
+def check_given(config: TrainClipConfig) -> None:
+    """Raise UserError for a mistake on the command line; what a config_file says is checked once it is read."""
+    if config.multi_config and not config.config_file:
+        raise UserError("multi_config = true, but config_file is empty; give the file that lists the configurations")
+    if not config.config_file:
+        check_training(config)
+
+
 def check_training(config: TrainClipConfig) -> TrainClipConfig:
     """Return the configuration unchanged, or raise UserError naming option, value and remedy."""
     for name in POSITIVE:

@@ -49,7 +49,7 @@ def run_all(children: Sequence[Child], run: Any, entry_point: str, tags: dict[st
         return [found for child in children if (found := _here(child, run, entry_point, tags)) is not None]
     # One after another: building towers seeds torch's global generator for a moment.
     keys = [_begun(child, devices[0])[0] for child in children]
-    server, free = StageServer(), SimpleQueue()
+    server, free = StageServer(("open_clip", "core.stages.clip.train")), SimpleQueue()
     for device in devices:
         free.put(device)
 

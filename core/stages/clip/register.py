@@ -51,7 +51,6 @@ def register(training: Any, metrics: dict[str, float]) -> str:
             finite,
             tags,
             evaluation(training),
-            ("open_clip_torch",),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

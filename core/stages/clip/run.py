@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from core.errors import UserError
 from core.stages.clip import checks, multi_config
 from core.stages.clip.config import TrainClipConfig
 from core.training import distributed
@@ -15,8 +14,7 @@ from core.training import distributed
 
 def run(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Run `train_clip`; return its summary ({} on ranks other than 0)."""
-    if config.multi_config and not config.config_file:
-        raise UserError("multi_config = true, but config_file is empty; give the file that lists the configurations")
+    checks.check_given(config)
     if config.config_file and not config.multi_config:
         (config,) = multi_config.read(config)
     if not config.config_file or not config.multi_config:

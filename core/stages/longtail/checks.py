@@ -42,6 +42,15 @@ EPOCH_OPTIONS = tuple(f.name for f in dataclasses.fields(LongtailSchedule) if f.
 
 def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
     """Return the configuration unchanged, or raise UserError naming option, value and remedy; say which epoch options never act."""
+    refuse(config)
+    late = timeline.beyond(config)
+    if late:
+        print(f"taxon: never reached in {config.epochs} epochs: {', '.join(late)}", file=sys.stderr)
+    return config
+
+
+def refuse(config: LongtailTrainConfig) -> None:
+    """Raise UserError naming option, value and remedy."""
     for name in POSITIVE:
         if getattr(config, name) <= 0:
             raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
@@ -55,10 +64,6 @@ def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
         if getattr(config, name) < timeline.NEVER:
             raise UserError(f"{name} = {getattr(config, name)}; give an epoch from 0, or -1 for never")
     _check_contradictions(config)
-    late = timeline.beyond(config)
-    if late:
-        print(f"taxon: never reached in {config.epochs} epochs: {', '.join(late)}", file=sys.stderr)
-    return config
 
 
 def _check_contradictions(config: LongtailTrainConfig) -> None:

@@ -14,16 +14,15 @@ import numpy as np
 
 from core.data import text_cleaning
 from core.data.posts import Posts
-from core.errors import UserError, nearest
+from core.errors import UserError
 from core.evaluation import compare
-from core.models.post_heads import HEADS
+from core.models.post_head_names import HEADS
 from core.plots import comparison_bars, figure
 from core.stages.posts import checks, evaluate, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
 from core.tracking.store import scratch
 
-ABLATIONS = ("image", "text")
 SCORES = ("accuracy", "macro_f1")
 
 
@@ -38,7 +37,7 @@ class Outcome:
 
 def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
     """Run `head_variant_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
-    names = chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
+    names = checks.chosen(config.variants, (*HEADS, *checks.ABLATIONS), "variants")
     made = [(name, with_variant(plain(config), name)) for name in names]
     return compared(config, made, run, "head_variant_compare", "heads and modalities")
 
@@ -46,30 +45,11 @@ def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
 def preprocessing(config: PreprocessConfig, run: Any) -> dict[str, Any]:
     """Run `preprocess_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
     names = [name.strip() for name in config.rule_sets.split(",") if name.strip()]
-    refuse_doubles(names, "rule_sets")
+    checks.refuse_doubles(names, "rule_sets")
     for name in names:
         text_cleaning.rules_of(name.replace("+", ","))
     made = [(name, dataclasses.replace(plain(config), cleaning=name.replace("+", ","))) for name in names]
     return compared(config, made, run, "preprocess_compare", "cleaning rules")
-
-
-def chosen(words: str, known: Sequence[str], option_name: str) -> list[str]:
-    """Return the comma-separated names; UserError for none, unknown ones and ones that stand twice."""
-    names = [name.strip() for name in words.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise UserError(f"{option_name} = '{words}': there is no '{name}'{nearest(name, known)} (choose from {', '.join(known)})")
-    refuse_doubles(names, option_name)
-    return names
-
-
-def refuse_doubles(names: Sequence[str], option_name: str) -> None:
-    """Raise UserError for no name, or one that stands twice."""
-    if not names:
-        raise UserError(f"{option_name} is empty; name at least one variant")
-    double = next((name for name in names if names.count(name) > 1), "")
-    if double:
-        raise UserError(f"{option_name} names '{double}' twice; once is enough")
 
 
 def plain(config: Any) -> OptimizeClipConfig:

@@ -21,11 +21,11 @@ from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
 from core.stages.posts import features
+from core.stages.posts.checks import MODALITIES
 from core.training import precision
 from core.training.posts import PostInputs
 
 PARTS = ("train", "val", "test")
-MODALITIES = {"both": "both", "image": "image_only", "text": "text_only"}
 _UNUSED = "clip:small-32x1"  # stands in for a side that is not looked at: no weights are asked for it
 
 
@@ -100,26 +100,26 @@ def load_rows(config: Any) -> dict[str, Posts]:
     Raises:
         UserError: a part is missing or unreadable, has no labels, a class has no training post, or a held-out post is in training too.
     """
-    folder = _folder(config.data_dir)
-    rows = {}
-    for part in PARTS:
-        given = getattr(config, f"{part}_csv") or (str(folder / f"{part}.csv") if folder and (folder / f"{part}.csv").is_file() else "")
-        if given:
-            rows[part] = read_part(given, config.data_root, f"{part}_csv")
-        elif part != "test":
-            raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
+    found = {part: load_part(config, part, needed=part != "test") for part in PARTS}
+    rows = {part: posts for part, posts in found.items() if posts is not None}
     check_rows(rows)
     refuse_leaks(rows)
     return rows
 
 
-def read_part(given: str, data_root: str, option: str) -> Posts:
-    """Read one CSV of labelled posts, a path or URI."""
+def load_part(config: Any, part: str, needed: bool = True) -> Posts | None:
+    """Return the labelled posts of a part, from `<part>_csv` or data_dir; without either None, or UserError where it is `needed`."""
     from core.tracking import uri
 
-    posts = post_splits.read_csv(uri.resolve(given, option), data_root)
+    folder = _folder(config.data_dir)
+    given = getattr(config, f"{part}_csv") or (str(folder / f"{part}.csv") if folder and (folder / f"{part}.csv").is_file() else "")
+    if not given and needed:
+        raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
+    if not given:
+        return None
+    posts = post_splits.read_csv(uri.resolve(given, f"{part}_csv"), config.data_root)
     if posts.labels is None:
-        raise UserError(f"{option} = '{given}' has no label at all; give the CSV of labelled posts")
+        raise UserError(f"{part}_csv = '{given}' has no label at all; give the CSV of labelled posts")
     return posts
 
 

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from core.data.posts import Posts
+from core.errors import UserError
 from core.serving import posts as serving
 from core.stages import inputs
 from core.stages.posts import checks, features, materials, optimize, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
+from core.tracking import served
 from core.training import state as states
 
 
@@ -53,12 +55,21 @@ def open_predictor(uri: str) -> PostPredictor:
     path = resolve(uri, "weights")
     folder = _predictor_folder(path)
     if folder is not None:
+        if (folder / served.FACTS).is_file():
+            _require_whole(folder)
         return serving.read(folder)
     checkpoint = _best_checkpoint(path, uri)
     state = states.load_checkpoint(checkpoint)
     net, config = optimize.net_of(state, checkpoint)
     about = {"class_names": state.facts["class_names"], "image_size": config.image_size, "cleaning": config.cleaning}
     return serving.TowersPredictor(net, about)
+
+
+def _require_whole(folder: Path) -> None:
+    try:
+        served.check(folder)
+    except UserError as error:
+        raise UserError(f"'{folder}': {error}") from None
 
 
 def _predictor_folder(path: Path) -> Path | None:
@@ -86,7 +97,7 @@ def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run
         config: its CSV options are not read, and nothing is registered.
         train_rows, val_rows: labelled posts.
         run: gets the metrics of each epoch; None = nobody does.
-        folder: new folder for checkpoints while it trains.
+        folder: for checkpoints while it trains; those that are there already are continued.
 
     Raises:
         UserError: a class without training posts, posts without labels, or a mistake in `config`.

@@ -220,7 +220,7 @@ class PostsTraining(RecordedTraining):
         metrics = publish.evaluated(self.m, found, self.work / "evaluation") | {"best_epoch": float(best)}
         self.run.metrics(metrics, self.history[-1][0])
         title = f"{self.config.head_variant} head, {self.config.modality}: {len(self.m.rows['train'])} training posts, best epoch {best}"
-        model = publish.stored(self.run, self.m, self.predictor(), metrics, self.work, title)
+        model = publish.stored(self.run, self.m, self.predictor(), found, metrics, self.work, title)
         summary |= {"best_metrics": metrics, "model": model, "predictor": publish.PREDICTOR}
         tags = {"taxon.data": "posts", "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
         self.publish_stage(summary, tags)

@@ -18,12 +18,12 @@ from typing import Any
 
 from core import config as configuration
 from core import digest
-from core.data import post_splits, text_cleaning
+from core.data import post_splits
 from core.data import posts as post_files
-from core.errors import UserError
 from core.stages.materials import environment
-from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
+from core.stages.posts import checks, materials, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
+from core.stages.posts.checks import fitted
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import (
     AugmentImagesConfig,
@@ -47,6 +47,8 @@ from core.tracking.store import machine_lock
 from core.training import precision
 
 ENTRY_POINT = "posts_pipeline"
+# Imported once, before the stages that need them are started.
+MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "errors")
 # Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
 PLACES = {*optimize.PLACES, "baseline_weights", "badcase_csv", "badcase_image_csv", "badcase_text_csv", "predict_csv"}
 
@@ -60,20 +62,9 @@ def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
 
 def check(config: PostsPipelineConfig) -> None:
     """Raise UserError for what a later stage would refuse, before the first one starts."""
-    checks.check_training(training_config(config))
-    if config.variants:
-        compare_variants.chosen(config.variants, (*compare_variants.HEADS, *compare_variants.ABLATIONS), "variants")
-    for name in config.rule_sets.split(",") if config.rule_sets else ():
-        text_cleaning.rules_of(name.strip().replace("+", ","))
+    checks.check_pipeline(config)
     robustness.chosen_corruptions(config.corruptions)
     post_splits.check_fractions(config.val_fraction, config.test_fraction, config.seed)
-    for name, least in (("robustness_posts", 0), ("folds", 2), ("num_aug", 1)):
-        if getattr(config, name) < least:
-            raise UserError(f"{name} = {getattr(config, name)}; give {least} or more")
-    if not 0 <= config.confidence_below <= 1:
-        raise UserError(f"confidence_below = {config.confidence_below} is no probability; give a number from 0 to 1")
-    if not config.test_file or not config.val_fraction or not config.test_fraction:
-        raise UserError("the pipeline predicts test_file, selects on validation and judges on test posts: give all three a share or name")
     results.require_folder(config.output_dir)
     precision.pick_device(config.gpu)
     if config.encoder == "towers":
@@ -85,18 +76,12 @@ def training_config(config: PostsPipelineConfig, **places: str) -> OptimizeClipC
     return fitted(OptimizeClipConfig, config, **places)
 
 
-def fitted(kind: type, config: PostsPipelineConfig, **values: Any) -> Any:
-    """Return a stage's configuration: what it shares with the pipeline's, and `values`."""
-    shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(config)} - {"output_dir"}
-    return kind(**{name: getattr(config, name) for name in shared} | values)
-
-
 class Pipeline:
     """One pipeline run: what it was asked for, its tracking run, and what its stages have made."""
 
     def __init__(self, config: PostsPipelineConfig, run: Run):
         self.config, self.run_ = config, run
-        self.server = StageServer()
+        self.server = StageServer(("open_clip", *(f"core.stages.posts.{name}" for name in MODULES)))
         self.server.warm_up()
         device = precision.pick_device(config.gpu)
         self.environment = environment(config, device, precision.mixed_precision(config.use_amp, device))

@@ -10,7 +10,9 @@ import numpy as np
 
 from core.serving import posts as serving
 from core.stages.posts import evaluate, register
+from core.stages.posts.checks import MODALITIES
 from core.stages.posts.materials import Materials
+from core.tracking import served
 
 PREDICTOR = "predictor"
 
@@ -24,11 +26,21 @@ def evaluated(m: Materials, probabilities: Mapping[str, np.ndarray], folder: Pat
     return metrics
 
 
-def stored(run: Any, m: Materials, predictor: Any, metrics: dict[str, float], folder: Path, title: str) -> str:
-    """Write the predictor into `folder`/predictor, register it where the configuration asks for it; return the model's URI or ''."""
+def stored(
+    run: Any, m: Materials, predictor: Any, probabilities: Mapping[str, np.ndarray], metrics: dict[str, float], folder: Path, title: str
+) -> str:
+    """Write the predictor into `folder`/predictor, register it where the configuration asks for it; return the model's URI or ''.
+
+    Args:
+        probabilities: (N, C) by part, as scored. metrics: what `evaluated` made of them.
+    """
     predictor.about |= {name: value for name, value in metrics.items() if name.startswith("best/val/")}
     serving.write(folder / PREDICTOR, predictor)
-    model = register.register(run, folder / PREDICTOR, m.rows["train"], metrics, predictor.about) if m.config.register else ""
+    served.seal(folder / PREDICTOR, serving.__name__)
+    model = ""
+    if m.config.register:
+        evaluation = register.evaluation(m, probabilities["val"])
+        model = register.register(run, folder / PREDICTOR, m.rows["train"], metrics, predictor.about, evaluation)
     run.note(evaluate.note(title, metrics, model))
     print(evaluate.table(title, metrics))
     return model
@@ -36,8 +48,6 @@ def stored(run: Any, m: Materials, predictor: Any, metrics: dict[str, float], fo
 
 def about_of(m: Materials, build: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a predictor's folder says of itself."""
-    from core.stages.posts.materials import MODALITIES
-
     c = m.config
     return {
         "encoder": c.encoder,

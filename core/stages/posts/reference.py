@@ -55,7 +55,7 @@ def train(config: OptimizeClipConfig, rows: dict[str, Any], key: str, run: Any) 
     metrics = publish.evaluated(m, probabilities, folder / "evaluation")
     run.metrics(metrics, 1)
     title = f"n-grams, {config.modality}: {len(rows['train'])} training posts"
-    model = publish.stored(run, m, predictor, metrics, folder, title)
+    model = publish.stored(run, m, predictor, probabilities, metrics, folder, title)
     summary = {"epoch": 1, "predictor": publish.PREDICTOR, "best_metrics": metrics, "model": model, "best": score(config, metrics)}
     (folder / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
     run.tags({stage.KEY_TAG: key, "taxon.seed": config.seed, "taxon.select_by": config.select_by})

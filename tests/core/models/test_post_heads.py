@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from core.errors import UserError
-from core.models.post_heads import HEADS, MODALITIES, PostClassifier, described
+from core.models.post_head_names import HEADS, MODALITIES
+from core.models.post_heads import PostClassifier, described
 
 VARIANTS = [(head, modalities) for head in HEADS for modalities in MODALITIES if head != "gated" or modalities == "both"]
 every_variant = pytest.mark.parametrize("head, modalities", VARIANTS)

@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.serving import posts as serving
 from core.stages.posts import checks, features, materials, model, optimize
 from core.stages.posts.config import OptimizeClipConfig
+from core.tracking import served
 from core.training import state as states
 from tests.core.stages.posts import tiny_posts
 
@@ -296,6 +297,9 @@ def test_weights_of_another_head_are_never_loaded_loosely(published, work):
     _, run = published(epochs=1, lock_image=True)
     about = json.loads((run.folder / "predictor" / "model.json").read_text())
     (run.folder / "predictor" / "model.json").write_text(json.dumps(about | {"head_variant": "ln"}))
+    with pytest.raises(UserError, match=r"this model is damaged: model\.json is not the file that was registered"):
+        model.open_predictor(str(run.folder))
+    (run.folder / "predictor" / served.FACTS).unlink()  # as a folder made by hand
     with pytest.raises(UserError, match="has the weights of head=base, modalities=both, not of head=ln"):
         model.open_predictor(str(run.folder))
 

@@ -23,7 +23,7 @@ def stages(tmp_path, monkeypatch):
     """Return a function that runs the pipeline with stages that only note what they were given: name -> (configuration, after)."""
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
     root = fake_posts.write(tmp_path / "posts", n=6, n_predict=2)
-    monkeypatch.setattr(pipeline.StageServer, "__init__", lambda self: None)
+    monkeypatch.setattr(pipeline.StageServer, "__init__", lambda self, modules: None)
     monkeypatch.setattr(pipeline.StageServer, "warm_up", lambda self: None)
     monkeypatch.setattr(pipeline.optimize, "key_of", lambda config: "key")
     monkeypatch.setattr(pipeline.pipeline_report, "publish", lambda made: {})
