@@ -80,7 +80,10 @@ class Posts:
         """Return the posts at `indices`, in that order (without `encodings`, which were counted over all)."""
         columns = ([column[i] for i in indices] for column in (self.guids, self.texts, self.image_paths))
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
-        return Posts(*map(tuple, columns), labels, self.class_names)
+        found = Posts(*map(tuple, columns), labels, self.class_names)
+        if "fingerprints" in self.__dict__:  # no picture is read again for each fold
+            found.__dict__["fingerprints"] = tuple(self.fingerprints[i] for i in indices)
+        return found
 
     def images(self) -> FileImages:
         """Return the pixels; every file is checked first."""

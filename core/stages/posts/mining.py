@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,21 +18,25 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from core import digest
 from core.data import bad_cases, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.plots import figure, mistakes, reliability
-from core.stages.posts import model, results
+from core.stages.posts import model, optimize, results
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
-from core.tracking.store import scratch
+from core.tracking import stage
+from core.tracking.store import machine_lock
+from core.training.state import write_atomically
 
 ENTRY_POINT = "mine_bad_cases"
 FOLDER = "bad_cases"
 WRONG, UNSURE = "wrong", "low confidence"
 REMEDY = "bad cases are mined from training posts only: remove these rows"
+KEPT = "out_of_fold.npy"
 _SIDE = 224  # of thumbnails
 
 
@@ -102,22 +107,48 @@ def fold_of(train: Posts, source: Sequence[str], folds: int, seed: int) -> np.nd
 
 
 def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> np.ndarray:
-    """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold."""
+    """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold.
+
+    Finished folds are kept until all are there, and the checkpoints of the one in work: after a crash neither is done again.
+    """
     shared = {f.name for f in dataclasses.fields(OptimizeClipConfig)} & {f.name for f in dataclasses.fields(config)}
     training = OptimizeClipConfig(**{name: getattr(config, name) for name in shared}, register=False)
     probabilities = np.full((len(train), len(train.class_names)), np.nan)
+    posts_key = optimize.key_of(training, {"train": train, "val": val})
+    places = []
     for fold in range(int(folds.max()) + 1):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        place = scratch("fold")
-        try:
-            predictor = model.train_on(training, train.subset(seen), val, None, place)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-        asked = train.subset(unseen)
-        probabilities[unseen] = predictor.probabilities(asked.texts, model.images_of(asked, predictor.image_size))
-        right = float((probabilities[unseen].argmax(axis=1) == asked.labels).mean())
+        key = digest.of_json([ENTRY_POINT, posts_key, folds.tolist(), fold])
+        places.append(stage.work_folder(key))
+        with machine_lock(f"stage {key}"):
+            probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
+        right = float((probabilities[unseen].argmax(axis=1) == train.labels[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
     return probabilities
+
+
+def _of_fold(training: OptimizeClipConfig, seen: Posts, val: Posts, asked: Posts, place: Path) -> np.ndarray:
+    """Return (n, C) probabilities of the posts of a fold: those of before, where they lie whole in `place`, or by a training there."""
+    kept = place / KEPT
+    found = _read_kept(kept, (len(asked), len(asked.class_names)))
+    if found is None:
+        predictor = model.train_on(training, seen, val, None, place)
+        found = predictor.probabilities(asked.texts, model.images_of(asked, predictor.image_size))
+        buffer = io.BytesIO()
+        np.save(buffer, found, allow_pickle=False)
+        write_atomically(kept, buffer.getvalue(), "the predictions of a fold")
+    return found
+
+
+def _read_kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return finite probabilities of this shape, or None where the file is absent or damaged."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and np.isfinite(found).all() else None
 
 
 def find(train: Posts, probabilities: np.ndarray, confidence_below: float) -> tuple[BadCases, np.ndarray]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.config import fields_of
 from core.data import bad_cases, post_splits
 from core.data.posts import Posts
-from core.stages.posts import mining
+from core.stages.posts import mining, model
 from core.stages.posts.config_tools import MineBadCasesConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
@@ -147,3 +147,45 @@ def test_what_was_written_reads_back(workplace):
     cases = bad_cases.read(run.folder / "bad_cases" / "bad_cases.csv", workplace.root)
     assert len(cases) == 4 and cases.posts.class_names == ("negative", "neutral", "positive")
     assert cases.posts.texts[0] == hardening.part(workplace.root, "train").texts[int(cases.posts.guids[0]) - 1]
+
+
+def test_a_killed_mining_keeps_finished_folds_and_continues_the_one_in_work(workplace, monkeypatch):
+    _, whole = mined(workplace)
+    cache, plain, places = workplace.folder / "cache" / "work", model.train_on, []
+    assert not list(cache.iterdir())
+    workplace.trained.clear()
+
+    def dies(*given):
+        places.append(given[-1])
+        if len(places) == 2:
+            (given[-1] / "checkpoint").write_text("of an epoch")
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(model, "train_on", dies)
+    with pytest.raises(KeyboardInterrupt):
+        mined(workplace)
+    assert (places[1] / "checkpoint").is_file()
+    _, again = mined(workplace)
+    assert len(workplace.trained) == 3 and places[1] == places[2] and len(set(places)) == 3 and not list(cache.iterdir())
+    for name in ("bad_cases.csv", "oof_predictions.csv", "report.json"):
+        assert (again.folder / "bad_cases" / name).read_bytes() == (whole.folder / "bad_cases" / name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", None])
+def test_a_damaged_or_foreign_fold_is_done_again(workplace, monkeypatch, damage):
+    plain, places = model.train_on, []
+
+    def dies(*given):
+        places.append(given[-1])
+        if len(places) == 2:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(model, "train_on", dies)
+    with pytest.raises(KeyboardInterrupt):
+        mined(workplace)
+    if damage is not None:
+        (places[0] / mining.KEPT).write_bytes(damage)
+    mined(workplace, epochs=12 if damage is not None else 11)
+    assert len(workplace.trained) == 4 and (places[2] == places[0]) == (damage is not None)
