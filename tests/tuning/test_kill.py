@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import ExitStack, closing
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from tests.tuning.conftest import FINISHED
+from tuning.storage import open_storage
 
 WORDS = ("--n_trials=6", "--pruner=none", "--pause=0.05")
 
@@ -108,17 +112,42 @@ def test_an_interrupted_trial_is_handed_back_and_that_is_no_death(bench, sign):
     nothing_runs(bench)
 
 
+def stop_within_a_trial(bench, process, address: str) -> int:
+    """Stop a worker while this process has every lock that workers share, so that the stopped one has none; return its trial's number.
+
+    A worker that is stopped while it writes would keep SQLite's lock, and all others would wait for it: another thing than being slow.
+    """
+    while process.poll() is None:
+        with ExitStack() as held:
+            storage = held.enter_context(closing(open_storage(address, 1)))
+            (name,) = optuna.get_all_study_names(storage.rdb)
+            for lock in (name, f"{name} report"):
+                held.enter_context(storage.lock(lock))
+            for path in (address.removeprefix("sqlite:///"), bench.folder / "mlflow.db"):
+                connection = held.enter_context(closing(sqlite3.connect(path, timeout=60, isolation_level=None)))
+                connection.execute("BEGIN IMMEDIATE")
+            running = optuna.load_study(study_name=name, storage=storage.rdb).get_trials(states=(TrialState.RUNNING,))
+            if running:
+                os.kill(process.pid, signal.SIGSTOP)
+                return running[0].number
+        time.sleep(0.1)  # it was between two trials
+    raise AssertionError("the worker ended before it was stopped")
+
+
 def test_a_worker_that_was_only_slow_does_not_count_twice(bench):
     """A stopped worker is taken for dead; when it goes on, its trial is another's, and the budget still holds."""
-    words = ("--n_trials=3", "--pruner=none", "--heartbeat=1", f"--storage=sqlite:///{bench.folder}/shared.db")
+    address = f"sqlite:///{bench.folder}/shared.db"
+    words = ("--n_trials=3", "--pruner=none", "--heartbeat=1", f"--storage={address}")
     process = bench.start(*words, "--pause=0.3", TAXON_CACHE=str(bench.folder / "elsewhere"))
     wait_until((bench.folder / "elsewhere" / "trained").exists, process)
-    os.kill(process.pid, signal.SIGSTOP)
+    slow = stop_within_a_trial(bench, process, address)
     bench.tune(*words)
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(120) == 0
-    study = bench.study(f"sqlite:///{bench.folder}/shared.db")
+    study = bench.study(address)
     assert len(study.get_trials(states=FINISHED)) == 3 and study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert study.trials[slow].state == TrialState.FAIL
+    assert [trial.system_attrs.get("retry_history") for trial in study.trials].count([slow]) == 1
     assert {run.info.status for run in bench.runs()} <= {"FINISHED", "KILLED"}
 
 

@@ -171,11 +171,16 @@ def _check_runs(client: MlflowClient, study: optuna.Study) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=5000)
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
-    (study_run,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert study.user_attrs["runs"] == [study_run.info.run_id] and study_run.info.status == "FINISHED"
+    by_id = {run.info.run_id: run for run in runs}
+    (study_run,) = [by_id[run_id] for run_id in study.user_attrs["runs"]]
+    assert study_run.info.status == "FINISHED" and "mlflow.parentRunId" not in study_run.data.tags
+    # A worker that is killed before it has opened the storage does not know its study: its run stays beside it, and only as KILLED.
+    alone = [run for run in runs if "mlflow.parentRunId" not in run.data.tags and run is not study_run]
+    assert {run.info.status for run in alone} <= {"KILLED"} and not any("taxon.study" in run.data.tags for run in alone)
+    assert not {run.data.tags.get("mlflow.parentRunId") for run in runs} & {run.info.run_id for run in alone}
+    assert len(alone) <= KILLS
     ended = [run.data.tags["taxon.trial"] for run in runs if run.data.tags.get("taxon.trial_state") and run.info.status == "FINISHED"]
     assert len(ended) == len(set(ended))
-    by_id = {run.info.run_id: run for run in runs}
     for trial in study.get_trials(states=FINISHED):
         assert by_id[trial.user_attrs["run_id"]].info.status == "FINISHED"
     values = client.get_metric_history(study_run.info.run_id, "trial/toy")
