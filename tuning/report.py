@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from core import config as configuration
 from core import digest
 from core.tracking import run as tracking
-from core.tracking.outbox import BATCH, stored
+from core.tracking.outbox import BATCH
 from core.tracking.store import scratch
 from tuning import plots
 from tuning.budget import FINISHED, Budget
@@ -114,8 +114,8 @@ def _best(task: Task, trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _log_missing(run_id: str, rows: dict[tuple[str, int], float]) -> None:
-    client = MlflowClient()
-    have, now = stored(client, run_id), int(time.time() * 1000)
+    client, now = MlflowClient(), int(time.time() * 1000)
+    have = {(key, metric.step) for key in {key for key, _ in rows} for metric in client.get_metric_history(run_id, key)}
     missing = [Metric(key, value, now, step) for (key, step), value in rows.items() if (key, step) not in have]
     for start in range(0, len(missing), BATCH):
         client.log_batch(run_id, metrics=missing[start : start + BATCH])

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -79,9 +79,8 @@ class Run:
         SystemMetricsMonitor(self.run_id).start()
 
     def tags(self, values: dict[str, Any]) -> None:
-        """Set tags; values are cut to what every store accepts."""
-        for key, value in values.items():
-            self.client.set_tag(self.run_id, key, str(value)[:4000])
+        """Set tags, all in one request; values are cut to what every store accepts."""
+        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:4000]) for key, value in values.items()])
 
     def params(self, values: dict[str, Any]) -> None:
         """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""

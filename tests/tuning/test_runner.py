@@ -12,6 +12,19 @@ from core import config as configuration
 from core.tracking import stage
 from tests.tuning import toy
 from tests.tuning.conftest import FINISHED
+from tuning import plots
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Leave the plots, which take longer than a study of toys, to the tests about them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "write", lambda *arguments: [])
+
+
+@pytest.fixture
+def pictures():
+    """Ask for the plots."""
 
 
 def params(trials) -> list[tuple[float, int]]:
@@ -31,18 +44,18 @@ def test_a_study_has_a_run_with_a_nested_run_for_each_trial(bench):
     assert run.data.params["search.x"] == "0..1" and run.data.params["resolved.epochs"] == "4"
 
 
-def test_the_studys_run_holds_values_best_table_and_plots(bench):
-    run = bench.tune("--n_trials=8", "--pruner=none")
+def test_the_studys_run_holds_values_best_table_and_plots(bench, pictures):
+    run = bench.tune("--n_trials=6", "--pruner=none")
     values = [trial.value for trial in bench.trials()]
     best = max(values)
     history = {m.step: m.value for m in bench.client.get_metric_history(run.info.run_id, "trial/toy")}
     assert history == pytest.approx(dict(enumerate(values)))
     so_far = {m.step: m.value for m in bench.client.get_metric_history(run.info.run_id, "best/toy")}
-    assert so_far == pytest.approx({i: max(values[: i + 1]) for i in range(8)})
+    assert so_far == pytest.approx({i: max(values[: i + 1]) for i in range(6)})
     table = bench.table()
-    assert list(table["number"]) == list(range(8)) and max(table["value"]) == pytest.approx(best)
-    plots = {path.name for path in bench.artifact(run, "plots").iterdir()}
-    assert plots == {"history.png", "slice.png", "parallel_coordinates.png", "contour.png", "importances.png"}
+    assert list(table["number"]) == list(range(6)) and max(table["value"]) == pytest.approx(best)
+    drawn = {path.name for path in bench.artifact(run, "plots").iterdir()}
+    assert drawn == {"history.png", "slice.png", "parallel_coordinates.png", "contour.png", "importances.png"}
     run = bench.study_run()
     assert float(run.data.tags["taxon.best_value"]) == best
     assert f"-P config=runs:/{run.info.run_id}/best.json" in run.data.tags["mlflow.note.content"]
