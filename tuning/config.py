@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from core.config import Auto, option
 from core.errors import UserError
+from core.stages.clip.config import ClipData, ClipLoss, ClipTowersConfig, ClipTraining
 from core.stages.config import DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
+from core.stages.longtail.config import LongtailData, LongtailLoss, LongtailMachine, LongtailModel, LongtailOptimiser, LongtailSchedule
+from core.stages.posts.config import PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 
 TRIALS = 20
 
@@ -43,6 +46,34 @@ class TuneSuperclassConfig(TuneOptions, PseudoOptions, EvalOptions, LossOptions,
     epochs: int | Auto = option("auto", "epochs of a trial, which also span the learning-rate schedule (published 200)")
     update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels; sets the ramp (published 5)")
     pseudo_labels_path: str = option("", "pseudo labels (.npz path or URI) that every trial trains with")
+
+
+@dataclass(frozen=True)
+class TuneLongtailConfig(TuneOptions, LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailData):
+    """Search lr, weight_decay, loss_type, mixup_alpha, use_ema (also: label_smoothing, sampler_power, cutmix_alpha, batch_size,
+    optimizer, dropout or fewshot_dropout) of train_longtail."""
+
+    select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy", "last"] = option(
+        "balanced_accuracy", "validation metric that chooses a trial's epoch (and tau); last = the last epoch"
+    )
+    early_stopping_patience: int = option(0, "a trial ends after this many epochs without a better selection score; 0 = never")
+
+
+@dataclass(frozen=True)
+class TuneClipConfig(TuneOptions, ClipTraining, ClipLoss, ClipTowersConfig, ClipData):
+    """Search learning_rate, weight_decay, temperature, use_weighted_sampling and the weights of SuperCLIP's losses (also:
+    weight_method, weight_smooth_factor, batch_size, augmentation, word_supervision_weight) of train_clip, on one split."""
+
+    use_superclip_loss: bool = option(True, "search the weights of both losses too; else train by the contrast alone")
+    select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "mAP", "last"] = option(
+        "balanced_accuracy", "validation metric that chooses a trial's epoch; last = the last epoch"
+    )
+
+
+@dataclass(frozen=True)
+class TuneOptimizeClipConfig(TuneOptions, PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData):
+    """Search lr (head_lr with locked towers), batch_size, weight_decay, dropout, head_variant and loss (also: gamma, warmup_ratio,
+    use_cosine, logit_adjustment, head_lr, layer_decay) of optimize_clip; with encoder = tfidf its n-grams and strengths."""
 
 
 def check(options: Any) -> None:

@@ -144,7 +144,11 @@ class Space:
 
 
 # Options that say where an input lies: machines of one study may keep it in different places; its digest counts.
-PLACES = ("data_root", "weights", "warmup_model_dir", "resume_from_ckpt", "pseudo_labels_path")
+PLACES = (
+    *("data_root", "weights", "warmup_model_dir", "resume_from_ckpt", "pseudo_labels_path"),
+    *(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("dir", "meta", "csv")),
+    *("class_weights", "data_dir", "class_texts_file", "groups_file", "image_weights", "text_weights"),
+)
 
 
 def _check(name: str, parameter: Range | Choice) -> None:

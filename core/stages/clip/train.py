@@ -90,7 +90,7 @@ class ClipTraining(RecordedTraining):
     def result(self) -> dict[str, Any]:
         """Train the epochs that are left and publish; return the summary."""
         if self.run is not None:
-            self._announce()
+            self.announce()
         self.fit()
         return self.publish() if self.run is not None else {}
 
@@ -214,7 +214,8 @@ class ClipTraining(RecordedTraining):
         store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.image_encoder_name}")
         return folder
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Tell the run, and whoever watches, what is trained on."""
         config, found = self.config, self.m.data
         self.run.dataset(found.name, found.digest, config.data_dir, "training")
         self.run.params(configuration.canonical(config))

@@ -55,7 +55,8 @@ class Materials:
     def resized(self, part: str, size: int) -> ResizedImages:
         """Return a part's images resized for views of `size`; those of another size are let go."""
         if (part, size) not in self.kept:
-            self.kept = {key: images for key, images in self.kept.items() if key[0] != part}
+            for other in [key for key in self.kept if key[0] == part]:
+                del self.kept[other]
             self.kept[part, size] = resize_all(self.part(part).source, self.spec(size))
         return self.kept[part, size]
 

@@ -49,16 +49,24 @@ def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
 
 
 class LongtailTraining(RecordedTraining):
-    """One long-tail training: materials, task, and where it stands."""
+    """One long-tail training: materials, task, and where it stands.
+
+    Args:
+        config: checked.
+        run: the tracking run, None on ranks other than 0.
+        data: the images that `config` names, for whoever has read them already.
+        kept: resized images by (part, size), shared by trainings on the same data.
+    """
 
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
-    def __init__(self, config: LongtailTrainConfig, run: Any):
+    def __init__(self, config: LongtailTrainConfig, run: Any, data: Any = None, kept: dict[tuple[str, int], Any] | None = None):
         self.config, self.run = config, run
-        data = materials.load_data(config)
-        self._require_validation(data)
+        data = data or materials.load_data(config)
+        require_validation(config, data)
         model, about = materials.build_model(config, data, config.pretrained)
         self.m = materials.gather(config, data, about["mean"], about["std"])
+        self.m.kept = self.m.kept if kept is None else kept
         if distributed.world_size() > 1:
             model.net = sync_batch_norm.convert(model.net)
         self.task = self._task(model.to(self.m.device))
@@ -306,19 +314,6 @@ class LongtailTraining(RecordedTraining):
         store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.backbone}")
         return folder
 
-    def _require_validation(self, data: Any) -> None:
-        select_by = self.config.select_by
-        if not len(data.val) and select_by != "last":
-            raise UserError(
-                f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
-            )
-        if not len(data.val) and self.config.loss_type == "logit_adjustment":
-            raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
-        if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
-            raise UserError(
-                "select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy"
-            )
-
     def _announce_timeline(self) -> None:
         lines = timeline.describe(self.config)
         print("\n".join(f"taxon: {line}" for line in lines), file=sys.stderr)
@@ -338,6 +333,19 @@ class LongtailTraining(RecordedTraining):
 
     def _log_steps(self, values: dict[str, float], step: int) -> None:
         self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
+
+
+def require_validation(config: LongtailTrainConfig, data: Any) -> None:
+    """Raise UserError when what the configuration chooses by needs validation images that are not there."""
+    select_by = config.select_by
+    if not len(data.val) and select_by != "last":
+        raise UserError(
+            f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
+        )
+    if not len(data.val) and config.loss_type == "logit_adjustment":
+        raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
+    if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
+        raise UserError("select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy")
 
 
 def _parameters(config: LongtailTrainConfig) -> dict[str, Any]:

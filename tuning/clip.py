@@ -1,0 +1,106 @@
+"""What `tune_clip` searches: learning rate, weight decay, temperature, sampling and the weights of SuperCLIP's two losses.
+
+It replaces configurations written by hand, so there is no older grid. Images are read and resized once a study; what a frozen tower
+gives is computed once and kept on disk. Trials share one split: folds are for train_clip with the configuration that won.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core import digest
+from core.errors import UserError
+from core.stages import inputs
+from core.stages.clip import checks, folds
+from core.stages.clip import data as images
+from core.stages.clip.config import ClipData, TrainClipConfig
+from core.stages.clip.train import ClipTraining
+from core.stages.clip.train import prepare as prepare_training
+from tuning import light
+from tuning.config import TuneClipConfig
+from tuning.runner import Plan, plan, run_studies
+from tuning.space import Choice, Parameters, Range, Space
+
+# Nobody looks at these of a trial.
+IDLE = {"register": False, "save_freq": 0, "log_interval": 0, "zero_shot": False, "linear_probe": False, "wise_ft": False}
+METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "mAP")
+
+pool = light.Shared(images.load, light.names_of(ClipData))
+
+
+def ranges(config: TrainClipConfig) -> Parameters:
+    """Return what is always searched; the two weights act only in SuperCLIP's loss."""
+    searched = {
+        "learning_rate": Range(1e-5, 1e-2, log=True),
+        "weight_decay": Range(1e-4, 3e-1, log=True),
+        "temperature": Range(0.01, 0.2, log=True),
+        "use_weighted_sampling": Choice((False, True)),
+    }
+    weights = {"class_loss_weight": Range(0.5, 2.0), "contrastive_loss_weight": Range(0.5, 2.0)}
+    return searched | (weights if config.use_superclip_loss else {})
+
+
+def also(config: TrainClipConfig) -> Parameters:
+    """Return what the option `also` may name."""
+    more = {
+        "weight_method": Choice(("inverse_freq", "sqrt_inverse", "effective_num")),
+        "weight_smooth_factor": Range(0.0, 1.0),
+        "batch_size": Choice((16, 32, 64, 128)),
+    }
+    more |= {"word_supervision_weight": Range(0.1, 2.0)} if config.word_supervision else {}
+    return more if config.lock_image and not config.view_cache else more | {"augmentation": Choice(("none", "light", "standard", "strong"))}
+
+
+def prepare(config: TrainClipConfig) -> TrainClipConfig:
+    """Check."""
+    return checks.check_training(config)
+
+
+def read(config: TrainClipConfig) -> dict[str, str]:
+    """Return the digests of all that trials read."""
+    found = pool.read(config)
+    rows = folds.parts(found, config)
+    if not len(rows["val"]):
+        raise UserError("trials are compared on validation images, but there are none; raise val_fraction")
+    digests = {"data": found.digest, "split": digest.of_json([digest.of_array(rows[part]) for part in images.PARTS])}
+    for name in ("image_weights", "text_weights"):
+        if getattr(config, name):
+            digests[name] = digest.of_file(inputs.file_at(getattr(config, name), name, "*.safetensors"))
+    return digests
+
+
+def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+    """Train a trial."""
+    training = ClipTraining(prepare_training(replace(config, **IDLE), pool.of(config)), run)
+    training.announce()
+    return light.train(training)
+
+
+SPACE = Space(
+    name="clip",
+    entry_point="train_clip",
+    config=TrainClipConfig,
+    train="tuning.clip:train",
+    ranges=ranges,
+    also=also,
+    grid={},
+    metrics={name: light.metric(name) for name in METRICS},
+    prepare=prepare,
+    inputs=read,
+)
+
+
+def run(config: TuneClipConfig, run: Any) -> dict[str, Any]:
+    """Run `tune_clip`."""
+    return run_studies([study(config)], run)
+
+
+def study(config: TuneClipConfig) -> Plan:
+    """Return the command's study, checked before it starts."""
+    if config.sampler == "grid":
+        raise UserError("sampler = grid: tune_clip replaces configurations written by hand, of which there is no grid; use tpe or random")
+    if config.use_cv or config.fold:
+        raise UserError("use_cv and fold: trials share one split; leave them out here and give them to train_clip with best.json")
+    return plan(SPACE, config, Path(config.data_dir).expanduser().resolve().name or "images")

@@ -1,0 +1,110 @@
+"""What `tune_longtail` searches: learning rate, weight decay, loss, mixup and moving average of the long-tail training.
+
+It replaces tuning by hand, so there is no older grid. Images are read and resized once a study.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core import digest
+from core.errors import UserError
+from core.stages import inputs
+from core.stages.longtail import checks, materials
+from core.stages.longtail.config import LongtailData, LongtailTrainConfig
+from core.stages.longtail.train import LongtailTraining, require_validation
+from core.training import timeline
+from tuning import light
+from tuning.config import TuneLongtailConfig
+from tuning.runner import Plan, plan, run_studies
+from tuning.space import Choice, Parameters, Range, Space
+
+LOSSES = ("ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment")
+LATE_LOSSES = {"ldam_drw": "drw_epoch", "crt": "crt_epoch"}  # ce until that epoch
+REFUSED = {"multitask": ("ldam_drw",), "fewshot": ("crt",)}
+IDLE = {"register": False, "save_freq": 0, "log_interval": 0, "linear_probe": False}  # nobody looks at these of a trial
+METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy")
+
+data = light.Shared(lambda config: (materials.load_data(config), {}), light.names_of(LongtailData))
+
+
+def ranges(config: LongtailTrainConfig) -> Parameters:
+    """Return what is always searched; a loss that acts from an epoch on is among the losses where that epoch is trained."""
+    searched = {
+        "lr": Range(5e-5, 5e-3, log=True),
+        "weight_decay": Range(1e-6, 1e-1, log=True),
+        "loss_type": Choice((*LOSSES, *(loss for loss in LATE_LOSSES if _acts(loss, config)))),
+        "use_ema": Choice((False, True)),
+    }
+    return searched | ({"mixup_alpha": Range(0.0, 0.8)} if config.mixup_prob and config.mixup_disable_epoch else {})
+
+
+def also(config: LongtailTrainConfig) -> Parameters:
+    """Return what the option `also` may name."""
+    return {
+        "label_smoothing": Range(0.0, 0.2),
+        "sampler_power": Range(0.0, 1.0),
+        "cutmix_alpha": Range(0.0, 1.0),
+        "batch_size": Choice((16, 32, 64, 128)),
+        "optimizer": Choice(("adamw", "adam", "sgd")),
+        **({"fewshot_dropout": Range(0.0, 0.7)} if config.model_type == "fewshot" else {"dropout": Range(0.0, 0.6)}),
+    }
+
+
+def _acts(loss: str, config: LongtailTrainConfig) -> bool:
+    late = {said.split()[0] for said in timeline.beyond(replace(config, loss_type=loss))}
+    never = getattr(config, LATE_LOSSES[loss]) == timeline.NEVER
+    return not never and LATE_LOSSES[loss] not in late and loss not in REFUSED.get(config.model_type, ())
+
+
+def prepare(config: LongtailTrainConfig) -> LongtailTrainConfig:
+    """Check."""
+    checks.refuse(config)
+    return config
+
+
+def read(config: LongtailTrainConfig) -> dict[str, str]:
+    """Return the digests of all that trials read."""
+    found = {"data": data.read(config)[0].digest}
+    if config.weights:
+        found["weights"] = digest.of_file(inputs.file_at(config.weights, "weights", "*.safetensors"))
+    return found
+
+
+def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
+    """Train a trial."""
+    return light.train(LongtailTraining(replace(config, **IDLE), run, *data.of(config)))
+
+
+SPACE = Space(
+    name="longtail",
+    entry_point="train_longtail",
+    config=LongtailTrainConfig,
+    train="tuning.longtail:train",
+    ranges=ranges,
+    also=also,
+    grid={},
+    metrics={name: light.metric(name) for name in METRICS},
+    prepare=prepare,
+    inputs=read,
+)
+
+
+def run(config: TuneLongtailConfig, run: Any) -> dict[str, Any]:
+    """Run `tune_longtail`."""
+    return run_studies([study(config)], run)
+
+
+def study(config: TuneLongtailConfig) -> Plan:
+    """Return the command's study, checked before it starts."""
+    if config.sampler == "grid":
+        raise UserError("sampler = grid: tune_longtail replaces tuning by hand, of which there is no grid; use tpe or random")
+    where = config.data_root or config.train_dir or config.train_meta
+    checked = plan(SPACE, config, Path(where).expanduser().resolve().name or "images")
+    images = data.of(checked.base)[0]
+    require_validation(checked.base, images)
+    if not len(images.val):
+        raise UserError("trials are compared on validation images, but there are none; give val_dir or val_meta")
+    return checked
