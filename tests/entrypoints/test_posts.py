@@ -1,4 +1,4 @@
-"""Posts through `mlflow run`: trained, compared, predicted, served; and a mistake in one line."""
+"""Posts through `mlflow run` and the entry points: trained, compared, predicted, served; and a mistake in one line."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_posts_are_trained_compared_predicted_and_served(make_place):
     root = tiny_posts.write(place.folder / "root")
     given = {"data_dir": str(root), "data_root": str(root), **TINY}
 
-    def ran(entry_point: str, **parameters: str):
-        done = place.run(place.mlflow_command(entry_point, **parameters))
+    def ran(entry_point: str, make_command=place.command, **parameters: str):
+        done = place.run(make_command(entry_point, **parameters))
         assert done.returncode == 0, done.stderr
         return done, place.parents()[0]
 
-    _, trained = ran("optimize_clip", **given)
+    _, trained = ran("optimize_clip", place.mlflow_command, **given)
     assert trained.info.status == "FINISHED" and "best/test/macro_f1" in trained.data.metrics
     _, reference = ran("optimize_clip", **given | {"encoder": "tfidf", "min_count": "1", "register": "false"})
     _, compared = ran("head_variant_compare", **given | {"variants": "base,text"})

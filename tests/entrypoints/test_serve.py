@@ -31,9 +31,15 @@ from core.data.views import ViewSpec
 from core.errors import UserError
 from core.models import backbones
 from core.models.classifiers import Classifier, linear_head
-from core.serving import classifier, discovery
+from core.models.clip import build_towers
+from core.models.clip_sentences import SentenceClip
+from core.serving import classifier, clip, discovery, posts
 from core.stages import register as discovery_register
+from core.stages.clip import register as clip_register
 from core.stages.longtail import register as longtail_register
+from core.stages.posts import materials
+from core.stages.posts import register as posts_register
+from core.stages.posts.config import OptimizeClipConfig
 from core.tracking import registry, served, uri
 from core.tracking import run as tracking
 from tests.core.stages import registered, tiny
@@ -62,9 +68,30 @@ class Family:
     write: Callable[[Path, Path], None]
 
 
+@torch.no_grad()
+def write_clip(folder: Path, images: Path) -> None:
+    names = {"image_encoder_name": "small_cnn", "embed_dim": 16}
+    towers = build_towers(**names, text_encoder_name="clip:small-32x1", image_size=16, context_length=8, seed=3)
+    model = SentenceClip(towers, towers.tokenizer([f"a {name}" for name in tiny.CLASSES]).ids, torch.arange(len(tiny.CLASSES)))
+    about = names | {"image_pretrained": "", "class_names": list(tiny.CLASSES)}
+    clip.write(folder, model.eval(), ViewSpec(image_size=16, resize=18), about)
+
+
+def write_posts(folder: Path, images: Path) -> None:
+    config = OptimizeClipConfig(
+        image_encoder_name="small_cnn", text_encoder_name="clip:small-32x1", context_length=8, embed_dim=16, image_size=16
+    )
+    net = materials.build_net(config)
+    about = {"encoder": "towers", "modalities": "both", "head_variant": "base", "cleaning": "light", "image_size": 16}
+    about |= {"class_names": ["negative", "neutral", "positive"], "build": materials.build_arguments(config)}
+    posts.write(folder, posts.TowersPredictor(net, about))
+
+
 FAMILIES = {
     "discovery": Family(discovery, discovery_register.COLUMNS, write_discovery),
     "longtail": Family(classifier, longtail_register.COLUMNS, write_longtail),
+    "clip": Family(clip, clip_register.COLUMNS, write_clip),
+    "posts": Family(posts, posts_register.COLUMNS, write_posts),
 }
 
 
@@ -94,6 +121,8 @@ def model(request, make_place) -> Served:
     family.write(place.folder / "data", images)
     rng = np.random.default_rng(7)
     rows = [row(tiny.glyph(name, rng)) for name in tiny.CLASSES]
+    if "text" in family.columns[0]:
+        rows = [one | {"text": f"{name} :) http://t.co/1"} for one, name in zip(rows, tiny.CLASSES, strict=True)]
     name = registry.model_name(request.param, "glyphs")
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("MLFLOW_TRACKING_URI", "TAXON_CACHE"):
@@ -170,7 +199,7 @@ def test_a_request_is_answered_as_offline_and_a_wrong_one_in_one_line(model, tmp
         for mine, theirs in zip(answer["predictions"], offline, strict=True):
             assert mine["confidence"] == pytest.approx(theirs["confidence"], abs=1e-6)
         for value in ("not an image", base64.b64encode(b"text").decode(), "/etc/passwd"):
-            status, said = post(address, {"dataframe_records": [{"image": value}]})
+            status, said = post(address, {"dataframe_records": [{**model.rows[0], "image": value}]})
             assert status == 400 and "neither an image file nor base64" in json.loads(said)["message"]
             assert "\n" not in json.loads(said)["message"] and "Traceback" not in said and len(said) < 500
         for body in ({"dataframe_records": [{"picture": "x"}]}, {"rows": []}, b"{", b"\xff\xfe"):
@@ -179,6 +208,7 @@ def test_a_request_is_answered_as_offline_and_a_wrong_one_in_one_line(model, tmp
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("model", ["longtail"], indirect=True)  # the same for every family
 def test_a_damaged_model_is_not_served_and_the_file_is_named(model, tmp_path):
     weights = model.stored / "data" / "sealed" / "model.safetensors"
     whole = weights.read_bytes()
@@ -192,6 +222,32 @@ def test_a_damaged_model_is_not_served_and_the_file_is_named(model, tmp_path):
     assert done.returncode != 0 and said == [expected], done.stderr
 
 
+LOAD = """
+import pathlib, sys, mlflow.pyfunc
+weights = pathlib.Path(sys.argv[2])
+whole = weights.read_bytes()
+for damage in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), None):
+    weights.unlink()
+    if damage is not None:
+        weights.write_bytes(damage)
+    try:
+        mlflow.pyfunc.load_model(sys.argv[1])
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+    weights.write_bytes(whole)
+"""
+
+
+def test_damaged_weights_are_not_loaded_and_the_file_is_named(model, tmp_path):
+    weights = model.stored / "data" / "sealed" / "model.safetensors"
+    words = [sys.executable, "-c", LOAD, f"models:/{model.name}@champion", str(weights)]
+    done = subprocess.run(words, cwd=tmp_path, env=model.env, capture_output=True, text=True, timeout=GUARD)
+    changed = "UserError: this model is damaged: model.safetensors is not the file that was registered; "
+    missing = changed.replace("not the file that was registered", "missing")
+    assert done.stdout.splitlines() == [f"{line}{served.REMEDY}" for line in (changed, changed, missing)], done.stderr
+
+
+@pytest.mark.parametrize("model", ["longtail"], indirect=True)  # the same for every family
 def test_an_alias_that_nobody_holds_is_one_line(model, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", model.env["MLFLOW_TRACKING_URI"])
     with pytest.raises(UserError, match=r"model_path = 'models:/.*@winner' cannot be read") as error:
