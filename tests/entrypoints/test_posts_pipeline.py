@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 
 import pytest
 
+from core.stages.posts.mining import KEPT
 from tests.core.data import fake_posts
 from tests.core.stages.posts.hardening import WORDS
-from tests.entrypoints.place import broken_files
+from tests.entrypoints.place import broken_files, kill_group
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +127,39 @@ def test_the_same_command_again_reuses_every_stage_and_another_option_only_what_
     assert done.returncode == 0, done.stderr
     third = set(place.children(place.parents()[0].info.run_id))
     assert third == {"augment images", "augment texts", "merge", "retrain", "compare with baseline", "error analysis", "predict"}
+
+
+def test_a_pipeline_killed_while_mining_continues_to_the_same_predictions(ran, make_place):
+    undisturbed, tiny, _ = ran
+    place = make_place("killed_posts")
+    given = tiny | {"variants": "", "rule_sets": "", "corruptions": "typos", "output_dir": ""}
+    process = place.start(place.mlflow_command("posts_pipeline", **given))
+    try:
+        mining = place.wait_for("mine", "RUNNING", process)
+        ended = f"select 1 from runs where run_uuid = '{mining}' and status != 'RUNNING'"
+        while not list((place.folder / "cache" / "work").glob(f"*/{KEPT}")) and not place.rows(ended) and process.poll() is None:
+            time.sleep(0.02)
+    finally:
+        kill_group(process)
+    assert place.survivors() == []
+    before = place.children(place.parents()[0].info.run_id)
+    finished = {name: run.info.run_id for name, run in before.items() if run.info.status == "FINISHED"}
+    assert {"prepare", "train", "robustness"} <= set(finished) and "predict" not in finished
+    done = place.run(place.command("posts_pipeline", **given))
+    assert done.returncode == 0, done.stderr
+    again = place.parents()[0]
+    tags = {key: value for key, value in again.data.tags.items() if key.startswith("taxon.reused.")}
+    assert tags == {f"taxon.reused.{name.replace(' ', '_')}": run_id for name, run_id in finished.items()}
+    children = place.children(again.info.run_id)
+    assert set(children) == set(STAGES) - {"head variants", "cleaning rules"} - set(finished)
+    first = undisturbed.children(undisturbed.first_parent().info.run_id)
+    for stage, name in (
+        ("mine", "bad_cases/oof_predictions.csv"),
+        ("predict", "predictions/test_with_label.txt"),
+        ("predict", "predictions/confidence.csv"),
+    ):
+        same = undisturbed.artifacts(first[stage].info.run_id) / name
+        assert (place.artifacts((before | children)[stage].info.run_id) / name).read_bytes() == same.read_bytes(), name
 
 
 def test_a_mistake_is_one_line_before_any_stage(ran):
