@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from contextlib import closing
 
 import optuna
 import pytest
 
+from core.tracking import run as tracking
 from tests.tuning import toy
 
 SECRET = "s3cret"
@@ -101,6 +103,14 @@ def test_a_study_of_another_space_under_the_same_name(bench, words, differing):
     said = bench.refused("--study_name=mine", "--n_trials=1", "--n_startup_trials=3", words)
     assert f"its {differing}" in said and "give another study_name" in said
     bench.tune("--n_trials=1", words)  # without a name of its own it is simply another study
+
+
+def test_a_study_of_another_family_under_the_same_name(bench):
+    bench.tune("--study_name=mine", "--n_trials=1")
+    other = toy.plan(dataclasses.replace(toy.SPACE, name="other"), toy.TuneToyConfig(study_name="mine"), "toy")
+    with tracking.open_run("tune_other", "other") as run, pytest.raises(toy.UserError) as caught:
+        toy.run_studies([other], run)
+    assert "its space is toy, not other" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_only_one_worker_does_otherwise_is_the_same_study(bench):
