@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
+from core.stages import limits
 
 C = TypeVar("C")
 POSITIVE = (
@@ -68,15 +69,8 @@ def check_grid(config: Any) -> None:
 
 
 def _check_common(config: Any) -> None:
-    for name in POSITIVE:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
-    for name in ("sup_con_weight", "momentum"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{name} = {getattr(config, name)} is outside 0..1; give a share between 0 and 1")
-    for name in ("weight_decay", "pseudo_loss_weight", "view_cache", "num_workers", "save_ckpt_every", "grad_from_block", "seed"):
-        if getattr(config, name) < 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
+    not_negative = ("weight_decay", "pseudo_loss_weight", "view_cache", "num_workers", "save_ckpt_every", "grad_from_block", "seed")
+    limits.require(config, POSITIVE, not_negative, ("sup_con_weight", "momentum"))
     if config.seed >= 2**32:
         raise UserError(f"seed = {config.seed} is too large; use one below {2**32}")
     if config.n_views < 2:

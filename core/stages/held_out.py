@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 from core import digest
 from core.data.images import ImageSet
 from core.evaluation.compare import METRICS, weighted_scores
+from core.tracking import registry
 
 Row = dict[str, str]
 # Each module has `held_out(options) -> HeldOut`.
@@ -55,6 +57,20 @@ def of_images(images: ImageSet, indices: np.ndarray, class_names: Sequence[str])
     """Return the images at `indices` as held-out items."""
     labels = tuple(class_names[label] for label in images.labels[indices])
     return HeldOut(labels, contents(images, indices), lambda: _image_rows(images.source, indices))
+
+
+def evaluation(family: str, metric: str, images: Any, answers: Sequence[str], config: Any, data_options: type) -> registry.Evaluation:
+    """Return how a classifier's answers do on the validation images, and what promotion needs to ask about them again.
+
+    Args:
+        images: a family's data, with `train`, `val` and `class_names`.
+        answers: a class name for each validation image.
+        data_options: the dataclass of the options in `config` that name the data.
+    """
+    part = of_images(images.val, np.arange(len(images.val)), images.class_names)
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(data_options)}
+    trained_on = contents(images.train, np.arange(len(images.train)))
+    return registry.Evaluation(family, metric, scores(part.labels, answers), part.digest, options, config.select_by, trained_on)
 
 
 def contents(images: ImageSet, indices: np.ndarray) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from core.errors import UserError
+from core.stages import limits
 from core.stages.clip.config import TrainClipConfig
 
 POSITIVE = ("epochs", "batch_size", "learning_rate", "img_size", "embed_dim")
@@ -42,12 +43,7 @@ def check_given(config: TrainClipConfig) -> None:
 
 def check_training(config: TrainClipConfig) -> TrainClipConfig:
     """Return the configuration unchanged, or raise UserError naming option, value and remedy."""
-    for name in POSITIVE:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
-    for name in NOT_NEGATIVE:
-        if getattr(config, name) < 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
+    limits.require(config, POSITIVE, NOT_NEGATIVE)
     for name in SHARES:
         if not 0 <= getattr(config, name) <= 0.5:
             raise UserError(f"{name} = {getattr(config, name)} is outside 0..0.5; give a share of at most a half")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from typing import Any
-
-import numpy as np
 
 from core.serving import clip as serving
 from core.serving.images import example
@@ -61,17 +58,8 @@ def evaluation(training: Any) -> registry.Evaluation | None:
     data, config = training.m.data, training.config
     if not len(data.val):
         return None
-    part = held.of_images(data.val, np.arange(len(data.val)), data.class_names)
     answers = [data.class_names[best] for best in training.m.logits(training.task.model, "val").argmax(axis=1)]
-    return registry.Evaluation(
-        "clip",
-        METRIC,
-        held.scores(part.labels, answers),
-        part.digest,
-        {f.name: getattr(config, f.name) for f in dataclasses.fields(ClipData)},
-        config.select_by,
-        held.contents(data.train, np.arange(len(data.train))),
-    )
+    return held.evaluation("clip", METRIC, data, answers, config, ClipData)
 
 
 def held_out(options: dict[str, Any]) -> HeldOut:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 
 from core.errors import UserError
+from core.stages import limits
 from core.stages.longtail.config import LongtailSchedule, LongtailTrainConfig
 from core.training import timeline
 
@@ -51,15 +52,7 @@ def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
 
 def refuse(config: LongtailTrainConfig) -> None:
     """Raise UserError naming option, value and remedy."""
-    for name in POSITIVE:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
-    for name in NOT_NEGATIVE:
-        if getattr(config, name) < 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
-    for name in SHARES:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{name} = {getattr(config, name)} is outside 0..1; give a share between 0 and 1")
+    limits.require(config, POSITIVE, NOT_NEGATIVE, SHARES)
     for name in EPOCH_OPTIONS:
         if getattr(config, name) < timeline.NEVER:
             raise UserError(f"{name} = {getattr(config, name)}; give an epoch from 0, or -1 for never")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from typing import Any
 
@@ -59,18 +58,9 @@ def evaluation(training: Any, size: int) -> registry.Evaluation | None:
     data, config = training.m.data, training.config
     if not len(data.val):
         return None
-    part = held.of_images(data.val, np.arange(len(data.val)), data.class_names)
     logits = training.m.outputs(training.task.scored, "val", size)["label"]
     answers = [data.class_names[best] for best in logits.argmax(axis=1)]
-    return registry.Evaluation(
-        "longtail",
-        METRIC,
-        held.scores(part.labels, answers),
-        part.digest,
-        {f.name: getattr(config, f.name) for f in dataclasses.fields(LongtailData)},
-        config.select_by,
-        held.contents(data.train, np.arange(len(data.train))),
-    )
+    return held.evaluation("longtail", METRIC, data, answers, config, LongtailData)
 
 
 def held_out(options: dict[str, Any]) -> HeldOut:

@@ -10,6 +10,7 @@ from core.data import text_cleaning
 from core.errors import UserError, nearest
 from core.models import post_head_names
 from core.models.post_head_names import HEADS
+from core.stages import limits
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import PostsPipelineConfig
 
@@ -39,15 +40,7 @@ SHARES = ("warmup_ratio", "word_dropout", "image_share")
 
 def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
     """Return the configuration unchanged, or raise UserError naming option, value and remedy."""
-    for name in (*POSITIVE, *POSITIVE_STRENGTHS):
-        if getattr(config, name) <= 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be larger than 0")
-    for name in NOT_NEGATIVE:
-        if getattr(config, name) < 0:
-            raise UserError(f"{name} = {getattr(config, name)}; it must be 0 or more")
-    for name in SHARES:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{name} = {getattr(config, name)} is outside 0..1; give a share between 0 and 1")
+    limits.require(config, (*POSITIVE, *POSITIVE_STRENGTHS), NOT_NEGATIVE, SHARES)
     if not 0 <= config.beta < 1:
         raise UserError(f"beta = {config.beta} must be at least 0 and below 1; 0.9999 is usual")
     if not 0 < config.layer_decay <= 1:

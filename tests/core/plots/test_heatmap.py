@@ -42,7 +42,7 @@ def test_the_title_of_a_tiny_grid_stays_within_the_figure(tmp_path):
     figure = grid_heatmap(grid()[:3], "all", (9, 90))
     save(figure, tmp_path / "map.png")
     box = figure._suptitle.get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 + 1
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 + 1
 
 
 def test_background_text_outline_and_title():

@@ -28,7 +28,6 @@ from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages.clip import tiny_clip
 from tests.core.stages.posts import tiny_posts
 
-
 pytestmark = pytest.mark.slow
 
 
