@@ -9,8 +9,13 @@ from functools import lru_cache
 
 from core.errors import UserError, nearest
 
-# Posts are cut to a length: 'http:/…' is what is left of an address.
-_URL = re.compile(r"\b(?:https?:/{0,2}\S*|htt(?:ps?)?…|www\.\S+)", re.IGNORECASE)
+# Posts are cut to a length: 'http:/…', 'ht…' or a last word 'http' is what is left of an address. NFKC makes three dots of '…'.
+# Words are bounded by ASCII only, because Chinese stands before an address without a blank; an address with '/' may follow anything.
+_CUT = r"(?:…|\.{2,})"
+_URL = re.compile(
+    rf"https?:/\S*|https?{_CUT}|(?<![a-z0-9_])(?:https?:\S*|htt?{_CUT}|htt(?:ps?)?\s*$|www\.\S+)",
+    re.IGNORECASE,
+)
 _RETWEET = re.compile(r"^(?:\s*RT\s+@\w+:?)+", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![\w@])(?:@+\w+)+")
 _HASH = re.compile(r"#+(?=\w)")
@@ -28,7 +33,7 @@ def drop_retweet_prefix(text: str) -> str:
 
 
 def drop_urls(text: str) -> str:
-    """Drop web addresses, also those that the length limit cut ('http:/…', 'htt…')."""
+    """Drop web addresses, also those glued to a word and those that the length limit cut ('http:/…', 'ht…', a last 'http')."""
     return _URL.sub(" ", text)
 
 

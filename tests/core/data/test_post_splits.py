@@ -126,6 +126,8 @@ def test_too_few_posts_for_a_part_are_refused():
         ("RT @who: Nice day http://t.co/abc", "nice day https://t.co/xyz"),
         ("\uff21\uff22", "ab"),
         ("cut http:/\u2026", "cut"),
+        ("cut http\u2026", "cut htt\u2026"),
+        ("cut ht\u2026", "cut"),
     ],
 )
 def test_equal_texts_are_seen_through_their_dress(text, same):

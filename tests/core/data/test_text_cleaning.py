@@ -9,7 +9,10 @@ from core.errors import UserError
 CASES = {
     "entities": [("a &amp;lt; b", "a < b"), "a & b <3"],
     "retweets": [("RT @one: RT @two hi", "  hi"), "hi RT @one: there"],
-    "urls": [("see http://t.co/a1 and www.x.org now http:/\u2026", "see   and   now  "), "see https, or htt in a word: xhttp://"],
+    "urls": [
+        ("see http://t.co/a1 and www.x.org now http:/\u2026", "see   and   now  "),
+        "see https, or htt in a word: xhttp: ht, www. and awww.yes.. aht...",
+    ],
     "mentions": [("hi @one_2 @b@c!", "hi    !"), "me@mail.org at @ home"],
     "hashes": [("#one#two ##three", " one two  three"), "C# and # alone"],
     "emoji_words": [("so \U0001f602\u2764\ufe0f", "so  face with tears of joy  red heart "), "so :) *happy* 1#"],
@@ -54,6 +57,30 @@ def test_a_rule_applied_twice_is_the_rule_applied_once(rule, text):
 def test_cleaning_twice_is_cleaning_once(text, rules):
     once = clean(text, tuple(rules))
     assert clean(once, tuple(rules)) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a #royalshttp://buff.ly/1 b", "a #royals b"),
+        ("\u770bhttp://t.co/x", "\u770b"),
+        ("\u770bhtt\u2026", "\u770b"),
+        ("\u770bwww.x.org", "\u770b"),
+        ("cut http:\u2026", "cut"),
+        ("cut http\u2026", "cut"),
+        ("cut http...", "cut"),
+        ("cut htt...", "cut"),
+        ("cut ht\u2026", "cut"),
+        ("cut ht..", "cut"),
+        ("wordhttps\u2026", "word"),
+        ("a last http", "a last"),
+        ("a last HTTPS \n", "a last"),
+        ("a last htt", "a last"),
+        ("all http http http://t.co/x", "all"),
+    ],
+)
+def test_addresses_are_dropped_glued_or_cut(text, left):
+    assert clean(text, ("urls", "whitespace")) == left
 
 
 def test_rules_act_in_their_order():
