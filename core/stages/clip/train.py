@@ -26,6 +26,7 @@ from core.training import distributed, precision, schedule
 from core.training import state as states
 from core.training.clip import ClipTask
 from core.training.loop import Plan, fit
+from core.training.stopping import stale_epochs
 
 ENTRY_POINT = "train_clip"
 # Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
@@ -278,12 +279,3 @@ def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None
     if config.early_stopping_patience:
         said = f"early_stopping_patience = {config.early_stopping_patience}"
         raise UserError(f"{said} needs validation images; raise val_fraction or set it to 0")
-
-
-def stale_epochs(values: list[float], min_delta: float) -> int:
-    """Return how many epochs ago the last improvement by more than `min_delta` was; larger is better, the first value is one."""
-    best, at = -float("inf"), len(values) - 1
-    for place, value in enumerate(values):
-        if value > best + min_delta:
-            best, at = value, place
-    return len(values) - 1 - at

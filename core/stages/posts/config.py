@@ -75,7 +75,7 @@ class PostsOptimiser:
     use_cosine: bool = option(False, "learning rates fall to 0 as a cosine after the warm-up; else they stay")
     warmup_ratio: float = option(0.0, "share of all steps in which the learning rates rise from 0")
     clip_norm: float = option(1.0, "largest gradient norm; 0 = any")
-    early_stop: int = option(3, "end after this many epochs without a better validation score; 0 = never")
+    early_stop: int = option(3, "end after this many epochs without a better validation score (macro_f1 for select_by = last); 0 = never")
     select_by: Literal["macro_f1", "accuracy", "balanced_accuracy", "last"] = option(
         "macro_f1", "validation metric that chooses the best epoch (and tau); last = the last epoch"
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core import digest
+from core.data import images, post_augment, views
 from core.data.images import DECODE_THREADS, FileImages
 from core.data.posts import Posts
 from core.data.views import ViewSpec, resize_all
+from core.models import tokenizers
 from core.models.embedding_cache import EmbeddingKey, cached, embed
 from core.models.post_net import PostNet
 from core.training.posts import augmented
@@ -30,10 +35,10 @@ def pixels_of(posts: Posts, image_size: int) -> Tensor:
     return crop(resize_all(FileImages(posts.image_paths), ViewSpec(image_size=image_size)).batch(np.arange(len(posts))), image_size)
 
 
-def crop(images: Tensor, image_size: int) -> Tensor:
-    """Return the centre (N, 3, S, S) of images (N, 3, R, R)."""
-    start = (images.shape[2] - image_size) // 2
-    return images[:, :, start : start + image_size, start : start + image_size].contiguous()
+def crop(pictures: Tensor, image_size: int) -> Tensor:
+    """Return the centre (N, 3, S, S) of pictures (N, 3, R, R)."""
+    start = (pictures.shape[2] - image_size) // 2
+    return pictures[:, :, start : start + image_size, start : start + image_size].contiguous()
 
 
 def content_of(paths: Sequence[Path]) -> list[str]:
@@ -54,7 +59,8 @@ def image_features(
     net: PostNet, posts: Posts, size: int, device: torch.device, number_format: str, view: int = 0, seed: int = 0
 ) -> np.ndarray:
     """Return the image tower's features (N, d) float32 of a view: 0 is the plain one, others are augmented, drawn by picture and seed."""
-    transform = digest.of_json(["post image", size, [view, seed] if view else 0])
+    how = [_source(images, views, pixels_of, crop), [_source(post_augment, augmented), view, seed] if view else 0]
+    transform = digest.of_json(["post image", size, net.reading.mean, net.reading.std, how])
     contents = content_of(posts.image_paths)
 
     def compute(rows: np.ndarray) -> np.ndarray:
@@ -71,7 +77,7 @@ def image_features(
 
 def text_features(net: PostNet, texts: Sequence[str], device: torch.device, number_format: str) -> np.ndarray:
     """Return the text tower's features (N, d) float32 of cleaned texts."""
-    transform = digest.of_json(["post text", net.reading.tokenizer.context_length])
+    transform = digest.of_json(["post text", net.reading.tokenizer.context_length, _source(tokenizers)])
 
     def compute(rows: np.ndarray) -> np.ndarray:
         ids = net.reading.tokenizer([texts[row] for row in rows]).ids
@@ -79,6 +85,11 @@ def text_features(net: PostNet, texts: Sequence[str], device: torch.device, numb
         return embed(net.text.features, net.text, batches, lambda: autocast(device, number_format), "text features")
 
     return _remembered(net.text.digest(), transform, number_format, [digest.of_bytes(text.encode()) for text in texts], compute)
+
+
+def _source(*made_by: ModuleType | Callable[..., Any]) -> str:
+    """Return the sha256 of the code that makes a tower's inputs: kept features must not outlive it."""
+    return digest.of_bytes(*(inspect.getsource(one).encode() for one in made_by))
 
 
 def _remembered(

@@ -27,6 +27,7 @@ from core.training import distributed, precision
 from core.training import state as states
 from core.training.loop import Plan, fit
 from core.training.posts import PostLoss, PostsTask, trained_state
+from core.training.stopping import stale_epochs
 
 ENTRY_POINT = "optimize_clip"
 TAUS = tuple(np.round(np.arange(0.0, 1.51, 0.1), 2))
@@ -138,9 +139,9 @@ class PostsTraining(RecordedTraining):
         fit(self.task, plan, self.finish_epoch)
 
     def exhausted(self) -> bool:
-        """Say whether the best score is `early_stop` epochs old."""
-        best = self.facts["best"]["epoch"]
-        return bool(self.config.early_stop and self.history and self.history[-1][0] - best >= self.config.early_stop)
+        """Say whether the best validation score is `early_stop` epochs old, kept as a checkpoint or not."""
+        c = self.config
+        return bool(c.early_stop) and stale_epochs([metrics[f"val/{watched(c)}"] for _, metrics in self.history]) >= c.early_stop
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics after `epoch` finished epochs."""
@@ -246,8 +247,7 @@ class PostsTraining(RecordedTraining):
         self.net.logit_bias.zero_()
         logits, rows = torch.from_numpy(self.logits("val")), self.m.rows["val"]
         counts = torch.from_numpy(self.m.class_counts)
-        metric = "macro_f1" if self.config.select_by == "last" else self.config.select_by
-        score = scorer(metric, len(counts), self.m.class_counts)
+        score = scorer(watched(self.config), len(counts), self.m.class_counts)
         tau, _reached = choose_tau(logits, torch.from_numpy(rows.labels), counts, score, TAUS)
         self.net.logit_bias.copy_(adjustment(counts, tau))
         return tau
@@ -285,6 +285,11 @@ class PostsTraining(RecordedTraining):
 
     def _log_steps(self, values: dict[str, float], step: int) -> None:
         self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
+
+
+def watched(config: OptimizeClipConfig) -> str:
+    """Return the validation metric that says whether a training still improves: that of `select_by`, macro_f1 for the last epoch."""
+    return "macro_f1" if config.select_by == "last" else config.select_by
 
 
 class Silent:

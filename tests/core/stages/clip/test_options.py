@@ -241,21 +241,6 @@ def test_which_checkpoints_are_kept(clip_place, monkeypatch, options, kept):
     assert list(states.read_index(run.folder / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
 
 
-@pytest.mark.parametrize(
-    "values, delta, stale",
-    [
-        ([1.0], 0, 0),
-        ([1.0, 2.0, 3.0], 0, 0),
-        ([3.0, 2.0, 1.0], 0, 2),
-        ([1.0, 0.9, 1.2, 1.1], 0, 1),
-        ([1.0, 1.0005, 1.001], 0.001, 2),
-        ([], 0, 0),
-    ],
-)
-def test_the_count_of_stale_epochs_starts_anew_with_every_improvement(values, delta, stale):
-    assert train.stale_epochs(values, delta) == stale
-
-
 @pytest.mark.parametrize("monitor, last", [("val_loss", 3), ("val_acc", 4), ("val_map", 6)])
 def test_early_stopping_watches_what_it_is_told(clip_place, monkeypatch, monitor, last):
     def found(self, epoch):

@@ -151,6 +151,29 @@ def test_features_of_locked_towers_are_computed_once(root, work, monkeypatch):
     assert torch.equal(first.inputs["train"].image, again.inputs["train"].image)
 
 
+def test_features_of_other_pixels_are_computed_anew(root, work, monkeypatch):
+    made = tiny_posts.config(root, lock_image=True)
+    m, net = materials.gather(made, tiny_posts.parts(root)), materials.build_net(made).eval()
+
+    def found(view=0):
+        monkeypatch.setattr(features, "_memory", {})
+        return m.image_features(net, "val", view)
+
+    plain, varied = found(), found(view=1)
+    other = {"mean": (0.1, 0.2, 0.3), "std": (0.9, 0.5, 0.7)}
+    for name, value in other.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(net, "reading", dataclasses.replace(net.reading, **{name: value}))
+            assert not np.array_equal(found(), plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "crop", lambda images, size: images[:, :, :size, :size].contiguous())
+        assert not np.array_equal(found(), plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "augmented", lambda pixels, seed, key, variant: 255 - pixels)
+        assert not np.array_equal(found(view=1), varied) and np.array_equal(found(), plain)
+    assert np.array_equal(found(), plain)
+
+
 def test_cached_features_are_what_the_network_gives(root, work):
     locked = tiny_posts.fitted(root, work / "a", lock_image=True, lock_text=True)
     predictor = locked.predictor()
@@ -244,6 +267,15 @@ def test_early_stopping_and_the_choice_of_the_best_epoch(root, work, monkeypatch
     monkeypatch.setattr(optimize.evaluate, "metrics_of", lambda *a: real(*a) | {"macro_f1": next(scores)})
     training = tiny_posts.fitted(root, work, epochs=6, early_stop=2)
     assert [epoch for epoch, _ in training.history] == [1, 2, 3, 4] and training.facts["best"] == {"epoch": 2, "score": 0.5}
+
+
+@pytest.mark.parametrize("options", [{"save_best_thresh": 0.9}, {"select_by": "last"}], ids=["below the threshold", "last"])
+@pytest.mark.parametrize(("scores", "epochs"), [([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 6), ([0.3, 0.5, 0.4, 0.4, 0.6, 0.7], 4)])
+def test_early_stopping_goes_by_scores_not_by_kept_checkpoints(root, work, monkeypatch, options, scores, epochs):
+    given, real = iter(scores), optimize.evaluate.metrics_of
+    monkeypatch.setattr(optimize.evaluate, "metrics_of", lambda *a: real(*a) | {"macro_f1": next(given)})
+    training = tiny_posts.fitted(root, work, epochs=6, early_stop=2, **options)
+    assert len(training.history) == epochs and training.facts["best"]["epoch"] == (epochs if "select_by" in options else 0)
 
 
 def test_select_by_and_the_threshold_choose_the_checkpoint(root, work):
