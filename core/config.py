@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -62,6 +63,8 @@ def parse(config: type[C], argv: list[str], prog: str) -> C:
     if not getattr(chosen, "config", ""):
         return chosen
     filed = _from_file(config, chosen.config, prog)
+    taken = ", ".join(f"{f.name}={getattr(filed, f.name)}" for f in dataclasses.fields(config) if getattr(filed, f.name) != f.default)
+    print(f"taxon: from {chosen.config}: {taken}; options given with another value than their default go before it", file=sys.stderr)
     given = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(config) if getattr(chosen, f.name) != f.default}
     return dataclasses.replace(filed, **given | {"config": ""})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +29,11 @@ class TuneOptions:
     metric: str = option("auto", "what is searched for: one of the family's label-honest selection metrics; auto = the family's own choice")
     bounds: str = option("", "bounds that replace the space's own: name=low:high, comma-separated")
     also: str = option("", "further options to search, comma-separated; --help of the command names them")
-    storage: str = option("", "where studies are kept: postgresql://user@host/db or sqlite:///file; empty = a file in the cache", False)
+    storage: str = option(
+        "",
+        "where studies are kept: postgresql://user@host/db (password: ~/.pgpass), sqlite:///file; empty = in the cache",
+        False,
+    )
     study_name: str = option(
         "", "name of the study; empty = named after space, options and data, so that the same command continues it", False
     )
@@ -83,6 +88,11 @@ def check(options: Any) -> None:
         value = getattr(options, name)
         if value != "auto" and value < smallest:
             raise UserError(f"{name} = {value}; use {smallest} or more")
+    if re.search(r"://[^@/]*:.*@|[?&]password=", options.storage):
+        raise UserError(
+            "storage holds a password, which `mlflow run` would print and keep in the run's parameters; put it into ~/.pgpass or "
+            "PGPASSWORD, and change it where it was shown"
+        )
     seed = options.sampler_seed
     if options.sampler != "grid" and seed == "none":
         raise UserError(f"sampler = {options.sampler} needs a seed, or the study could not be repeated; give sampler_seed, such as 1")

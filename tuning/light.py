@@ -1,13 +1,12 @@
 """A trial's training: the epochs and their validation metrics, without the evaluation, pictures and model that only the winner needs.
 
-No trial is ever evaluated on test images, so that nobody can choose by them.
+No trial of these families is evaluated on test images, so that nobody can choose by them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -61,10 +60,10 @@ def train(training: RecordedTraining) -> dict[str, Any]:
 
 
 def publish(run: Any, work: Any, config: Any, summary: Mapping[str, Any]) -> None:
-    """Store the work folder with configuration, summary and manifest, and clear it."""
+    """Store the work folder with configuration, summary and manifest."""
     (work / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
     stage.publish(run, work, dict(summary), keep=lambda path: not path.name.startswith("."))
-    shutil.rmtree(work, ignore_errors=True)
+    stage.clear(work)
 
 
 def metric(name: str) -> Callable[[Mapping[str, float]], float]:

@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from core import config as configuration
 from core import digest
 from core.errors import UserError
+from core.tracking import provenance
 from core.tracking import run as tracking
 from core.tracking.run import Run
 from tuning import config as tune_config
@@ -33,6 +34,7 @@ from tuning.storage import Storage, open_storage, unusable
 from tuning.trial import Task, status_of
 
 ATTRIBUTE = "taxon"  # the study's user attribute with its signature
+CODE = "code"  # ... and with the digest of the code that it was begun with
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _open_study(plan: Plan, storage: Storage) -> optuna.Study:
         stored = study.user_attrs.get(ATTRIBUTE)
         if stored is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(ATTRIBUTE, plan.signature)
+            study.set_user_attr(CODE, provenance.code_digest())
         elif stored is None:
             raise UserError(f"study '{plan.name}' in this storage was not made by a tune command; give another study_name")
         elif stored != plan.signature:
@@ -195,6 +198,11 @@ def _open_study(plan: Plan, storage: Storage) -> optuna.Study:
             theirs, ours = stored.get(name, "none"), plan.signature.get(name, "none")
             raise UserError(
                 f"study '{plan.name}' in this storage is another one: its {name} is {theirs[:60]}, not {ours[:60]}; give another study_name"
+            )
+        elif study.user_attrs.get(CODE) != provenance.code_digest():
+            print(
+                f"taxon: study {plan.name} was begun with other code: its trials so far may not repeat; another study_name starts anew",
+                file=sys.stderr,
             )
     return study
 

@@ -25,8 +25,8 @@ from optuna.trial import Trial, TrialState
 
 from core import config as configuration
 from core.errors import UserError, nearest
+from core.tracking import lifeline, stage
 from core.tracking import run as tracking
-from core.tracking import stage
 from core.tracking.run import Run
 from core.tracking.store import machine_lock
 from tuning.budget import STORAGE_OUTAGES, Budget, Outcome, patiently
@@ -87,10 +87,11 @@ class Task:
                 outcome = self._outcome(trial)
                 settled = budget.settle(trial, outcome) if outcome is not None else False
             except KeyboardInterrupt:
-                with contextlib.suppress(Exception):  # a trial that cannot be handed back is found dead instead
+                # A trial that cannot be handed back is found dead instead.
+                with lifeline.undisturbed(), contextlib.suppress(Exception):
                     budget.hand_back(trial)
                 raise
-        if settled and outcome.state != TrialState.COMPLETE:
+        if settled:
             for folder in folders:  # nobody will continue it
                 shutil.rmtree(folder, ignore_errors=True)
         gc.collect()

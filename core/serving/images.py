@@ -13,6 +13,8 @@ from PIL import Image
 from core.data.images import upright_rgb
 from core.errors import UserError
 
+LONGEST_PATH = 4096
+
 
 def decode(value: str | bytes) -> np.ndarray:
     """Return the pixels (H, W, 3) uint8 of base64 text, raw bytes or a path; raise UserError when it is no image."""
@@ -27,7 +29,8 @@ def decode(value: str | bytes) -> np.ndarray:
             return np.asarray(upright_rgb(image))  # as the training read its images
     except Exception as error:  # Pillow raises almost anything on damaged files
         said = " ".join(str(error).split())[:160]
-        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one ({said}); send either") from None
+        reason = "" if isinstance(value, str) and len(value) < LONGEST_PATH else f" ({said})"  # says nothing about files of the server
+        raise UserError(f"'{str(value)[:60]}' is neither an image file nor base64 of one{reason}; send either") from None
 
 
 def _is_file(value: str) -> bool:

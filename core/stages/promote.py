@@ -22,6 +22,7 @@ from core.tracking.store import machine_lock, scratch
 from core.tracking.versions import CHAMPION, Version
 
 ENTRY_POINT = "promote"
+ROUNDING = 1e-9  # a mean of other recalls in another order differs by less, a right answer more by far more
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Promotion:
         if champion is None:
             return Decision(candidate.version, None, own, None, None, True, f"{said}; there was no champion to compare with")
         gain = paired_bootstrap(labels, theirs, mine, **settings)
-        better = gain.value > self.config.min_gain
+        better = gain.value > self.config.min_gain + ROUNDING
         other = bootstrap_interval(labels, theirs, **settings)
         why = (
             f"{said} against {_shown(other)} of version {champion.version.number}: gain {gain.value:+.4f} "

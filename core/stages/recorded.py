@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ class RecordedTraining:
         described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
         self.run.tags({**described, "taxon.best_checkpoint": summary["best_checkpoint"], **tags})
         stage.publish(self.run, self.work, summary, keep=lambda path: not path.name.startswith("."))
-        shutil.rmtree(self.work, ignore_errors=True)
+        stage.clear(self.work)
 
     def metrics_at(self, epoch: int) -> dict[str, float]:
         """Return the metrics of a finished epoch, the last one's where that epoch is not in the history."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,12 @@ def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Pat
         parent = Path(name).parent.as_posix()
         run.file(path, "" if parent == "." else parent)
     run.json({"files": manifest}, MANIFEST)
+
+
+def clear(folder: Path) -> None:
+    """Remove the work folder of a published stage; one inside a study stays until the trial's value is settled as well."""
+    if _watch.get() is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_finished(key: str, client: MlflowClient | None = None) -> Finished | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,12 +135,14 @@ def fetch(version: Version, folder: Path) -> Path:
     except (MlflowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{version}: its files are missing or cannot be fetched ({said}); {served.REMEDY}") from None
+    for cache in list(found.rglob("__pycache__")):  # not sealed, and Python would run it instead of the source that is
+        shutil.rmtree(cache)
     try:
         flavour = yaml.safe_load((found / "MLmodel").read_text())["flavors"]["python_function"]
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         raise UserError(f"{version}: its MLmodel file is missing or damaged; {served.REMEDY}") from None
     data = found / str(flavour.get("data"))
-    if flavour.get("loader_module") != served.LOADER or data.parent != found / "data":
+    if flavour.get("loader_module") != served.LOADER or flavour.get("code") != "code" or data.parent != found / "data":
         raise UserError(f"{version} was not registered by this project, or by an older one, and is not loaded; register it again")
     try:
         served.check(data)

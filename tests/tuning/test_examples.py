@@ -39,7 +39,9 @@ def test_the_array_refuses_to_start_without_its_addresses():
 def test_the_job_of_kubernetes_runs_a_study():
     job = yaml.safe_load((DOCS / "study_job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    config = parsed(container["command"] + container["args"])
+    assert container["command"] == ["python", "-m", "entrypoints.tune_superclass"]
+    config = configuration.parse(TuneSuperclassConfig, container["args"], "tune_superclass")
+    assert (config.superclasses, config.n_trials) == ("trees", 200)
     assert config.storage.startswith("postgresql://") and ":" not in config.storage.removeprefix("postgresql://").split("@")[0]
     assert job["spec"]["completions"] == job["spec"]["parallelism"] and job["spec"]["backoffLimit"] > job["spec"]["parallelism"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {

@@ -6,6 +6,7 @@ import json
 from itertools import product
 
 import pytest
+from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 
 from core import config as configuration
@@ -13,6 +14,7 @@ from core.tracking import stage
 from tests.tuning import toy
 from tests.tuning.conftest import FINISHED
 from tuning import plots
+from tuning.trial import Task
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +217,26 @@ def test_a_store_that_does_not_have_the_studys_run_gets_one_of_its_own(bench):
 def test_a_metric_that_the_training_does_not_report_names_the_nearest(bench):
     said = bench.refused("--metric=absent", "--n_trials=3")
     assert "'val/tooy'" in said and "did you mean 'val/toy'?" in said
+
+
+def test_a_study_that_goes_on_with_other_code_says_so(bench, monkeypatch):
+    bench.tune("--n_trials=1")
+    bench.capsys.readouterr()
+    bench.tune("--n_trials=2")
+    assert "other code" not in bench.capsys.readouterr().err
+    monkeypatch.setattr("core.tracking.provenance.code_digest", lambda: "other")
+    bench.tune("--n_trials=3")
+    assert "was begun with other code" in bench.capsys.readouterr().err
+
+
+def test_a_trained_trial_whose_outcome_could_not_be_written_is_not_trained_again(bench, monkeypatch):
+    def out_of_reach(*_arguments):
+        raise MlflowException("the server does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "_finish", out_of_reach)
+        with pytest.raises(MlflowException):
+            toy.main(["--n_trials=1"])
+    bench.tune("--n_trials=1")
+    assert [epoch for _, epoch in bench.trained()] == [1, 2, 3, 4]
+    assert not list((bench.folder / "cache" / "work").glob("*"))  # gone once the outcome is settled

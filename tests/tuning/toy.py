@@ -69,9 +69,7 @@ def train(config: ToyConfig, run: Any) -> dict[str, Any]:
     summary = {"epoch": config.epochs, "metrics": {"val/toy": history[-1], "test/accuracy": 1.0}}
     run.tags({stage.KEY_TAG: "toy", "taxon.best_checkpoint": "checkpoints/epoch.json"})
     stage.publish(run, folder, summary)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    folder.rmdir()
+    stage.clear(folder)
     return summary
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +146,20 @@ def test_min_gain_decides(desk):
     gain = desk.promote(candidate=BEST, dry_run=True)["gain"]["value"]
     assert not desk.promote(candidate=BEST, min_gain=gain)["promoted"] and desk.champion() == MIDDLE
     assert desk.promote(candidate=BEST, min_gain=gain - 1e-6)["promoted"] and desk.champion() == BEST
+
+
+def test_a_gain_by_rounding_alone_is_a_tie():
+    labels = tuple(name for name in "abc" for _ in range(10))
+    items = SimpleNamespace(labels=labels)
+    config = PromoteConfig(name=NAME, n_bootstrap=5)
+    recalls = [[1, 2, 3], [3, 2, 1]]
+    answers = [tuple(name if i < right[c] else "abc"[c - 1] for c, name in enumerate("abc") for i in range(10)) for right in recalls]
+    first, second = (held_out.scores(labels, given)["balanced_accuracy"] for given in answers)
+    assert first != second and first == pytest.approx(second, abs=1e-12)  # as floats
+    contestants = [promote.Contestant(SimpleNamespace(number=str(i)), None, given) for i, given in enumerate(answers)]
+    desk = SimpleNamespace(items=items, metric="balanced_accuracy", config=config)
+    for pair in (contestants, contestants[::-1]):
+        assert not promote.Promotion.decide(desk, *pair).better
 
 
 def test_a_dry_run_decides_and_changes_nothing(desk):
@@ -311,7 +326,18 @@ def test_a_champion_that_trained_on_the_candidates_held_out_items_is_not_compare
     assert "has no version besides its champion" not in desk.promote(candidate="")["why"]  # the others share the champion's data
 
 
-@pytest.mark.parametrize("damage", ["change", "remove", "code", "all", "foreign"])
+def test_compiled_code_beside_the_sealed_source_is_not_run(desk, tmp_path):
+    number = registered.make(tmp_path / "m", desk.images)
+    version = versions.find(desk.client, NAME, number)
+    source = desk.client.get_logged_model(version.source.removeprefix("models:/"))
+    cache = Path(source.artifact_location.removeprefix("file://")) / "code" / "core" / "__pycache__"
+    cache.mkdir()
+    (cache / f"errors.{sys.implementation.cache_tag}.pyc").write_bytes(b"somebody else's")
+    found = versions.fetch(version, tmp_path / "fetched")
+    assert (found / "code" / "core" / "errors.py").is_file() and not list(found.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "code", "all", "foreign", "elsewhere"])
 def test_missing_and_damaged_files_are_named(desk, tmp_path, damage):
     number = registered.make(tmp_path / "m", desk.images)
     source = desk.client.get_logged_model(desk.client.get_model_version(NAME, number).source.removeprefix("models:/"))
@@ -323,6 +349,8 @@ def test_missing_and_damaged_files_are_named(desk, tmp_path, damage):
         weights.unlink()
     elif damage == "code":
         (folder / "code" / "core" / "errors.py").write_text("raise SystemExit\n")
+    elif damage == "elsewhere":
+        (folder / "MLmodel").write_text((folder / "MLmodel").read_text().replace("code: code", "code: data"))
     elif damage == "foreign":
         (folder / "MLmodel").write_text((folder / "MLmodel").read_text().replace("core.tracking.served", "mlflow.sklearn"))
     else:
@@ -332,6 +360,7 @@ def test_missing_and_damaged_files_are_named(desk, tmp_path, damage):
         "remove": "model.safetensors is missing",
         "code": "its files are not those that were registered",
         "foreign": "was not registered by this project",
+        "elsewhere": "was not registered by this project",
         "all": "missing",
     }
     said = desk.refused(candidate=number)

@@ -123,3 +123,11 @@ def test_sigterm_ends_a_run_like_ctrl_c():
             signal.pause()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_tidying_up_is_not_interrupted_by_a_second_signal():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with lifeline.undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
