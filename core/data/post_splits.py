@@ -19,13 +19,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from core import digest
-from core.data import text_cleaning
+from core.data import looks, text_cleaning
 from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
 from core.errors import UserError, nearest
 
 COLUMNS = ("guid", "text", "image_path", "label")
 PARTS = ("train", "val", "test")
 KINDS = ("image", "similar image", "text")
+BY_LOOK = "similar image"  # compared by distance, the other kinds for equality
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,19 +66,27 @@ def keys_of(posts: Posts) -> dict[str, list[str]]:
     """Return what each post is compared by, for each of KINDS; '' (an empty text, a plain picture) is like nothing else."""
     return {
         "image": [image.content for image in posts.fingerprints],
-        "similar image": [image.look for image in posts.fingerprints],
+        BY_LOOK: [image.look for image in posts.fingerprints],
         "text": [normalise(text) for text in posts.texts],
     }
 
 
+def matches(kind: str, ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> dict[int, int]:
+    """Return index in `theirs` -> first index in `ours` of the same non-empty key; looks are the same when few bits differ."""
+    if kind == BY_LOOK:
+        return {j: i for i, j in reversed(looks.alike(ours, theirs).tolist())}
+    first = {key: i for i, key in reversed(list(enumerate(ours))) if key}
+    return {j: first[key] for j, key in enumerate(theirs) if key in first}
+
+
 def group(n: int, keys: Mapping[str, Sequence[Hashable]]) -> np.ndarray:
-    """Return (n,) int64 group numbers, in order of first members: equal non-empty keys of any kind are in one group, transitively."""
-    nodes: dict[tuple[str, Hashable], int] = {}
-    edges = [(i, nodes.setdefault((kind, key), n + len(nodes))) for kind in keys for i, key in enumerate(keys[kind]) if key]
-    rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(n + len(nodes), n + len(nodes)))
+    """Return (n,) int64 group numbers, in order of first members: posts with the same key of any kind are in one group, transitively."""
+    alike = [looks.alike(keys[BY_LOOK], keys[BY_LOOK])] if BY_LOOK in keys else []
+    equal = [list(matches(kind, keys[kind], keys[kind]).items()) for kind in keys if kind != BY_LOOK]
+    rows, columns = np.concatenate([np.array(pairs, np.int64).reshape(-1, 2) for pairs in (*alike, *equal)]).T
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n))
     _, components = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(components[:n], return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(components, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first)).astype(np.int64)[inverse]
 
 
@@ -149,12 +158,9 @@ def _place_groups(several: Sequence[Sequence[int]], labels: np.ndarray, targets:
 def leaks(train: Posts, held_out: Posts) -> list[Leak]:
     """Return the held-out posts that are in `train` too, by guid, file content, look of the image or normalised text."""
     ours, theirs = ({"guid": list(posts.guids)} | keys_of(posts) for posts in (train, held_out))
-    found = []
-    for kind in ours:
-        owner = {key: guid for key, guid in zip(reversed(ours[kind]), reversed(train.guids), strict=True) if key}
-        pairs = zip(held_out.guids, theirs[kind], strict=True)
-        found += [Leak(guid, owner[key], kind) for guid, key in pairs if key in owner]
-    return found
+    return [
+        Leak(held_out.guids[j], train.guids[i], kind) for kind in ours for j, i in sorted(matches(kind, ours[kind], theirs[kind]).items())
+    ]
 
 
 def write_csv(path: Path, posts: Posts, image_root: str | Path, extra: Mapping[str, Sequence[str]] | None = None) -> None:

@@ -146,12 +146,12 @@ def _by_chance(rows: Rows, held_out: dict[str, Posts]) -> dict[str, str]:
     """Return guid -> what it shares, of variants of training posts that came to read or look like a held-out post, and nothing worse."""
     if not len(rows.posts):
         return {}
-    held = [{"guid": list(part.guids)} | post_splits.keys_of(part) for part in held_out.values()]
-    theirs = {kind: {key for keys in held for key in keys[kind]} for kind in ("guid", *post_splits.KINDS)}
     ours = {"guid": list(rows.posts.guids)} | post_splits.keys_of(rows.posts)
+    held = [{"guid": list(part.guids)} | post_splits.keys_of(part) for part in held_out.values()]
+    alike = {kind: {i for keys in held for i in post_splits.matches(kind, keys[kind], ours[kind])} for kind in ours}
     found = {}
     for i, guid in enumerate(rows.posts.guids):
-        shared = [kind for kind in ours if ours[kind][i] and ours[kind][i] in theirs[kind]]
+        shared = [kind for kind in ours if i in alike[kind]]
         if shared and rows.sources[i] and set(shared) <= set(BY_CHANCE):
             found[guid] = shared[0]
     return found

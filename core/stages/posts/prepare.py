@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,15 @@ def duplicate_groups(labelled: Posts, split: PostSplit) -> list[dict[str, Any]]:
             "guids": [labelled.guids[i] for i in rows],
             "tags": [labelled.tags[i] for i in rows],
             "part": part_of[rows[0]],
-            "by": [kind for kind, values in keys.items() if max(Counter(values[i] for i in rows if values[i]).values(), default=0) > 1],
+            "by": [kind for kind, values in keys.items() if _any_alike(kind, [values[i] for i in rows])],
         }
         for rows in members.values()
         if len(rows) > 1
     ]
+
+
+def _any_alike(kind: str, values: Sequence[str]) -> bool:
+    return any(i != j for j, i in post_splits.matches(kind, values, values).items())
 
 
 def _class_counts(part: Posts) -> dict[str, int]:

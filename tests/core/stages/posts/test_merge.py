@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.data import bad_cases, post_splits
 from core.data.bad_cases import BadCases
-from core.data.posts import Fingerprint, Posts
+from core.data.posts import Fingerprint, Posts, fingerprint
 from core.errors import UserError
 from core.stages.posts import augment, merge
 from core.stages.posts.config_tools import AugmentImagesConfig, AugmentTextsConfig, MergeConfig
@@ -82,7 +82,7 @@ def test_a_held_out_post_is_refused_by_name_whatever_it_is_known_by(workplace, p
     path = workplace.folder / "smuggled.jpg"
     shutil.copyfile(held_out.image_paths[0], path)
     if how == "similar image":
-        Image.open(held_out.image_paths[0]).save(path, "PNG")
+        saved_again(held_out.image_paths[0], path)
     guid = held_out.guids[0] if how == "guid" else "new"
     text = f"  {held_out.texts[0].upper()} https://t.co/abc" if how == "text" else "nobody ever said this before"
     image = path if how in ("image", "similar image") else own_picture(workplace)
@@ -92,6 +92,17 @@ def test_a_held_out_post_is_refused_by_name_whatever_it_is_known_by(workplace, p
         said = refused(lambda option=option: merged(workplace, **{option: str(workplace.folder / "new.csv")}))
         name = {"val": "validation", "test": "test"}[part]
         assert f"{name} post {held_out.guids[0]} (same {how} as {guid})" in said and said.endswith("remove these rows")
+
+
+def saved_again(given, path):
+    """Save a picture in a manner that flips some bits of its look."""
+    image = Image.open(given)
+    for quality in range(99, 50, -1):
+        image.save(path, quality=quality)
+        before, after = (fingerprint(each).look for each in (given, path))
+        if before != after:
+            break
+    assert 0 < (int(before, 16) ^ int(after, 16)).bit_count() <= 10
 
 
 def own_picture(workplace):
@@ -136,8 +147,8 @@ def test_a_variant_that_comes_to_read_like_a_held_out_post_is_left_out_and_count
 
 def test_a_flip_that_looks_like_a_held_out_post_is_left_out_but_its_very_file_is_refused(workplace):
     train, test = hardening.part(workplace.root, "train"), hardening.part(workplace.root, "test")
-    again = workplace.folder / "again.png"
-    Image.open(test.image_paths[0]).save(again)
+    again = workplace.folder / "again.jpg"
+    saved_again(test.image_paths[0], again)
     path = workplace.folder / "v.csv"
     for image, outcome in ((again, "dropped"), (test.image_paths[0], "refused")):
         posts = Posts(("1-a",), train.texts[:1], (image,), train.labels[:1])
@@ -174,11 +185,17 @@ def test_an_empty_table_of_variants_is_no_mistake(workplace):
 
 @dataclass(frozen=True, eq=False)
 class Marked(Posts):
-    """Posts whose pictures are two small numbers, told by the path `content-look`."""
+    """Posts whose pictures are two small numbers, told by the path `content-look`: looks 2n and 2n+1 differ in one bit."""
 
     @property
     def fingerprints(self):
-        return tuple(Fingerprint(*str(path).split("-")) for path in self.image_paths)
+        pairs = [str(path).split("-") for path in self.image_paths]
+        return tuple(Fingerprint(content, look and self.look(int(look))) for content, look in pairs)
+
+    @staticmethod
+    def look(number: int) -> str:
+        bits = int.from_bytes(np.random.default_rng(number // 2).bytes(32)) ^ number % 2
+        return f"{bits:064x}"
 
     def subset(self, indices):
         found = Posts.subset(self, indices)
@@ -220,4 +237,6 @@ def test_nothing_held_out_ever_comes_in(train, held_out, variants, first):
     theirs = {"guid": set(held_out.guids)} | {kind: set(keys) - {""} for kind, keys in post_splits.keys_of(held_out).items()}
     ours = {"guid": found.posts.guids} | post_splits.keys_of(found.posts)
     assert not any(set(ours[kind]) & theirs[kind] for kind in theirs)
+    flipped = {f"{int(look, 16) ^ 1:064x}" for look in theirs["similar image"]}
+    assert not flipped & set(ours["similar image"])
     assert not set(found.sources) & set(held_out.guids)
