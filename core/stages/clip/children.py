@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from core.errors import UserError
+from core.stages import reuse
 from core.stages.server import Request, StageServer
 from core.tracking import run as tracking
 from core.tracking import stage as stages
@@ -105,7 +106,7 @@ def _there(child: Child, key: str, run: Any, entry_point: str, tags: dict[str, s
 
 
 def _finished(child: Child, key: str, run: Any) -> stages.Finished | None:
-    finished = stages.find_finished(key) if key else None
+    finished = reuse.usable(key, child.config.register and not child.config.fold) if key else None
     if finished is not None:
         run.tags({f"taxon.reused.{slug(child.name)}": finished.run_id})
         print(f"taxon: {child.name} has been done before (run {finished.run_id}); reused", file=sys.stderr)

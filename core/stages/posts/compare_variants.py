@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.evaluation import compare
 from core.models.post_head_names import HEADS
 from core.plots import comparison_bars, figure
+from core.stages import reuse
 from core.stages.posts import checks, evaluate, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
@@ -106,15 +107,15 @@ def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str,
 
 def trained(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, title: str) -> tuple[str, Path]:
     """Return (run id, artifact folder) of a training: a finished one of the same stage key, or a new child."""
-    from core.tracking import stage
     from core.tracking.run import open_child
 
     key = optimize.key_of(config, rows)
-    found = stage.find_finished(key)
-    if found is None:
-        with open_child(run.run_id, title, optimize.ENTRY_POINT, {}) as child:
-            optimize.train(config, child, rows)
-        found = stage.find_finished(key)
+    with reuse.alone(key):  # and only then look: whoever held the lock may have just finished
+        found = reuse.usable(key, config.register)
+        if found is None:
+            with open_child(run.run_id, title, optimize.ENTRY_POINT, {}) as child:
+                optimize.train(config, child, rows, key)
+            found = reuse.usable(key, register=False)
     return found.run_id, found.folder
 
 

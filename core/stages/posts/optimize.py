@@ -17,7 +17,7 @@ from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
-from core.stages import inputs
+from core.stages import inputs, reuse
 from core.stages.longtail.evaluate import scorer, softmax
 from core.stages.materials import environment
 from core.stages.posts import checks, evaluate, materials, publish, reference
@@ -38,19 +38,33 @@ _FORWARD_BATCH = 256
 
 def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     """Run `optimize_clip`; return the stage's summary ({} on ranks other than 0)."""
+    checks.check_training(config)
+    if run is None:
+        return train(config, run)
+    rows = materials.load_rows(config)
+    key = key_of(config, rows)
+    with reuse.alone(key):
+        return train(config, run, rows, key)
+
+
+def stage(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
+    """Run `optimize_clip` for a pipeline, which holds the lock of the stage key."""
     return train(checks.check_training(config), run)
 
 
-def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = None) -> dict[str, Any]:
+def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = None, key: str = "") -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary.
+
+    Whoever calls this on the main process holds the lock of the stage key: trainings of one key share a work folder.
 
     Args:
         rows: the posts that `config` names, for whoever has read them already.
+        key: their stage key, for whoever knows it.
     """
     distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
     try:
         rows = rows or materials.load_rows(config)
-        key = key_of(config, rows)
+        key = key or key_of(config, rows)
         if run is not None:
             run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
             run.params(configuration.canonical(config))

@@ -20,6 +20,7 @@ from core import config as configuration
 from core import digest
 from core.data import post_splits
 from core.data import posts as post_files
+from core.stages import reuse
 from core.stages.materials import environment
 from core.stages.posts import checks, materials, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
@@ -113,7 +114,7 @@ class Pipeline:
         return pipeline_report.publish(self)
 
     def _train(self, name: str, config: OptimizeClipConfig, after: tuple[str, ...] = ()) -> None:
-        self._stage(name, "optimize:run", optimize.ENTRY_POINT, config, ("prepare", *after), optimize.key_of(config))
+        self._stage(name, "optimize:stage", optimize.ENTRY_POINT, config, ("prepare", *after), optimize.key_of(config))
 
     def _compare(self, name: str, function: str, entry_point: str, config: Any) -> None:
         self._stage(name, f"steps:{function}", entry_point, config, ("prepare",))
@@ -172,7 +173,7 @@ class Pipeline:
         """Reuse a finished stage or run it; either way its result is in `made` afterwards."""
         key, began = key or self._key(entry_point, config, after), time.time()
         with machine_lock(f"stage {key}"):
-            finished = stages.find_finished(key)
+            finished = reuse.usable(key, entry_point == optimize.ENTRY_POINT and config.register)
             if finished is None:
                 module, call = function.split(":")
                 tags = {"taxon.data": "posts", "taxon.seed": str(self.config.seed)}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from core.stages.clip import children, multi_config, run
+from core.stages.clip import children, multi_config, run, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import run as tracking
 from tests.core.stages.clip import tiny_clip
@@ -101,6 +101,21 @@ def test_every_configuration_is_a_child_and_folds_are_compared_pairwise(client, 
     found = summary["against_first"][names[1]]
     assert set(found) == {"accuracy", "balanced_accuracy", "macro_f1", "mcnemar_p"} and found["accuracy"][1] <= found["accuracy"][2]
     assert json.loads((folder_of(client, parent) / "multi_config_summary.json").read_text())["configurations"][0]["name"] == names[0]
+
+
+def test_a_configuration_that_was_trained_without_registering_is_registered_without_training_again(folded, client, tmp_path, monkeypatch):
+    (tmp_path / "c.json5").write_text("[{epochs: 1}, {epochs: 2}]")
+    given = {"config_file": str(tmp_path / "c.json5"), "multi_config": True, "use_cv": False, "epochs": TrainClipConfig().epochs}
+
+    def models():
+        return [client.get_run(version.run_id).info.run_name for version in client.search_model_versions("")]
+
+    _, parent = folded(**given, register=False)
+    assert len(children_of(client, parent)) == 2 and models() == []
+    monkeypatch.setattr(train.ClipTask, "prepare", lambda *_: pytest.fail("trained again"))
+    for _ in range(2):
+        summary, _ = folded(**given, register=True)
+        assert sorted(models()) == sorted(one["name"] for one in summary["configurations"])
 
 
 @pytest.mark.parametrize("gpu, devices", [("auto", ["auto"]), ("0,1", ["0", "1"]), (" 0 , 3,", ["0", "3"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -10,8 +11,11 @@ from sklearn.metrics import f1_score
 
 from core.data.posts import Posts
 from core.errors import UserError
-from core.stages.posts import compare_variants
+from core.stages import reuse
+from core.stages.posts import compare_variants, optimize
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
+from core.tracking.stage import Finished
+from core.tracking.store import machine_lock
 from tests.core.stages.posts import tiny_posts
 
 RNG = np.random.default_rng(0)
@@ -114,6 +118,37 @@ def test_mistakes_are_one_line(told, root, stage, config, message):
     kind = HeadVariantConfig if stage is compare_variants.heads else PreprocessConfig
     with pytest.raises(UserError, match=message):
         told(stage, kind(**options(root, **config)))
+
+
+class Trained(Exception):
+    """Stands for a training that has begun."""
+
+
+def test_one_training_of_a_key_at_a_time_and_the_result_of_whoever_came_first_is_taken(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    made, rows, asked = tiny_posts.config(root), tiny_posts.parts(root), []
+    finished = Finished("first", tmp_path, {}, {})
+
+    def locked():
+        with machine_lock(f"stage {optimize.key_of(made, rows)}", blocking=False) as free:
+            return not free
+
+    def train(*_given):
+        asked.append(("train", locked()))
+        raise Trained
+
+    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: asked.append(("find", locked())))
+    monkeypatch.setattr("core.tracking.run.open_child", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(optimize, "train", train)
+    with pytest.raises(Trained):
+        compare_variants.trained(made, rows, tiny_posts.PostsRun(tmp_path), "title")
+    with pytest.raises(Trained):
+        optimize.run(made, tiny_posts.PostsRun(tmp_path))
+    assert asked == [("find", True), ("train", True), ("train", True)] and not locked()
+    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: finished)
+    assert compare_variants.trained(made, rows, tiny_posts.PostsRun(tmp_path), "title") == ("first", tmp_path)
+    with machine_lock(f"stage {optimize.key_of(made, rows)}"), pytest.raises(Trained):
+        optimize.stage(made, tiny_posts.PostsRun(tmp_path))  # its pipeline holds the lock
 
 
 def test_macro_f1_is_that_of_the_classes_that_there_are():

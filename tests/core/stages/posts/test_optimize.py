@@ -13,9 +13,11 @@ import torch
 from core import config as configuration
 from core.errors import UserError
 from core.serving import posts as serving
-from core.stages.posts import checks, features, materials, model, optimize
+from core.stages import reuse
+from core.stages.posts import checks, features, materials, model, optimize, publish
 from core.stages.posts.config import OptimizeClipConfig
 from core.tracking import served
+from core.tracking.stage import Finished
 from core.training import state as states
 from tests.core.stages.posts import tiny_posts
 
@@ -325,6 +327,23 @@ def test_the_published_run_is_opened_by_uri_folder_file_and_checkpoint(published
     assert low <= summary["best_metrics"]["best/test/macro_f1"] <= high and "macro f1" in run.tagged["note"]
 
 
+def test_a_finished_training_registers_later_without_an_epoch_of_training(published, root, work, monkeypatch):
+    first, run = published(epochs=2, lock_image=True)
+    made = tiny_posts.config(root, epochs=2, lock_image=True, register=True)
+    finished = Finished("first", run.folder, {}, first)
+    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: finished)
+    key = optimize.key_of(made)
+    assert reuse.usable(key, register=False) is finished and reuse.usable(key, register=True) is None
+    registered = []
+    monkeypatch.setattr(publish.register, "register", lambda run, folder, *_: registered.append(folder.name) or "models:/x/1")
+    monkeypatch.setattr(optimize.PostsTask, "prepare", lambda *_: pytest.fail("trained again"))
+    second, _ = published(epochs=2, lock_image=True, register=True)
+    assert registered == ["predictor"] and second["weights_digest"] == first["weights_digest"]
+    assert second | {"model": ""} == first and second["model"] == "models:/x/1"
+    finished.summary["model"] = "models:/x/1"
+    assert reuse.usable(key, register=True) is finished
+
+
 def test_weights_of_another_head_are_never_loaded_loosely(published, work):
     _, run = published(epochs=1, lock_image=True)
     about = json.loads((run.folder / "predictor" / "model.json").read_text())
@@ -405,6 +424,30 @@ def test_a_held_out_post_in_training_is_refused(root, work, tmp_path):
         file.write(f"999,another text,{line[2]},negative\n")
     with pytest.raises(UserError, match=f"1 test posts are in the training posts too, e.g. guid {line[0]} \\(same image as 999\\)"):
         tiny_posts.fitted(root, work, train_csv=str(leaky))
+
+
+def test_test_posts_may_not_choose_the_epoch(root):
+    with pytest.raises(UserError, match=r"12 test posts are in the validation posts too, e.g. guid (\d+) \(same guid as \1\)"):
+        materials.load_rows(tiny_posts.config(root, val_csv=str(root / "test.csv")))
+    shared = root / "shared.csv"
+    lines, last = (root / "val.csv").read_text().splitlines(), (root / "test.csv").read_text().splitlines()[1].split(",")
+    shared.write_text("\n".join([*lines, f"999,another text,{last[2]},negative"]) + "\n")
+    with pytest.raises(UserError, match=rf"1 test posts are in the validation posts too, e.g. guid {last[0]} \(same image as 999\)"):
+        materials.load_rows(tiny_posts.config(root, val_csv=str(shared)))
+
+
+@pytest.mark.parametrize(("part", "held_out"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_a_row_made_from_a_held_out_post_is_refused_though_nothing_looks_alike(root, part, held_out):
+    rows = tiny_posts.parts(root)
+    Image.new("RGB", (20, 26), (1, 2, 3)).save(root / "data" / "new.png")
+    table = root / f"made_{part}_{held_out}.csv"
+    lines = [f"{line},{'source_guid' if i == 0 else ''}" for i, line in enumerate((root / f"{part}.csv").read_text().splitlines())]
+    source = rows[held_out].guids[0]
+    table.write_text("\n".join([*lines, f"999,another text,data/new.png,negative, {source}"]) + "\n")
+    with pytest.raises(UserError, match=f"{part}_csv holds rows that were made from {held_out} posts {source}; .*remove"):
+        materials.load_rows(tiny_posts.config(root, **{f"{part}_csv": str(table)}))
+    table.write_text("\n".join([*lines, f"999,another text,data/new.png,negative,{rows[part].guids[0]}"]) + "\n")
+    assert len(materials.load_rows(tiny_posts.config(root, **{f"{part}_csv": str(table)}))[part]) == len(rows[part]) + 1
 
 
 def test_places_are_not_in_the_key_but_their_content_is(root, work, tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from core.config import fields_of
 from core.stages.posts import pipeline
+from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import PostsPipelineConfig
 from core.stages.posts.steps import Collected, vouched
 from core.tracking.stage import Finished
@@ -61,6 +63,27 @@ def test_the_stages_come_in_order_and_know_each_others_files(stages, tmp_path):
     assert given["predict"][0].weights == "runs:/id-train,runs:/id-retrain,runs:/id-reference"
     assert given["predict"][0].predict_csv.endswith("prepare/posts/predict.csv")
     assert given["merge"][0].badcase_csv.endswith("mine/bad_cases/bad_cases.csv")
+
+
+def test_a_finished_training_is_done_once_more_where_it_has_registered_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    found = Finished("old", tmp_path / "old", {}, {"model": ""})
+    monkeypatch.setattr(pipeline.stages, "find_finished", lambda key: found)
+    monkeypatch.setattr(pipeline.stages, "load_finished", lambda run_id: Finished(run_id, tmp_path, {}, {"model": "models:/x/1"}))
+    made = object.__new__(pipeline.Pipeline)
+    made.config, made.run_, made.made, made.reused = PostsPipelineConfig(), tiny.FakeRun(tmp_path), {}, []
+    made.server = SimpleNamespace(run=lambda request, curve: request.stage)
+    given = OptimizeClipConfig(register=True)
+    for name, config, entry_point in (
+        ("train", given, "optimize_clip"),
+        ("quiet", dataclasses.replace(given, register=False), "optimize_clip"),
+        ("compared", given, "head_variant_compare"),
+    ):
+        made._stage(name, "optimize:stage", entry_point, config, (), f"key {name}")
+    assert made.made["train"].run_id == "core.stages.posts.optimize:stage" and made.reused == ["quiet", "compared"]
+    found.summary["model"] = "models:/x/1"
+    made._stage("train", "optimize:stage", "optimize_clip", given, (), "key")
+    assert made.made["train"] is found
 
 
 OTHER = {
