@@ -20,12 +20,13 @@ from core.errors import UserError
 from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
-from core.stages.posts import features
+from core.stages.posts import features, results
 from core.stages.posts.checks import MODALITIES
 from core.training import precision
 from core.training.posts import PostInputs
 
 PARTS = ("train", "val", "test")
+REMEDY = "figures on held-out posts would mean nothing: remove these rows"
 _UNUSED = "clip:small-32x1"  # stands in for a side that is not looked at: no weights are asked for it
 
 
@@ -98,29 +99,39 @@ def load_rows(config: Any) -> dict[str, Posts]:
     """Read the parts that the configuration names.
 
     Raises:
-        UserError: a part is missing or unreadable, has no labels, a class has no training post, or a held-out post is in training too.
+        UserError: a part is missing or unreadable, has no labels, a class has no training post, two parts share a post, or a row of
+            one was made from a post that a later one holds.
     """
     found = {part: load_part(config, part, needed=part != "test") for part in PARTS}
     rows = {part: posts for part, posts in found.items() if posts is not None}
     check_rows(rows)
+    for part, later in (("train", ("val", "test")), ("val", ("test",))):
+        held_out = {name: rows[name] for name in later if name in rows}
+        results.refuse_sources(post_splits.read_column(_csv_of(config, part), "source_guid"), held_out, f"{part}_csv", REMEDY)
     refuse_leaks(rows)
     return rows
 
 
 def load_part(config: Any, part: str, needed: bool = True) -> Posts | None:
     """Return the labelled posts of a part, from `<part>_csv` or data_dir; without either None, or UserError where it is `needed`."""
+    path = _csv_of(config, part)
+    if path is None and needed:
+        raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
+    if path is None:
+        return None
+    posts = post_splits.read_csv(path, config.data_root)
+    if posts.labels is None:
+        raise UserError(f"{part}_csv = '{path}' has no label at all; give the CSV of labelled posts")
+    return posts
+
+
+def _csv_of(config: Any, part: str) -> Path | None:
     from core.tracking import uri
 
-    folder = _folder(config.data_dir)
-    given = getattr(config, f"{part}_csv") or (str(folder / f"{part}.csv") if folder and (folder / f"{part}.csv").is_file() else "")
-    if not given and needed:
-        raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
-    if not given:
-        return None
-    posts = post_splits.read_csv(uri.resolve(given, f"{part}_csv"), config.data_root)
-    if posts.labels is None:
-        raise UserError(f"{part}_csv = '{given}' has no label at all; give the CSV of labelled posts")
-    return posts
+    folder, given = _folder(config.data_dir), getattr(config, f"{part}_csv")
+    if given:
+        return uri.resolve(given, f"{part}_csv")
+    return folder / f"{part}.csv" if folder and (folder / f"{part}.csv").is_file() else None
 
 
 def _folder(data_dir: str) -> Path | None:
@@ -148,14 +159,15 @@ def check_rows(rows: dict[str, Posts]) -> None:
 
 
 def refuse_leaks(rows: dict[str, Posts]) -> None:
-    """Raise UserError when a validation or test post is in training too, by guid, image file or text."""
-    for part in ("val", "test"):
-        found = [leak for leak in post_splits.leaks(rows["train"], rows[part]) if leak.by != "similar image"] if part in rows else []
+    """Raise UserError when two parts share a post by guid, image file or text: test posts may not choose the epoch either."""
+    for ours, part in (("train", "val"), ("train", "test"), ("val", "test")):
+        pair = (rows[ours], rows[part]) if part in rows else None
+        found = [leak for leak in post_splits.leaks(*pair) if leak.by != post_splits.BY_LOOK] if pair else []
         if found:
-            first = found[0]
+            first, name = found[0], {"train": "training", "val": "validation"}[ours]
             raise UserError(
-                f"{len(found)} {part} posts are in the training posts too, e.g. guid {first.held_out} (same {first.by} as "
-                f"{first.train}): figures on them would mean nothing; remove them from training (prepare_posts splits without)"
+                f"{len({leak.held_out for leak in found})} {part} posts are in the {name} posts too, e.g. guid {first.held_out} (same {first.by} as "
+                f"{first.train}): figures on them would mean nothing; remove them from {name} (prepare_posts splits without)"
             )
 
 
@@ -239,15 +251,20 @@ def _sizes(config: Any) -> dict[str, Any]:
 
 
 def _prepare_towers(net: PostNet, config: Any) -> None:
-    low_rank = 0
+    refuse_idle_lora(config)
     for side, tower in (("image", net.visual), ("text", net.text)):
         if tower is None:
             continue
         if never_trains(config, side):
             tower.lock()
         elif config.lora_rank and is_pretrained(config, side):
-            low_rank += tower.add_lora(config.lora_rank, 16.0, config.seed)
-    if config.lora_rank and not low_rank:
+            tower.add_lora(config.lora_rank, 16.0, config.seed)
+
+
+def refuse_idle_lora(config: Any) -> None:
+    """Raise UserError for a low-rank change of which no tower has any use."""
+    trained = [side for side, used in _used(config).items() if used and is_pretrained(config, side) and not never_trains(config, side)]
+    if config.lora_rank and not trained:
         raise UserError(
             f"lora_rank = {config.lora_rank}, but no pretrained tower trains; raise epochs above freeze_epochs, or leave it out"
         )

@@ -55,7 +55,7 @@ def refuse_leaks(train: Posts, held_out: dict[str, Posts], what: str, remedy: st
 def refuse_sources(sources: Sequence[str], held_out: dict[str, Posts], what: str, remedy: str) -> None:
     """Raise UserError when rows were made from validation or test posts: a cropped image or a reworded text hides whose it is."""
     for name, part in held_out.items():
-        found = sorted(set(sources) & set(part.guids))
+        found = sorted({source.strip() for source in sources} & set(part.guids))
         if found:
             raise UserError(f"{what} holds rows that were made from {name} posts {named(found)}; {remedy}")
 

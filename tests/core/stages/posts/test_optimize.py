@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core import config as configuration
 from core.errors import UserError
@@ -426,10 +427,10 @@ def test_a_held_out_post_in_training_is_refused(root, work, tmp_path):
         tiny_posts.fitted(root, work, train_csv=str(leaky))
 
 
-def test_test_posts_may_not_choose_the_epoch(root):
+def test_test_posts_may_not_choose_the_epoch(root, tmp_path):
     with pytest.raises(UserError, match=r"12 test posts are in the validation posts too, e.g. guid (\d+) \(same guid as \1\)"):
         materials.load_rows(tiny_posts.config(root, val_csv=str(root / "test.csv")))
-    shared = root / "shared.csv"
+    shared = tmp_path / "shared.csv"
     lines, last = (root / "val.csv").read_text().splitlines(), (root / "test.csv").read_text().splitlines()[1].split(",")
     shared.write_text("\n".join([*lines, f"999,another text,{last[2]},negative"]) + "\n")
     with pytest.raises(UserError, match=rf"1 test posts are in the validation posts too, e.g. guid {last[0]} \(same image as 999\)"):
@@ -437,16 +438,16 @@ def test_test_posts_may_not_choose_the_epoch(root):
 
 
 @pytest.mark.parametrize(("part", "held_out"), [("train", "val"), ("train", "test"), ("val", "test")])
-def test_a_row_made_from_a_held_out_post_is_refused_though_nothing_looks_alike(root, part, held_out):
+def test_a_row_made_from_a_held_out_post_is_refused_though_nothing_looks_alike(root, tmp_path, part, held_out):
     rows = tiny_posts.parts(root)
-    Image.new("RGB", (20, 26), (1, 2, 3)).save(root / "data" / "new.png")
-    table = root / f"made_{part}_{held_out}.csv"
+    Image.new("RGB", (20, 26), (1, 2, 3)).save(tmp_path / "new.png")
+    table = tmp_path / "made.csv"
     lines = [f"{line},{'source_guid' if i == 0 else ''}" for i, line in enumerate((root / f"{part}.csv").read_text().splitlines())]
     source = rows[held_out].guids[0]
-    table.write_text("\n".join([*lines, f"999,another text,data/new.png,negative, {source}"]) + "\n")
+    table.write_text("\n".join([*lines, f"999,another text,new.png,negative, {source}"]) + "\n")
     with pytest.raises(UserError, match=f"{part}_csv holds rows that were made from {held_out} posts {source}; .*remove"):
         materials.load_rows(tiny_posts.config(root, **{f"{part}_csv": str(table)}))
-    table.write_text("\n".join([*lines, f"999,another text,data/new.png,negative,{rows[part].guids[0]}"]) + "\n")
+    table.write_text("\n".join([*lines, f"999,another text,new.png,negative,{rows[part].guids[0]}"]) + "\n")
     assert len(materials.load_rows(tiny_posts.config(root, **{f"{part}_csv": str(table)}))[part]) == len(rows[part]) + 1
 
 
@@ -482,6 +483,28 @@ def test_mistakes_are_found_before_any_work(options, message):
     with pytest.raises(UserError, match=message) as error:
         checks.check_training(OptimizeClipConfig(**options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"encoder": "tfidf"}, ""),
+        ({"min_count": 1, "image_share": 0.2}, "encoder = towers makes no use of min_count = 1, image_share = 0.2"),
+        ({"encoder": "tfidf", "select_by": "accuracy", "cleaning": "raw", "min_count": 1, "image_size": 64, "seed": 2}, ""),
+        *(
+            ({"encoder": "tfidf"} | change, f"encoder = tfidf makes no use of {next(iter(change))} = {next(iter(change.values()))}")
+            for change in (
+                *({"logit_adjustment": True}, {"loss": "focal"}, {"head_variant": "ln"}, {"lora_rank": 4}, {"epochs": 3}),
+                *({"head_lr": 0.1}, {"early_stop": 1}, {"augment": False}, {"context_length": 9}, {"save_best_thresh": 0.5}),
+            )
+        ),
+    ],
+)
+def test_options_that_do_nothing_are_announced(root, tmp_path, work, monkeypatch, capsys, options, line):
+    made = OptimizeClipConfig(data_dir=str(root), data_root=str(root), gpu="cpu", **options)
+    monkeypatch.setattr(optimize, "train", lambda *_: {})
+    optimize.run(made, tiny_posts.PostsRun(tmp_path))
+    assert capsys.readouterr().err == (f"taxon: {line}\n" if line else "")
 
 
 def test_missing_posts_are_named(root, tmp_path):
