@@ -78,24 +78,55 @@ def _stratified(labels: np.ndarray, groups: np.ndarray | None, k: int, seed: int
 
 
 def _hold_out(pool: Pool, rows: np.ndarray, share: float, seed: int, option: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (kept, held out) of `rows`: `share` of every class, at least one image of a class with two or more."""
+    """Return (kept, held out) of `rows`: `share` of every class, at least one image of a class with two or more.
+
+    Whole groups are held out, of every class as near to its share as they allow; one group of each class stays.
+    """
     if not share or not len(rows):
         return rows, np.zeros(0, np.int64)
     labels = pool.images.labels[rows]
-    if pool.groups is not None:
-        k = max(2, round(1 / share))
-        groups = pool.groups[rows]
-        if len(np.unique(groups)) < k:
-            raise UserError(f"{option} = {share}: the images form only {len(np.unique(groups))} groups; raise it or set it to 0")
-        kept, held_out = _stratified(labels, groups, k, seed)[0]
-        return rows[kept], rows[held_out]
     rng = np.random.default_rng([seed, len(option)])
+    if pool.groups is not None:
+        found, groups = np.unique(pool.groups[rows], return_inverse=True)
+        held = np.flatnonzero(_hold_out_groups(labels, groups, share, rng)[groups])
+        if not len(held):
+            raise UserError(
+                f"{option} = {share}: the images form only {len(found)} groups, and none can be held out for it; raise it or set it to 0"
+            )
+        return np.delete(rows, held), rows[held]
     chosen = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         chosen.append(members[: max(1, round(share * len(members))) if len(members) > 1 else 0])
     held = np.sort(np.concatenate(chosen))
     return np.delete(rows, held), rows[held]
+
+
+def _hold_out_groups(labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return (G,) bool, the groups that are held out, as many as bring the number of their images nearer to the share.
+
+    In a random order the first one that lowers the squared miss of the classes' shares is taken; where none does, the one that
+    raises it least. No class loses its last image.
+
+    Args:
+        labels, groups: (N,) class and group 0..G-1 of each image. share: of the images, above 0 and below 1.
+    """
+    counts = np.zeros((groups.max() + 1, labels.max() + 1), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    order = rng.permutation(len(counts))
+    counts = counts[order, :][:, counts.any(axis=0)]
+    totals, sizes = counts.sum(axis=0), counts.sum(axis=1)
+    wanted, have = share * totals, np.zeros(len(totals), np.int64)
+    held = np.zeros(len(counts), bool)
+    while True:
+        nearer = sizes < 2 * (wanted.sum() - have.sum())
+        allowed = np.flatnonzero(~held & nearer & (have + counts < totals).all(axis=1))
+        if not len(allowed):
+            return held[np.argsort(order)]
+        rise = (((have + counts[allowed] - wanted) ** 2 - (have - wanted) ** 2) / totals).sum(axis=1)
+        best = allowed[np.argmax(rise < 0) if (rise < 0).any() else np.argmin(rise)]
+        held[best] = True
+        have += counts[best]
 
 
 def _require_every_class(pool: Pool, train: np.ndarray, where: str) -> None:

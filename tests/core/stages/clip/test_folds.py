@@ -104,6 +104,40 @@ def test_groups_are_never_parted(fold):
     assert all(used) and not used[0] & used[1] and not used[0] & used[2] and not used[1] & used[2]
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.1, 0.15, 0.2, 0.3, 0.4, 0.6]), largest=st.integers(1, 6))
+def test_the_share_that_was_asked_for_is_held_out_of_groups(seed, share, largest):
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(90), rng.integers(1, largest + 1, 90))[:90])
+    given_pool = pool((50, 30, 10), groups=groups)
+    for option, part in (("val_fraction", "val"), ("test_fraction", "test")):
+        asked = options(random_state=seed, **{"val_fraction": 0.0, "test_fraction": 0.0} | {option: share})
+        found = folds.parts(given_pool, asked)
+        assert abs(len(found[part]) - share * 90) <= largest and len(found["train"]) + len(found[part]) == 90
+        assert not set(groups[found["train"]]) & set(groups[found[part]])
+        assert set(given_pool.images.labels[found["train"]]) == {0, 1, 2}
+        assert np.array_equal(folds.parts(given_pool, asked)[part], found[part])
+
+
+@pytest.mark.parametrize("share", [0.15, 0.2, 0.4])
+def test_held_out_groups_hold_each_class_in_its_share(share):
+    counts = np.array([100, 60, 20])
+    found = folds.parts(pool(counts, groups=np.arange(180) // 2), options(val_fraction=share, test_fraction=0.0))
+    held = np.repeat(np.arange(3), counts)[found["val"]]
+    assert (np.abs(np.bincount(held) - share * counts) <= 2).all()
+
+
+def test_random_state_decides_which_groups_are_held_out():
+    one, same, other = (folds.parts(pool(groups=np.arange(25)), options(random_state=seed))["val"].tolist() for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_the_only_group_of_a_class_trains():
+    groups = np.r_[np.arange(20), np.full(5, 99)]
+    for seed in range(5):
+        assert {20, 21, 22, 23, 24} <= set(folds.parts(pool((12, 8, 5), groups=groups), options(random_state=seed))["train"])
+
+
 def test_fewer_images_of_a_class_than_folds_is_refused_by_name():
     assert "class 'c' has 5 images, fewer than n_splits = 6" in refused(lambda: folds.folds(pool(), options(n_splits=6)))
 
