@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from core.data import text_cleaning
@@ -11,8 +12,8 @@ from core.errors import UserError, nearest
 from core.models import post_head_names
 from core.models.post_head_names import HEADS
 from core.stages import limits
-from core.stages.posts.config import OptimizeClipConfig
-from core.stages.posts.config_tools import PostsPipelineConfig
+from core.stages.posts.config import OptimizeClipConfig, PostsLoss, PostsOptimiser, PostsTfidf
+from core.stages.posts.config_tools import HeadVariantConfig, PostsPipelineConfig
 
 MODALITIES = {"both": "both", "image": "image_only", "text": "text_only"}
 ABLATIONS = ("image", "text")
@@ -36,6 +37,13 @@ NOT_NEGATIVE = (
     "char_ngrams",
 )
 SHARES = ("warmup_ratio", "word_dropout", "image_share")
+# What fitting n-grams in one go has no place for; seed and select_by name what is drawn and scored.
+IDLE_FOR_NGRAMS = (
+    *(f.name for f in dataclasses.fields(PostsOptimiser) if f.name not in ("seed", "select_by")),
+    *(f.name for f in dataclasses.fields(PostsLoss) if f.name != "cleaning"),
+    *("head_variant", "dropout", "lora_rank", "context_length", "text_encoder_name", "text_weights", "text_pretrained"),
+    *("save_best_thresh", "save_freq", "log_interval"),
+)
 
 
 def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
@@ -58,10 +66,62 @@ def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
     return config
 
 
+def with_variant(config: OptimizeClipConfig, name: str) -> OptimizeClipConfig:
+    """Return the configuration of a head, or of one side alone (a gate, which needs both, gives way to the base head)."""
+    if name in HEADS:
+        return dataclasses.replace(config, head_variant=name)
+    head = "base" if config.head_variant == "gated" else config.head_variant
+    return dataclasses.replace(config, modality=name, head_variant=head)
+
+
+def head_variants(
+    config: HeadVariantConfig | PostsPipelineConfig, build: Callable[[OptimizeClipConfig], Any] = lambda one: None
+) -> tuple[list[str], list[str]]:
+    """Return the variants to train, and a line for each that is left out: only the default's are, where other options forbid them.
+
+    Args:
+        build: called with the configuration of each variant; raises UserError where it cannot be built.
+
+    Raises:
+        UserError: an unknown name, one that stands twice, or a variant asked for by name that cannot be trained.
+    """
+    names = chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
+    plain = check_training(fitted(OptimizeClipConfig, config))
+    asked = config.variants != HeadVariantConfig().variants
+    possible, left_out = [], []
+    for name in names:
+        try:
+            if not asked and config.modality != "both" and name in ABLATIONS:
+                raise UserError(f"modality = {config.modality} leaves one side alone already")
+            build(check_training(with_variant(plain, name)))
+            possible.append(name)
+        except UserError as error:
+            if asked or name == config.head_variant:
+                raise UserError(f"variants = '{config.variants}', {name}: {error}") from None
+            left_out.append(f"variants leaves out {name}: {error}")
+    return possible, left_out
+
+
+def idle_options(config: OptimizeClipConfig) -> list[str]:
+    """Return a line for options with another value than their default that do nothing beside this encoder."""
+    idle = [f.name for f in dataclasses.fields(PostsTfidf)] if config.encoder == "towers" else list(IDLE_FOR_NGRAMS)
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    given = [f"{name} = {getattr(config, name)}" for name in idle if getattr(config, name) != defaults[name]]
+    return [f"encoder = {config.encoder} makes no use of {', '.join(given)}"] if given else []
+
+
+def announce(lines: Sequence[str]) -> None:
+    """Tell whoever watches."""
+    for line in lines:
+        print(f"taxon: {line}", file=sys.stderr)
+
+
 def check_pipeline(config: PostsPipelineConfig) -> None:
     """Raise UserError for what a later stage of the pipeline would refuse of its options, before the first one starts."""
     check_training(fitted(OptimizeClipConfig, config))
-    if config.variants:
+    if config.variants and config.encoder == "towers":
+        head_variants(config)
+    elif config.variants:
         chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
     for name in config.rule_sets.split(",") if config.rule_sets else ():
         text_cleaning.rules_of(name.strip().replace("+", ","))
@@ -74,8 +134,8 @@ def check_pipeline(config: PostsPipelineConfig) -> None:
         raise UserError("the pipeline predicts test_file, selects on validation and judges on test posts: give all three a share or name")
 
 
-def fitted(kind: type, config: PostsPipelineConfig, **values: Any) -> Any:
-    """Return a stage's configuration: what it shares with the pipeline's, and `values`."""
+def fitted(kind: type, config: Any, **values: Any) -> Any:
+    """Return a stage's configuration: what it shares with that of a pipeline or comparison, and `values`."""
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(config)} - {"output_dir"}
     return kind(**{name: getattr(config, name) for name in shared} | values)
 

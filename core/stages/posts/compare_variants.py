@@ -16,7 +16,6 @@ from core.data import text_cleaning
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
-from core.models.post_head_names import HEADS
 from core.plots import comparison_bars, figure
 from core.stages import reuse
 from core.stages.posts import checks, evaluate, materials, optimize
@@ -38,8 +37,9 @@ class Outcome:
 
 def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
     """Run `head_variant_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
-    names = checks.chosen(config.variants, (*HEADS, *checks.ABLATIONS), "variants")
-    made = [(name, with_variant(plain(config), name)) for name in names]
+    names, left_out = checks.head_variants(config, builder())
+    checks.announce(left_out)
+    made = [(name, checks.with_variant(plain(config), name)) for name in names]
     return compared(config, made, run, "head_variant_compare", "heads and modalities")
 
 
@@ -59,12 +59,20 @@ def plain(config: Any) -> OptimizeClipConfig:
     return dataclasses.replace(OptimizeClipConfig(**{name: getattr(config, name) for name in fields}), register=False, resume="")
 
 
-def with_variant(config: OptimizeClipConfig, name: str) -> OptimizeClipConfig:
-    """Return the configuration of a head, or of one side alone (a gate, which needs both, gives way to the base head)."""
-    if name in HEADS:
-        return dataclasses.replace(config, head_variant=name)
-    head = "base" if config.head_variant == "gated" else config.head_variant
-    return dataclasses.replace(config, modality=name, head_variant=head)
+def builder() -> Callable[[OptimizeClipConfig], None]:
+    """Return what builds the towers of a training, once for each modality: their mistakes show before the first training."""
+    built: set[str] = set()
+
+    def build(one: OptimizeClipConfig) -> None:
+        # Both sides' towers are those of each alone; whether a low-rank change finds one to act on is not.
+        known = one.modality in built or ("both" in built and not one.lora_rank)
+        if not known and one.encoder == "tfidf" and one.modality != "text":
+            materials.build_net(materials.frozen_image(one))
+        elif not known and one.encoder == "towers":
+            materials.build_net(one)
+        built.add(one.modality)
+
+    return build
 
 
 def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, entry_point: str, title: str) -> dict[str, Any]:

@@ -165,8 +165,9 @@ def refuse_leaks(rows: dict[str, Posts]) -> None:
         found = [leak for leak in post_splits.leaks(*pair) if leak.by != post_splits.BY_LOOK] if pair else []
         if found:
             first, name = found[0], {"train": "training", "val": "validation"}[ours]
+            n_posts = len({leak.held_out for leak in found})
             raise UserError(
-                f"{len({leak.held_out for leak in found})} {part} posts are in the {name} posts too, e.g. guid {first.held_out} (same {first.by} as "
+                f"{n_posts} {part} posts are in the {name} posts too, e.g. guid {first.held_out} (same {first.by} as "
                 f"{first.train}): figures on them would mean nothing; remove them from {name} (prepare_posts splits without)"
             )
 
@@ -251,20 +252,15 @@ def _sizes(config: Any) -> dict[str, Any]:
 
 
 def _prepare_towers(net: PostNet, config: Any) -> None:
-    refuse_idle_lora(config)
+    low_rank = 0
     for side, tower in (("image", net.visual), ("text", net.text)):
         if tower is None:
             continue
         if never_trains(config, side):
             tower.lock()
         elif config.lora_rank and is_pretrained(config, side):
-            tower.add_lora(config.lora_rank, 16.0, config.seed)
-
-
-def refuse_idle_lora(config: Any) -> None:
-    """Raise UserError for a low-rank change of which no tower has any use."""
-    trained = [side for side, used in _used(config).items() if used and is_pretrained(config, side) and not never_trains(config, side)]
-    if config.lora_rank and not trained:
+            low_rank += tower.add_lora(config.lora_rank, 16.0, config.seed)
+    if config.lora_rank and not low_rank:
         raise UserError(
             f"lora_rank = {config.lora_rank}, but no pretrained tower trains; raise epochs above freeze_epochs, or leave it out"
         )

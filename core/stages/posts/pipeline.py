@@ -22,7 +22,7 @@ from core.data import post_splits
 from core.data import posts as post_files
 from core.stages import reuse
 from core.stages.materials import environment
-from core.stages.posts import checks, materials, optimize, pipeline_report, results, robustness
+from core.stages.posts import checks, compare_variants, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
 from core.stages.posts.checks import fitted
 from core.stages.posts.config import OptimizeClipConfig
@@ -56,20 +56,28 @@ PLACES = {*optimize.PLACES, "baseline_weights", "badcase_csv", "badcase_image_cs
 
 def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
     """Run `posts_pipeline`; return its summary."""
-    check(config)
+    config = check(config)
     run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
     return Pipeline(config, run).run()
 
 
-def check(config: PostsPipelineConfig) -> None:
-    """Raise UserError for what a later stage would refuse, before the first one starts."""
+def check(config: PostsPipelineConfig) -> PostsPipelineConfig:
+    """Return the configuration, its variants those that can be trained, or raise UserError for what a later stage would refuse."""
     checks.check_pipeline(config)
     robustness.chosen_corruptions(config.corruptions)
     post_splits.check_fractions(config.val_fraction, config.test_fraction, config.seed)
     results.require_folder(config.output_dir)
     precision.pick_device(config.gpu)
-    if config.encoder == "towers":
-        materials.build_net(training_config(config))  # wrong names and absent weights show here, not after the first stage
+    # Wrong names and absent weights show here, not after the first stage.
+    made, build = training_config(config), compare_variants.builder()
+    build(made)
+    if config.encoder == "tfidf":
+        checks.announce(checks.idle_options(made))
+    if config.encoder == "tfidf" or not config.variants:
+        return config
+    names, left_out = checks.head_variants(config, build)
+    checks.announce(left_out)
+    return dataclasses.replace(config, variants=",".join(names))
 
 
 def training_config(config: PostsPipelineConfig, **places: str) -> OptimizeClipConfig:

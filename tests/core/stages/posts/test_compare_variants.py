@@ -88,6 +88,12 @@ def test_a_gate_gives_way_where_one_side_is_seen(told, root):
     assert [(one.head_variant, one.modality) for _, one in trained] == [("base", "text"), ("gated", "both")]
 
 
+def test_of_one_side_the_default_compares_heads_only(told, root, capsys):
+    _, _, trained = told(compare_variants.heads, HeadVariantConfig(**options(root, modality="text")))
+    assert [(one.head_variant, one.modality) for _, one in trained] == [("base", "text"), ("ln", "text"), ("mlp", "text")]
+    assert "taxon: variants leaves out gated: " in capsys.readouterr().err
+
+
 def test_seeds_are_averaged_and_posts_resampled(told, root):
     config = HeadVariantConfig(**options(root, variants="base", seeds=2, seed=5, part="test"))
     summary, _, trained = told(compare_variants.heads, config)
@@ -110,6 +116,8 @@ def test_rule_sets_and_rules_of_ones_own(told, root):
         (compare_variants.heads, {"variants": "base,gatted"}, "there is no 'gatted'; did you mean 'gated'"),
         (compare_variants.heads, {"variants": "ln,ln"}, "names 'ln' twice"),
         (compare_variants.heads, {"variants": " "}, "variants is empty"),
+        (compare_variants.heads, {"modality": "text", "variants": "gated"}, "variants = 'gated', gated: "),
+        (compare_variants.heads, {"lora_rank": 2}, "variants = '.*', base: lora_rank = 2, but no pretrained tower trains"),
         (compare_variants.heads, {"seeds": 0}, "seeds = 0"),
         (compare_variants.preprocessing, {"rule_sets": "urls+lowr"}, "'lowr' is neither a set"),
     ],

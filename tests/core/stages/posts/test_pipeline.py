@@ -6,9 +6,10 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save_file
 
 from core.config import fields_of
-from core.stages.posts import pipeline
+from core.stages.posts import materials, pipeline
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import PostsPipelineConfig
 from core.stages.posts.steps import Collected, vouched
@@ -132,9 +133,35 @@ def test_comparisons_can_be_left_out_and_n_grams_need_no_reference(stages):
     assert not {"head variants", "reference"} & set(given) and given["predict"][0].weights == "runs:/id-train,runs:/id-retrain"
 
 
+def test_default_variants_leave_out_what_one_side_cannot_be_and_say_so(stages, capsys):
+    assert stages(modality="image", head_variant="ln")["head variants"][0].variants == "base,ln,mlp"
+    said = capsys.readouterr().err
+    assert all(said.count(f"variants leaves out {name}: ") == 1 for name in ("gated", "image", "text")) and "needs both" in said
+    assert stages()["head variants"][0].variants == PostsPipelineConfig().variants and "leaves out" not in capsys.readouterr().err
+
+
+def test_a_low_rank_change_leaves_out_the_side_that_has_no_weights(stages, tmp_path, capsys):
+    whole = materials.build_net(OptimizeClipConfig(**NAMES, seed=9)).visual.body
+    save_file({name: value.contiguous() for name, value in whole.state_dict().items()}, tmp_path / "image.safetensors")
+    given = {"lora_rank": 2, "image_weights": str(tmp_path / "image.safetensors")}
+    assert stages(**given)["head variants"][0].variants == "base,ln,mlp,gated,image"
+    assert "leaves out text: lora_rank = 2, but no pretrained tower trains" in capsys.readouterr().err
+    assert "variants = 'base,text', text: lora_rank = 2" in refused(lambda: stages(**given, variants="base,text"))
+
+
+def test_options_that_n_grams_make_no_use_of_are_named_once(stages, capsys):
+    stages(encoder="tfidf", loss="focal", lora_rank=2, min_count=3)
+    assert capsys.readouterr().err.count("taxon: encoder = tfidf makes no use of loss = focal, lora_rank = 2, text_encoder_name") == 1
+    stages(min_count=3)  # of the reference line
+    assert "makes no use" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"modality": "text", "variants": "ln,gated"}, "variants = 'ln,gated', gated: head_variant=gated weighs text against image"),
+        ({"modality": "image", "variants": "text", "text_weights": "/nowhere.safetensors"}, "variants = 'text', text: text_weights"),
+        ({"encoder": "tfidf", "image_weights": "/nowhere.safetensors"}, "/nowhere.safetensors"),
         ({"folds": 1}, "folds = 1; give 2 or more"),
         ({"num_aug": 0}, "num_aug = 0; give 1 or more"),
         ({"robustness_posts": -1}, "robustness_posts = -1"),
