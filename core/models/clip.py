@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,6 @@ from core.models.clip_towers import ImageTower, OpenClipImageTower, TimmImageTow
 from core.models.tokenizers import VOCABULARY, ClipTokenizer
 
 MAX_SCALE = 100.0
-SIDES = ("image", "text")
 # The half of an open_clip model that is built only because its builder makes both.
 _UNUSED_IMAGE = {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "head_width": 8}
 _UNUSED_TEXT = {"context_length": 3, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
@@ -108,15 +106,6 @@ class ClipTowers(nn.Module):
     def lock_text(self, locked: bool = True) -> None:
         """Freeze the text tower, or free it again."""
         self.text.lock(locked)
-
-    def add_lora(self, rank: int, alpha: float = 16.0, sides: Sequence[str] = SIDES, seed: int = 1) -> int:
-        """Train low-rank changes of the towers in `sides` instead of their bodies; return how many weights are changed.
-
-        Raises:
-            UserError: the rank is below 1, or a tower (a CNN) has no attention or MLP weights.
-        """
-        towers = {"image": self.visual, "text": self.text}
-        return sum(towers[side].add_lora(rank, alpha, seed + SIDES.index(side)) for side in sides)
 
 
 def build_towers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,13 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         ],
         "against_first": _against_first(names, finished, configs[0].seed),
     }
-    folder = scratch("configurations")
-    (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     run.note(_note(shown, summary["against_first"]))
-    stages.publish(run, folder, summary)
+    folder = scratch("configurations")
+    try:
+        (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        stages.publish(run, folder, summary)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     print(_table(shown, summary["against_first"]))
     return summary
 

@@ -113,7 +113,7 @@ def test_word_supervision_of_a_locked_tower_has_no_gradient_into_it():
 
 def test_unlocking_frees_what_was_free():
     towers = tiny_clip.towers()
-    towers.add_lora(rank=2, sides=("text",))
+    tiny_clip.add_lora(towers, rank=2, sides=("text",))
     free = {name for name, p in towers.named_parameters() if p.requires_grad}
     for lock in (towers.lock_image, towers.lock_text):
         lock()

@@ -25,7 +25,7 @@ def trained(towers) -> None:
 
 def test_only_the_low_rank_weights_train():
     towers = tiny_clip.towers()
-    count = towers.add_lora(rank=4)
+    count = tiny_clip.add_lora(towers, rank=4)
     before = {name: p.clone() for name, p in towers.named_parameters()}
     trained(towers)
     moved = {name for name, p in towers.named_parameters() if not torch.equal(p, before[name])}
@@ -36,7 +36,7 @@ def test_only_the_low_rank_weights_train():
 @pytest.mark.parametrize("mode", [True, False])
 def test_it_starts_as_the_plain_tower(mode):
     plain, changed = tiny_clip.towers().train(mode), tiny_clip.towers().train(mode)
-    changed.add_lora(rank=4)
+    tiny_clip.add_lora(changed, rank=4)
     for a, b in zip(encode(plain), encode(changed), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -45,7 +45,7 @@ def test_it_starts_as_the_plain_tower(mode):
 def test_the_merged_tower_computes_the_same_and_has_plain_names(image):
     towers = tiny_clip.towers(image)
     names = list(towers.state_dict())
-    towers.add_lora(rank=2)
+    tiny_clip.add_lora(towers, rank=2)
     start = encode(towers.eval())
     trained(towers)
     expected = encode(towers)
@@ -58,7 +58,7 @@ def test_the_merged_tower_computes_the_same_and_has_plain_names(image):
 
 def test_one_tower_alone_can_have_it():
     towers = tiny_clip.towers()
-    assert towers.add_lora(rank=4, sides=("text",)) == 8
+    assert tiny_clip.add_lora(towers, rank=4, sides=("text",)) == 8
     assert all(p.requires_grad for p in towers.visual.parameters())
 
 
@@ -66,7 +66,7 @@ def test_alpha_scales_the_change():
     outputs = []
     for alpha in (0.0, 8.0, 16.0):
         towers = tiny_clip.towers().eval()
-        towers.add_lora(rank=4, alpha=alpha)
+        tiny_clip.add_lora(towers, rank=4, alpha=alpha)
         with torch.no_grad():
             for module in towers.modules():
                 if isinstance(module, lora.LowRank):
@@ -79,7 +79,7 @@ def test_alpha_scales_the_change():
 def test_the_seed_decides_and_the_global_generator_stays():
     def drawn(seed):
         towers = tiny_clip.towers()
-        towers.add_lora(rank=4, seed=seed)
+        tiny_clip.add_lora(towers, rank=4, seed=seed)
         return next(p for name, p in towers.named_parameters() if name.endswith("down"))
 
     before = torch.get_rng_state()
@@ -89,6 +89,6 @@ def test_the_seed_decides_and_the_global_generator_stays():
 
 def test_a_cnn_and_a_bad_rank_are_refused():
     with pytest.raises(UserError, match="lora_rank=4: resnet10t has no attention or MLP weights"):
-        tiny_clip.towers("resnet10t").add_lora(rank=4)
+        tiny_clip.add_lora(tiny_clip.towers("resnet10t"), rank=4)
     with pytest.raises(UserError, match="lora_rank=0 must be 1 or more"):
-        tiny_clip.towers().add_lora(rank=0)
+        tiny_clip.add_lora(tiny_clip.towers(), rank=0)

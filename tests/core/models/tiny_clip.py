@@ -11,6 +11,10 @@ def towers(image: str = IMAGE, text: str = TEXT, **options) -> ClipTowers:
     return build_towers(image, text, **{"embed_dim": 16, "image_size": 32, "context_length": 16, **options})
 
 
+def add_lora(made: ClipTowers, rank: int, alpha: float = 16.0, sides: tuple[str, ...] = ("visual", "text"), seed: int = 1) -> int:
+    return sum(getattr(made, side).add_lora(rank, alpha, seed) for side in sides)
+
+
 def images(n: int = 3, size: int = 32) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 

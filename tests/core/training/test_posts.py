@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.models.post_heads import PostClassifier
+from core.models.post_net import PostNet
 from core.models.tokenizers import ClipTokenizer
-from core.training.posts import PostLoss, augmented, drop_tokens, rate
+from core.training.posts import PostLoss, augmented, drop_tokens, groups_of, rate
+from tests.core.models import tiny_clip
 
 COUNTS = torch.tensor([30, 10, 60])
 LABELS = torch.repeat_interleave(torch.arange(3), COUNTS)
@@ -61,3 +65,46 @@ def test_a_variant_is_drawn_by_key_and_number_alone():
     assert torch.equal(augmented(pixels, 1, "a", 1), augmented(pixels, 1, "a", 1))
     others = [augmented(pixels, 2, "a", 1), augmented(pixels, 1, "b", 1), augmented(pixels, 1, "a", 0), pixels]
     assert not any(torch.equal(augmented(pixels, 1, "a", 1), other) for other in others)
+
+
+def grouped(image="clip:small-64x2", pretrained=("visual", "text"), lora=0, lock="", **options):
+    """Return the network and its optimiser's groups."""
+    towers = tiny_clip.towers(image)
+    head = PostClassifier(towers.text.width, towers.visual.width, 3, "ln", "both", 0.0, 1)
+    net = PostNet(towers, head, 3)
+    if lora:
+        tiny_clip.add_lora(net, lora)
+    if lock:
+        net.towers[lock].lock()
+    config = SimpleNamespace(**{"lr": 0.01, "head_lr": 1.0, "layer_decay": 1.0, "weight_decay": 0.1} | options)
+    return net, groups_of(net, pretrained, config)
+
+
+@pytest.mark.parametrize("image", [tiny_clip.IMAGE, "resnet10t", "vit_tiny_patch16_224", "small_cnn"])
+def test_every_trained_parameter_is_in_one_group(image):
+    net, groups = grouped(image, layer_decay=0.7)
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+
+
+def test_rates_of_pretrained_towers_fall_from_the_top_and_others_learn_as_the_head():
+    net, groups = grouped(pretrained=("visual",), layer_decay=0.5)
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    first, second = net.visual.body.transformer.resblocks
+    assert scale[id(first.mlp.c_fc.weight)] == 0.5 * scale[id(second.mlp.c_fc.weight)] == 2 * scale[id(net.visual.body.conv1.weight)]
+    assert {scale[id(p)] for p in [*net.text.parameters(), *net.head.parameters()] if p.requires_grad} == {100.0}
+    _, flat = grouped()
+    assert {group["lr_scale"] for group in flat if not group["name"].startswith("head")} == {1.0}
+
+
+def test_only_matrices_decay():
+    net, groups = grouped(layer_decay=0.5)
+    decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
+    assert decayed and all(p.ndim >= 2 for p in decayed)
+    assert not any(p is net.visual.body.positional_embedding for p in decayed)
+
+
+def test_a_low_rank_change_trains_alone_and_a_locked_tower_has_no_group():
+    net, groups = grouped(lora=2, lock="visual")
+    towers = [group for group in groups if not group["name"].startswith("head")]
+    assert towers and all(group["name"].startswith("text") for group in towers)
+    assert sum(len(group["params"]) for group in towers) == sum(1 for p in net.text.parameters() if p.requires_grad) == 16

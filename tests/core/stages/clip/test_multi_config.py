@@ -9,6 +9,7 @@ import pytest
 from core.stages.clip import children, multi_config, run, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import run as tracking
+from core.tracking import store
 from tests.core.stages.clip import tiny_clip
 from tests.core.stages.clip.tiny_clip import children as children_of
 from tests.core.stages.clip.tiny_clip import folder_of
@@ -110,8 +111,12 @@ def test_a_configuration_that_was_trained_without_registering_is_registered_with
     def models():
         return [client.get_run(version.run_id).info.run_name for version in client.search_model_versions("")]
 
+    left = []
+    monkeypatch.setattr(multi_config, "scratch", lambda name: left.append(tmp_path / "scratch") or left[0])
+    (tmp_path / "scratch").mkdir()
     _, parent = folded(**given, register=False)
-    assert len(children_of(client, parent)) == 2 and models() == []
+    assert len(children_of(client, parent)) == 2 and models() == [] and left and not left[0].exists()
+    monkeypatch.setattr(multi_config, "scratch", store.scratch)
     monkeypatch.setattr(train.ClipTask, "prepare", lambda *_: pytest.fail("trained again"))
     for _ in range(2):
         summary, _ = folded(**given, register=True)
