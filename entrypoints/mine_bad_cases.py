@@ -3,7 +3,7 @@
     mlflow run . -e mine_bad_cases -P data_dir=runs:/<id>/posts -P data_root=<folder> [options of optimize_clip]
 
 Writes bad_cases/: bad_cases.csv, oof_predictions.csv, report.json, bad_cases.png (thumbnails), oof_reliability.png. Validation and
-test posts are refused. Expect about a third of the training posts to be wrong, as many as on the test part.
+test posts are refused. Expect about two fifths of the training posts to be wrong (1,154 of 2,880 seen).
 """
 
 import sys
