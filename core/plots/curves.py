@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "losses": ("L_*", "*/L_*"),
     "validation loss (negative log-likelihood)": ("val/nll", "*/val/nll"),
     "gamma": ("gamma", "*/gamma"),
-    "learning rate": ("lr", "*/lr"),
+    "learning rate": ("lr", "*/lr", "head_lr", "*/head_lr"),
     "accuracy on unlabelled training images": ("unlabelled/*",),
     "accuracy on test images": ("test/*",),
     "held-out labels and label-free scores": ("val/*", "selection/*"),

@@ -160,7 +160,9 @@ class PostsTraining(RecordedTraining):
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics after `epoch` finished epochs."""
-        metrics = {}
+        c, metrics = self.config, {}
+        if epoch:  # what the head and towers from scratch trained with; `lr` is that of pretrained towers
+            metrics["head_lr"] = c.head_lr * self.task.factor((epoch - 1) * self.task.steps)
         if self.config.logit_adjustment:
             metrics["tau"] = self._adjust()
         found = evaluate.metrics_of(self.m.rows["val"], self.probabilities("val"), self.m.class_counts)

@@ -58,6 +58,14 @@ def test_towers_learn_what_texts_and_pictures_say(root, work):
     assert training.history[-1][1]["L_total"] < 0.5 * training.history[0][1]["L_total"]
 
 
+def test_both_learning_rates_are_recorded(root, work):
+    training = tiny_posts.fitted(root, work, epochs=4, head_lr=0.01, use_cosine=True, early_stop=0)
+    rates = [metrics["head_lr"] for _, metrics in training.history]
+    assert rates[0] == pytest.approx(0.01) and rates == sorted(rates, reverse=True) and len(set(rates)) == 4
+    ratio = training.config.head_lr / training.config.lr
+    assert rates == pytest.approx([metrics["lr"] * ratio for _, metrics in training.history])
+
+
 def test_a_stopped_training_continues_to_the_bit(root, work):
     options = {"epochs": 4, "use_cosine": True, "warmup_ratio": 0.2, "word_dropout": 0.2, "dropout": 0.3, "logit_adjustment": True}
     whole = tiny_posts.fitted(root, work / "whole", **options)
