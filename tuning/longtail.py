@@ -99,8 +99,6 @@ def run(config: TuneLongtailConfig, run: Any) -> dict[str, Any]:
 
 def study(config: TuneLongtailConfig) -> Plan:
     """Return the command's study, checked before it starts."""
-    if config.sampler == "grid":
-        raise UserError("sampler = grid: tune_longtail replaces tuning by hand, of which there is no grid; use tpe or random")
     where = config.data_root or config.train_dir or config.train_meta
     checked = plan(SPACE, config, Path(where).expanduser().resolve().name or "images")
     images = data.of(checked.base)[0]

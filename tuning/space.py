@@ -65,11 +65,12 @@ class Space:
             `run.forward(values, epoch)` and returns `summary["metrics"]`.
         ranges: of a base configuration, what is always searched.
         also: of a base configuration, what is searched when the option `also` names it.
-        grid: the older grid, values by option.
+        grid: the older grid, values by option; empty = there was none.
         metrics: the label-honest metrics by name, each computed from a training's metrics; the first is the default.
         prepare: fills `auto` in and checks; raises UserError.
         inputs: of a prepared configuration, the digests of everything that trials read.
         direction: maximize or minimize.
+        by_hand: what the study replaces where there was no grid.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Space:
     prepare: Callable[[Any], Any] = lambda config: config
     also: Callable[[Any], Parameters] = lambda config: {}
     direction: str = "maximize"
+    by_hand: str = "tuning by hand"
 
     def metric(self, name: str) -> str:
         """Return the metric's name; raise UserError with the nearest when it is none of this space's."""
@@ -102,6 +104,8 @@ class Space:
 
     def parameters(self, options: Any, base: Any) -> dict[str, Range | Choice]:
         """Return what is searched; raise UserError for bounds that cross and for what cannot be searched."""
+        if options.sampler == "grid" and not self.grid:
+            raise UserError(f"sampler = grid: tune_{self.name} replaces {self.by_hand}, of which there is no grid; use tpe or random")
         if options.sampler == "grid":
             found = {name: Choice(tuple(values)) for name, values in self.grid.items()}
         else:

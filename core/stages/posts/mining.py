@@ -25,11 +25,11 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.plots import figure, mistakes, reliability
+from core.stages import reuse
 from core.stages.posts import model, optimize, results
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
 from core.tracking import stage
-from core.tracking.store import machine_lock
 from core.training.state import write_atomically
 
 ENTRY_POINT = "mine_bad_cases"
@@ -120,7 +120,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         key = digest.of_json([ENTRY_POINT, posts_key, folds.tolist(), fold])
         places.append(stage.work_folder(key))
-        with machine_lock(f"stage {key}"):
+        with reuse.alone(key):
             probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
         right = float((probabilities[unseen].argmax(axis=1) == train.labels[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)
