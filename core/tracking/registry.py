@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "safetensors", "pillow"
 BESIDES = {"core.serving.clip": ("open_clip_torch",), "core.serving.posts": ("open_clip_torch", "emoji", "scikit-learn", "scipy")}
 EVALUATION, TRAINED = "evaluation.json", "trained.json"
 FILES_TAG = "taxon.files"
+REFUSED_IN_NAMES = frozenset("/:.%\"'@#?\\")
+LONGEST_NAME = 160  # of the data set's part; the registry holds names of 256 characters
 # What MLflow writes or adapts itself while it stores or fetches a model, and so is in no digest.
 NOT_SEALED = ("MLmodel", "registered_model_meta")
 
@@ -76,8 +79,19 @@ def short(content: str) -> str:
 
 
 def model_name(family: str, data: str) -> str:
-    """Return the registered name of a family's models of a data set; posts are one data set, which needs no name."""
-    return f"taxon-{family}-{data.replace('/', '-')}" if data else f"taxon-{family}"
+    """Return the registered name of a family's models of a data set; posts are one data set, which needs no name.
+
+    A data set may be called whatever a file system takes: what MLflow refuses in names of registered or logged models
+    (/ : . % " '), what means something in models:/<name>@<alias> (@ # ? backslash) and what nobody sees are hyphens here, and a
+    name that the registry's column does not hold is cut, with a digest of all of it.
+    """
+    name = unicodedata.normalize("NFC", data)
+    name = "".join("-" if c in REFUSED_IN_NAMES or not c.isprintable() else c for c in name).strip(" -")
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9].rstrip(' -')}-{digest.of_bytes(data.encode(errors='surrogateescape'))[:8]}"
+    if data and not name:
+        name = digest.of_bytes(data.encode(errors="surrogateescape"))[:8]
+    return f"taxon-{family}-{name}" if name else f"taxon-{family}"
 
 
 def register(
