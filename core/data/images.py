@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from core import digest
+from core.data.decoding import read_rgb
 from core.errors import UserError
 from core.progress import bar
 
@@ -112,9 +111,7 @@ def _verify(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
         if not content:
             return "", "empty file"
-        with Image.open(BytesIO(content)) as image:
-            image.draft("RGB", (64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
-            upright_rgb(image)
+        read_rgb(content, draft=(64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
     except Exception as error:  # Pillow raises almost anything on damaged files
         return "", _one_line(error)
     return digest.of_bytes(content), ""
@@ -135,18 +132,9 @@ def _listed(unreadable: Sequence[tuple[Path, str]]) -> str:
 def _decode(path: Path) -> np.ndarray:
     """Return the upright image as (H,W,3) uint8; UserError when the file has become unreadable since it was checked."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(upright_rgb(image))
+        return np.asarray(read_rgb(path))
     except Exception as error:  # as above
         raise UserError(f"{path}: not a readable image ({_one_line(error)}); it was readable when the run started") from None
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB, turned as its EXIF orientation says."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255 instead of scaling them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _one_line(error: Exception) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from core.data.decoding import size_of
 from core.data.posts import Posts
 from core.data.text_cleaning import clean
 
@@ -65,8 +66,7 @@ def image_areas(posts: Posts) -> np.ndarray:
     """Return (N,) int64 width times height of each image in pixels, of the files' headers (disk)."""
     areas = np.zeros(len(posts), np.int64)
     for i, path in enumerate(posts.image_paths):
-        with Image.open(path) as image:
-            areas[i] = image.width * image.height
+        areas[i] = math.prod(size_of(path))
     return areas
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from PIL import Image
 
 from core import digest
 from core.data.class_folders import EXTENSIONS
-from core.data.images import DECODE_THREADS, FileImages, upright_rgb
+from core.data.decoding import read_rgb
+from core.data.images import DECODE_THREADS, FileImages
 from core.errors import UserError, nearest
 from core.progress import bar
 
@@ -231,9 +231,8 @@ def fingerprint(path: Path) -> Fingerprint:
     """
     try:
         content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            image.draft("RGB", (16 * _LOOK_SIDE, 16 * _LOOK_SIDE))  # large JPEGs: fewer pixels are decoded
-            grey = upright_rgb(image).convert("L").resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BILINEAR)
+        image = read_rgb(content, draft=(16 * _LOOK_SIDE, 16 * _LOOK_SIDE))  # large JPEGs: fewer pixels are decoded
+        grey = image.convert("L").resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]}); mend or remove the file") from None
     levels = np.asarray(grey).astype(np.int16)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.data.images import upright_rgb
+from core.data.decoding import read_rgb
 from core.errors import UserError
 
 LONGEST_PATH = 4096
@@ -20,13 +20,12 @@ def decode(value: str | bytes) -> np.ndarray:
     """Return the pixels (H, W, 3) uint8 of base64 text, raw bytes or a path; raise UserError when it is no image."""
     try:
         if isinstance(value, bytes):
-            source: Any = io.BytesIO(value)
+            source: Any = value
         elif _is_file(value):
             source = value
         else:
-            source = io.BytesIO(base64.b64decode(value, validate=True))
-        with Image.open(source) as image:
-            return np.asarray(upright_rgb(image))  # as the training read its images
+            source = base64.b64decode(value, validate=True)
+        return np.asarray(read_rgb(source))  # as the training read its images
     except Exception as error:  # Pillow raises almost anything on damaged files
         said = " ".join(str(error).split())[:160]
         reason = "" if isinstance(value, str) and len(value) < LONGEST_PATH else f" ({said})"  # says nothing about files of the server
