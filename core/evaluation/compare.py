@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,12 +39,19 @@ class McNemar:
 
 
 def bootstrap_interval(
-    labels: np.ndarray, outputs: np.ndarray, metric: Metric = "accuracy", n: int = 1000, seed: int = 0, level: float = 0.95
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    metric: Metric = "accuracy",
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> Interval:
     """Return the metric of `outputs` against labels (N,) and its percentile interval over `n` resamples of the N items.
 
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. A class that a resample misses is left out of
-    that resample's class means, as it would be of a data set without it.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3; of whole groups Davison and Hinkley 1997,
+    "Bootstrap Methods and their Application", section 3.8. A class that a resample misses is left out of that resample's class means,
+    as it would be of a data set without it.
 
     Args:
         labels: (N,) integers.
@@ -52,12 +60,14 @@ def bootstrap_interval(
         n: resamples.
         seed: the same seed gives the same interval; for METRICS whatever the order of the items.
         level: of the interval, between 0 and 1.
+        groups: (N,) integers: items of one number (duplicates, views of one photograph) are drawn together, as many groups as there
+            are; None = every item by itself.
 
     Raises:
         UserError: unknown metric, or no items.
         ValueError: arrays that do not fit, n below 1, a level outside 0..1, a metric that is not finite on some resample.
     """
-    values, resampled = _resample(labels, (outputs,), metric, n, seed, level)
+    values, resampled = _resample(labels, (outputs,), metric, n, seed, level, groups)
     return _interval(values[0], resampled[:, 0], level)
 
 
@@ -69,12 +79,13 @@ def paired_bootstrap(
     n: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> Interval:
     """Return metric(b) - metric(a) and its interval, both scored on the same items of each resample.
 
     Above 0: b is better. Arguments and errors are those of `bootstrap_interval`.
     """
-    values, resampled = _resample(labels, (outputs_a, outputs_b), metric, n, seed, level)
+    values, resampled = _resample(labels, (outputs_a, outputs_b), metric, n, seed, level, groups)
     return _interval(values[1] - values[0], resampled[:, 1] - resampled[:, 0], level)
 
 
@@ -89,6 +100,21 @@ def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.nda
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p_value = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, p_value)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return Holm's step-down p values of a family of tests, in its order: below alpha they keep the chance of any false claim there.
+
+    Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Raises ValueError for what is no probability.
+    """
+    given = np.asarray(p_values, np.float64)
+    if given.ndim != 1 or not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"p values must be probabilities (K,), not {p_values}")
+    order = np.argsort(given, kind="stable")
+    stepped = np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1))
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return tuple(corrected.tolist())
 
 
 def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -112,7 +138,7 @@ def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predic
 
 
 def _resample(
-    labels: np.ndarray, outputs: Sequence[np.ndarray], metric: Metric, n: int, seed: int, level: float
+    labels: np.ndarray, outputs: Sequence[np.ndarray], metric: Metric, n: int, seed: int, level: float, groups: np.ndarray | None
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Return the metric of each of S outputs on all items, and (n, S) on resamples."""
     if isinstance(metric, str) and metric not in METRICS:
@@ -122,34 +148,55 @@ def _resample(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}")
     labels, outputs = _checked(labels, outputs)
+    groups = np.arange(len(labels)) if groups is None else as_ids(groups)
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(labels)} labels need as many group numbers, not {groups.shape}")
     rng = np.random.default_rng(seed)
     if isinstance(metric, str):
-        return _by_counts(labels, [_decided(output) for output in outputs], metric, n, rng)
+        return _by_counts(labels, [_decided(output) for output in outputs], metric, n, rng, groups)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     resampled = np.empty((n, len(outputs)))
     for row in resampled:
-        chosen = rng.integers(0, len(labels), len(labels))
+        chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
         row[:] = [metric(labels[chosen], output[chosen]) for output in outputs]
     return tuple(float(metric(labels, output)) for output in outputs), resampled
 
 
 def _by_counts(
-    labels: np.ndarray, predictions: Sequence[np.ndarray], metric: str, n: int, rng: np.random.Generator
+    labels: np.ndarray, predictions: Sequence[np.ndarray], metric: str, n: int, rng: np.random.Generator, groups: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
-    """As `_resample`: items alike in label and all predictions are one cell, and resampling N items draws the cells' counts."""
+    """As `_resample`: items alike in label and all predictions are one cell, groups of the same cells one kind, and kinds are drawn."""
     names, codes = np.unique(np.concatenate([labels, *predictions]), return_inverse=True)
     columns = codes.reshape(1 + len(predictions), len(labels))
     shape = (len(names),) * len(columns)
-    cells, counts = np.unique(np.ravel_multi_index(tuple(columns), shape), return_counts=True)
+    cells, cell_of, counts = np.unique(np.ravel_multi_index(tuple(columns), shape), return_inverse=True, return_counts=True)
     label, *systems = np.unravel_index(cells, shape)
+    kinds, share, n_groups = _kinds_of_groups(cell_of, groups, len(cells))
 
     def scores(weights: np.ndarray) -> np.ndarray:
         return np.stack([weighted_scores(metric, weights, label, system) for system in systems], axis=1)
 
-    rows = max(1, _BLOCK_CELLS // len(cells))
+    rows = max(1, _BLOCK_CELLS // max(len(cells), len(share)))
     blocks = [min(rows, n - start) for start in range(0, n, rows)]
-    share = counts / counts.sum()
-    drawn = [scores(rng.multinomial(len(labels), share, size=block).astype(np.float64)) for block in blocks]
+    drawn = [scores(rng.multinomial(n_groups, share, size=block).astype(np.float64) @ kinds) for block in blocks]
     return tuple(scores(counts[None].astype(np.float64))[0].tolist()), np.concatenate(drawn)
+
+
+def _kinds_of_groups(cell_of: np.ndarray, groups: np.ndarray, n_cells: int) -> tuple[csr_array, np.ndarray, int]:
+    """Return (K, cells) how many items of each cell a group of each kind has, the share (K,) of groups of a kind, and their number.
+
+    Kinds are in the order of what they hold: neither the order of items nor the numbers of groups matter.
+    """
+    numbers, group_of = np.unique(groups, return_inverse=True)
+    held = csr_array((np.ones(len(cell_of)), (group_of, cell_of)), shape=(len(numbers), n_cells))  # equal places are added up
+    held.sort_indices()
+    ends = list(zip(held.indptr[:-1].tolist(), held.indptr[1:].tolist(), strict=True))
+    contents = [(tuple(held.indices[a:b].tolist()), tuple(held.data[a:b].tolist())) for a, b in ends]
+    first = {content: row for row, content in reversed(list(enumerate(contents)))}
+    counted = sorted(Counter(contents).items())
+    share = np.array([times for _, times in counted]) / len(numbers)
+    return held[[first[content] for content, _ in counted]], share, len(numbers)
 
 
 def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:

@@ -163,3 +163,64 @@ def test_bad_input_is_refused():
         bootstrap_interval(labels, first, n=0)
     with pytest.raises(ValueError, match="not finite"):
         bootstrap_interval(labels, first, lambda truth, said: float("nan"))
+
+
+def resampled_groups(labels, first, second, groups, score, n: int, seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of second - first over resamples of whole groups, item by item."""
+    rng, numbers, found = np.random.default_rng(seed), sorted(set(groups.tolist())), []
+    for _ in range(n):
+        drawn = [i for g in rng.integers(0, len(numbers), len(numbers)) for i in range(len(labels)) if groups[i] == numbers[g]]
+        found.append(score(labels[drawn], second[drawn]) - score(labels[drawn], first[drawn]))
+    return tuple(np.quantile(found, [0.025, 0.975]).tolist())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_groups_are_drawn_whole(metric):
+    labels, first, second = answers(60)
+    groups = np.random.default_rng(2).integers(0, 18, 60)
+    slow = resampled_groups(labels, first, second, groups, plain(metric), 1000, 1)
+    for which in (metric, plain(metric)):
+        found = paired_bootstrap(labels, first, second, which, n=1000, seed=3, groups=groups)
+        assert (found.low, found.high) == pytest.approx(slow, abs=0.04)
+    alone = paired_bootstrap(labels, first, second, metric, n=50, groups=np.arange(60)[::-1])
+    assert alone == paired_bootstrap(labels, first, second, metric, n=50)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, plain("accuracy")])
+def test_copies_of_items_widen_nothing_and_narrow_nothing(metric):
+    """Every item ten times over says no more than once; counted one by one the interval would be three times too narrow."""
+    labels, first, _ = answers(100)
+    copies, groups = [np.repeat(column, 10) for column in (labels, first)], np.repeat(np.arange(100), 10)
+    once = bootstrap_interval(labels, first, metric)
+    grouped = bootstrap_interval(*copies, metric, groups=groups)
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((once.value, once.low, once.high), abs=0.02)
+    naive = bootstrap_interval(*copies, metric)
+    assert naive.high - naive.low < 0.5 * (grouped.high - grouped.low)
+
+
+def test_the_numbers_of_groups_and_the_order_of_items_change_nothing():
+    labels, first, second = answers()
+    groups = np.random.default_rng(4).integers(0, 40, len(labels))
+    shuffled, other = np.random.default_rng(5).permutation(len(labels)), np.random.default_rng(6).permutation(40) * 7 - 9
+    whole = paired_bootstrap(labels, first, second, "macro_f1", n=50, groups=groups)
+    moved = [column[shuffled] for column in (labels, first, second)]
+    assert paired_bootstrap(*moved, "macro_f1", n=50, groups=other[groups][shuffled]) == whole
+    with pytest.raises(ValueError, match="120 labels need as many group numbers"):
+        bootstrap_interval(labels, first, groups=groups[:5])
+
+
+@quick
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_equals_its_definition(p_values):
+    """The adjusted p of the k-th smallest is the largest, over those up to it, of (number not smaller) times p, at most 1."""
+    found, ranked = compare.holm(p_values), sorted(p_values)
+    for p, adjusted in zip(p_values, found, strict=True):
+        place = len(ranked) - 1 - ranked[::-1].index(p)
+        assert adjusted == pytest.approx(min(1.0, max((len(ranked) - i) * ranked[i] for i in range(place + 1))))
+
+
+def test_holm_by_hand():
+    assert compare.holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+    assert compare.holm([]) == ()
+    with pytest.raises(ValueError, match="probabilities"):
+        compare.holm([0.5, float("nan")])
