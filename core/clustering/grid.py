@@ -6,13 +6,13 @@ found.best.k, found.best.density_percentile, found.best.labels, found.cells[(3, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from joblib import Parallel, delayed
 
+from core import cores
 from core.clustering import ssddbc
 from core.clustering._inputs import checked, checked_ks, checked_percentiles
 from core.clustering.neighbours import DENSE_LIMIT, build
@@ -76,12 +76,12 @@ def search(
 ) -> Grid:
     """Cluster `features` (N, d) in every cell and choose one by the label-free score; arguments as for `ssddbc.cluster`.
 
-    max_workers: how many k are worked on at a time (default: half the cores), in threads, or wherever the active joblib backend puts them;
+    max_workers: how many k are worked on at a time (default: half the usable cores), in threads or where joblib's active backend puts them;
     the result does not depend on it. Raises UserError as `ssddbc.cluster` does, and for an empty list of k or percentiles.
     """
     inputs = checked(features, labels, labelled_mask)
     ks, percentiles = checked_ks(ks, len(inputs.features)), checked_percentiles(density_percentiles)
-    workers = max(1, max_workers or (os.cpu_count() or 2) // 2)
+    workers = max(1, max_workers or cores.usable() // 2)
     neighbours = build(inputs.features, ks[-1], dense_limit)
     jobs = (delayed(ssddbc.partitions)(neighbours, inputs, k, percentiles) for k in bar(ks, "clustering"))
     found = Parallel(n_jobs=workers, prefer="threads")(jobs)

@@ -52,7 +52,7 @@ def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
     model, m = trained.model()
     found = {"checkpoint": digest.of_file(trained.path), "data": m.data.digest}
     params = {"use_l2": config.use_l2, "image_size": trained.config.image_size}
-    key = stage.stage_key(ENTRY_POINT, params, found, environment(trained.config, m.device, m.number_format))
+    key = stage.stage_key(ENTRY_POINT, params, found, environment(m.device, m.number_format))
     finished = None if config.overwrite else stage.find_finished(key)
     folder = stage.work_folder(key)
     run.tags({stage.KEY_TAG: key})

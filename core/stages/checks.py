@@ -65,7 +65,7 @@ def check_grid(config: Any) -> None:
     if config.density_step < 1:
         raise UserError(f"density_step = {config.density_step}; use 1 or more")
     if config.max_workers < 0:
-        raise UserError(f"max_workers = {config.max_workers}; use 0 (half the cores) or more")
+        raise UserError(f"max_workers = {config.max_workers}; use 0 (half the usable cores) or more")
 
 
 def _check_common(config: Any) -> None:

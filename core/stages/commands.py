@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import cores
 from core.config import option
 from core.errors import UserError, nearest
 from core.tracking import provenance
@@ -40,7 +41,7 @@ def test(config: TestConfig, run: Any) -> dict[str, Any]:
     """Run pytest in a process of its own; raise UserError when a test fails."""
     folder = scratch("tests")
     report = folder / "junit.xml"
-    workers = str(min(os.cpu_count() or 1, MAX_WORKERS))
+    workers = str(min(cores.usable(), MAX_WORKERS))
     # A file's tests share fixtures that take seconds: they stay in one worker.
     words = [sys.executable, "-m", "pytest", f"--junitxml={report}", "-n", workers, "--dist", "loadfile", *shlex.split(config.select)]
     code = subprocess.run(words, cwd=provenance.ROOT, env=clean_environment()).returncode

@@ -33,7 +33,9 @@ class MachineOptions:
     batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)")
     num_workers: int = option(8, "threads that read and augment images; at most 4 are used", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
-    threads: int | Auto = option("auto", "CPU threads of a process's computations; 0 = all cores (small networks are faster on 1)")
+    threads: int | Auto = option(
+        "auto", "CPU threads of a process's computations; 0 = all usable ones (small networks are faster on 1)", False
+    )
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto", "number format of forward passes; auto = bf16 where the device is fast in it"
     )
@@ -108,7 +110,7 @@ class ClusterOptions:
     density_min: int = option(40, "smallest density percentile of core points")
     density_max: int = option(100, "largest density percentile, included")
     density_step: int = option(5, "step of the density percentile")
-    max_workers: int = option(0, "parallel grid workers; 0 = half the cores", affects_result=False)
+    max_workers: int = option(0, "parallel grid workers; 0 = half the usable cores", affects_result=False)
     cell_choice: Literal["auto", "coverage", "score"] = option(
         "auto", "the cell taken: highest score alone, or among the cells that recover most known classes and at least one novel cluster"
     )

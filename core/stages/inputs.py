@@ -72,7 +72,7 @@ def train_key(config: Any, data_digest: str, split_digest: str, device: torch.de
             found[option] = digest.of_file(checkpoint_at(getattr(config, option), option))
     if config.pseudo_labels_path:
         found["pseudo_labels"] = digest.of_file(file_at(config.pseudo_labels_path, "pseudo_labels_path", "*.npz"))
-    return stage_key("train_superclass", parameters(config), found, environment(config, device, number_format))
+    return stage_key("train_superclass", parameters(config), found, environment(device, number_format))
 
 
 def draw_curves(history: list[list[Any]], path: Path, refreshes: tuple[int, ...] = ()) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
 from core.data.splits import Split, make_split
@@ -111,12 +111,7 @@ def build_model(config: Any, pretrained: bool = True) -> tuple[DiscoveryModel, t
     return DiscoveryModel(backbone, head), backbone.mean, backbone.std
 
 
-def threads(config: Any) -> int:
-    """Return how many CPU threads a process of this configuration computes on."""
-    return config.threads or os.cpu_count() or 1
-
-
-def environment(config: Any, device: torch.device, number_format: str) -> dict[str, Any]:
-    """Return what changes the last bits of a result on this machine: part of the stage key."""
+def environment(device: torch.device, number_format: str) -> dict[str, str]:
+    """Return what of this machine is part of a stage key: the kind of device and the number format, not its cores (`core.cores`)."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "number_format": number_format, "threads": threads(config)}
+    return {"device": name, "number_format": number_format}

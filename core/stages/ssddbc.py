@@ -70,7 +70,7 @@ def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
     if config.skip_feature_extraction:
         found["features"] = digest.of_file(inputs.file_at(config.features_path, "features_path", "features.safetensors"))
     number_format = precision.resolve_precision(trained.config.precision, device)
-    return stage_key(ENTRY_POINT, inputs.parameters(config), found, environment(trained.config, device, number_format))
+    return stage_key(ENTRY_POINT, inputs.parameters(config), found, environment(device, number_format))
 
 
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:

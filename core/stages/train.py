@@ -256,7 +256,7 @@ class Training(RecordedTraining):
             "views": dataclasses.asdict(m.spec),
             "seed": config.seed,
             "cached": config.view_cache,
-            "environment": materials_module.environment(config, m.device, m.number_format),
+            "environment": materials_module.environment(m.device, m.number_format),
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
 

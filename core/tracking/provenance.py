@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core import digest
+from core import cores, digest
 from core.tracking.store import cache_home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def tags() -> dict[str, str]:
         "taxon.code_digest": code_digest()[:16],
         "taxon.git_dirty": git_dirty(),
         "taxon.versions": " ".join(f"{name}={value}" for name, value in versions().items()),
-        "taxon.platform": f"{platform.system()} {platform.machine()} {os.cpu_count()} cores python {sys.version.split()[0]}",
+        "taxon.platform": f"{platform.system()} {platform.machine()} {cores.usable()} usable cores python {sys.version.split()[0]}",
     }
 
 

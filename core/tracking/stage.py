@@ -34,7 +34,7 @@ def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, st
         entry_point: the stage's name.
         parameters: canonical typed parameters that can change the result.
         inputs: digests of everything the stage reads.
-        environment: device kind, thread count, precision: what changes the last bits of a result.
+        environment: kind of device and number format, as `core.stages.materials.environment` gives them.
     """
     parts = {
         "entry_point": entry_point,

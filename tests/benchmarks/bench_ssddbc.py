@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import resource
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core import cores
 from core.clustering import grid
 from tests.benchmarks.features import Features, superclass_features
 
@@ -102,13 +102,13 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=1280)
     parser.add_argument("--k_max", type=int, default=21)
     parser.add_argument("--density_min", type=int, default=40)
-    parser.add_argument("--max_workers", type=int, default=os.cpu_count())
+    parser.add_argument("--max_workers", type=int, default=cores.usable())
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     ks, percentiles = range(3, options.k_max + 1), range(options.density_min, 101, DENSITY_STEP)
     synthetic = options.synthetic
     data = overlapping(synthetic, options.dimensions) if synthetic else superclass_features(options.data_root)
-    print(f"{data.features.shape[0]} x {data.features.shape[1]}, {data.labelled_mask.sum()} labelled, {os.cpu_count()} cores")
+    print(f"{data.features.shape[0]} x {data.features.shape[1]}, {data.labelled_mask.sum()} labelled, {cores.usable()} cores")
     ours = bench_grid(data, ks, percentiles, options.max_workers, 1 if synthetic else options.repeats)
     if not synthetic:
         bench_hdbscan(data, options.repeats, ours)

@@ -79,7 +79,7 @@ class ClipTraining:
     augmentation: Literal["none", "light", "standard", "strong"] = option("standard", "how much training images are changed")
     num_workers: int = option(4, "threads that read and augment images; at most 4 are used", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU), cpu, mps, a CUDA index, or several (0,1) for folds and configurations", False)
-    threads: int = option(0, "CPU threads of a process's computations; 0 = all cores")
+    threads: int = option(0, "CPU threads of a process's computations; 0 = all usable cores", affects_result=False)
     use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
     seed: int = option(42, "seed of initialisation, sampling, augmentation and drawn sentences")
     early_stopping_patience: int = option(0, "end after this many epochs without improvement; 0 = never")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from core import digest
+from core.cores import threads
 from core.data.classification import ClassificationData
 from core.data.images import ImageSet
 from core.data.loader import ViewLoader, prefetched
@@ -299,8 +299,3 @@ def _cache() -> Any:
     from core.tracking.store import cache_home
 
     return cache_home() / "embeddings"
-
-
-def threads(config: Any) -> int:
-    """Return how many CPU threads a process of this configuration computes on."""
-    return config.threads or os.cpu_count() or 1

@@ -268,7 +268,7 @@ def _stage_key(config: TrainClipConfig, m: materials.Materials, facts: dict[str,
         found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
     kept = configuration.canonical(config, results_only=True).items()
     parameters = {name: value for name, value in kept if name not in PLACES}
-    return stage_key(ENTRY_POINT, parameters, found, environment(config, m.device, m.number_format))
+    return stage_key(ENTRY_POINT, parameters, found, environment(m.device, m.number_format))
 
 
 def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from core.cores import threads
 from core.data import longtail
 from core.data.classification import ClassificationData
 from core.data.images import ImageSet
@@ -162,8 +162,3 @@ def _try_size(model: Classifier, name: str, size: int, config: Any) -> None:
         raise UserError(f"{which} = {size}: {name} does not take it ({' '.join(str(error).split())[:160]}); use another size") from None
     finally:
         model.train(was_training)
-
-
-def threads(config: Any) -> int:
-    """Return how many CPU threads a process of this configuration computes on."""
-    return config.threads or os.cpu_count() or 1

@@ -304,7 +304,7 @@ class LongtailTraining(RecordedTraining):
         found = {"data": self.m.data.digest, "backbone": self.facts["backbone_digest"]}
         if config.resume:
             found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
-        return stage_key(ENTRY_POINT, _parameters(config), found, environment(config, self.m.device, self.m.number_format))
+        return stage_key(ENTRY_POINT, _parameters(config), found, environment(self.m.device, self.m.number_format))
 
     def _work_folder(self) -> Path:
         from core.tracking import stage, store

@@ -27,7 +27,7 @@ class PostsMachine:
 
     num_workers: int = option(4, "threads that make augmented views", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
-    threads: int = option(0, "CPU threads of a process's computations; 0 = all cores")
+    threads: int = option(0, "CPU threads of a process's computations; 0 = all usable cores", affects_result=False)
     use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
 
 

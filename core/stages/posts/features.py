@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import digest
+from core import cores, digest
 from core.data import images, post_augment, views
 from core.data.images import DECODE_THREADS, FileImages
 from core.data.posts import Posts
@@ -66,7 +65,7 @@ def image_features(
     def compute(rows: np.ndarray) -> np.ndarray:
         pixels = pixels_of(posts.subset(rows), size)
         if view:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(cores.usable()) as pool:
                 made = pool.map(lambda one, row: augmented(one, seed, contents[row], view - 1), pixels, rows.tolist())
                 pixels = torch.stack(list(made))
         batches = (net.reading.normalise(part.to(device)) for part in pixels.split(FORWARD_BATCH))

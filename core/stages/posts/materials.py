@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from core import digest
+from core.cores import threads
 from core.data import post_splits, text_cleaning
 from core.data.posts import CLASS_NAMES, Posts
 from core.errors import UserError
@@ -290,8 +290,3 @@ def plain_name(name: str, config: Any, side: str) -> str:
         return tower.model
     quick = tower.quick_gelu and "quickgelu" not in tower.model
     return f"clip:{tower.model}{'-quickgelu' if quick else ''}"
-
-
-def threads(config: Any) -> int:
-    """Return how many CPU threads a process of this configuration computes on."""
-    return config.threads or os.cpu_count() or 1

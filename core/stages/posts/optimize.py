@@ -92,7 +92,7 @@ def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> 
     if config.resume:
         found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
     device = precision.pick_device(config.gpu)
-    return stage_key(ENTRY_POINT, parameters, found, environment(config, device, precision.mixed_precision(config.use_amp, device)))
+    return stage_key(ENTRY_POINT, parameters, found, environment(device, precision.mixed_precision(config.use_amp, device)))
 
 
 class PostsTraining(RecordedTraining):

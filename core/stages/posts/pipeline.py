@@ -93,7 +93,7 @@ class Pipeline:
         self.server = StageServer(("open_clip", *(f"core.stages.posts.{name}" for name in MODULES)))
         self.server.warm_up()
         device = precision.pick_device(config.gpu)
-        self.environment = environment(config, device, precision.mixed_precision(config.use_amp, device))
+        self.environment = environment(device, precision.mixed_precision(config.use_amp, device))
         self.weights = {name: _digest_of(getattr(config, name)) for name in ("weights", "image_weights", "text_weights")}
         self.data_digest = data_digest(config)
         self.made: dict[str, Finished] = {}
