@@ -7,10 +7,12 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.data.class_names import MISSING, plain
 from core.errors import UserError
 
 COLUMNS = (
@@ -60,8 +62,9 @@ def read(path: str | Path, folder: str | Path = "") -> list[Entry]:
     """Return the rows of a metadata CSV in file order.
 
     image_path is relative to `folder`, or to the CSV's own folder where none is given, and may not lead out of it. Only
-    image_path and label_61 (a whole number) or label (any text) are required; is_healthy follows from severity and is not
-    read. Raises UserError for anything that is missing, empty, no UTF-8, listed twice or elsewhere.
+    image_path and label_61 (a whole number) or label (any text but what stands for a missing value, such as nan) are required;
+    is_healthy follows from severity and is not read. Raises UserError for anything that is missing, empty, no UTF-8, listed
+    twice or elsewhere.
     """
     path = Path(path).expanduser()
     rows = _rows(path, "metadata")
@@ -73,7 +76,7 @@ def read(path: str | Path, folder: str | Path = "") -> list[Entry]:
     entries = []
     for source, cells in rows:
         label = _label(cells[label_column], label_column, source)
-        facts = {name: _fact(name, cells[name]) for name in FACT_COLUMNS if cells.get(name)}
+        facts = {name: _fact(name, cells[name]) for name in FACT_COLUMNS if cells.get(name, "") not in MISSING}
         entries.append(Entry(*locate(base, [cells["image_path"]], source), label, source, facts))
     require_complete(entries, path, base)
     return entries
@@ -89,11 +92,12 @@ def base_folder(listing: Path, folder: str | Path) -> Path:
 def locate(base: Path, candidates: Sequence[str], source: str) -> tuple[Path, str]:
     """Return (path, path below `base`) of the first candidate that is a file, or of the first one where none is.
 
-    Backslashes separate folders where no file has that very name. Raises UserError when the path leads out of `base`.
+    Backslashes separate folders, and letters are composed or decomposed as another system writes them, where no file has that
+    very name. Raises UserError when the path leads out of `base`.
     """
     found = None
     for text in candidates:
-        for spelling in dict.fromkeys((text, text.replace("\\", "/"))):
+        for spelling in dict.fromkeys(_spellings(text)):
             path = _below(base, spelling)
             if path is None:
                 raise UserError(f"{source}: the image path '{text[:200]}' is empty or leads out of {base}; give paths inside that folder")
@@ -101,6 +105,12 @@ def locate(base: Path, candidates: Sequence[str], source: str) -> tuple[Path, st
                 return path, path.relative_to(base).as_posix()
             found = found or path
     return found, found.relative_to(base).as_posix()
+
+
+def _spellings(text: str) -> Iterator[str]:
+    for spelling in (text, text.replace("\\", "/")):
+        yield spelling
+        yield from (unicodedata.normalize(form, spelling) for form in ("NFC", "NFD"))
 
 
 def _below(base: Path, text: str) -> Path | None:
@@ -151,7 +161,9 @@ def read_weights(path: str | Path) -> list[ClassWeight]:
     found = []
     for source, cells in rows:
         label = next((cells[name] for name in LABEL_COLUMNS if cells.get(name)), "")
-        found.append(ClassWeight(whole_number(label) or label, cells.get("class", ""), _weight(cells["weight"], source), source))
+        found.append(
+            ClassWeight(whole_number(label) or plain(label), plain(cells.get("class", "")), _weight(cells["weight"], source), source)
+        )
     return found
 
 
@@ -171,14 +183,16 @@ def whole_number(text: str) -> str:
 
 
 def _fact(column: str, text: str) -> str:
-    return whole_number(text) or text if column.endswith("_id") else text
+    return whole_number(text) or text if column.endswith("_id") else plain(text)
 
 
 def _label(text: str, column: str, source: str) -> str:
     number = whole_number(text)
-    if not text or (column == "label_61" and not number):
-        raise UserError(f"{source}: {column} '{text}' is not a label; give {'a whole number from 0' if column == 'label_61' else 'one'}")
-    return number or text
+    if text in MISSING or (column == "label_61" and not number):
+        why = ": it stands for a missing value" if text and text in MISSING else ""
+        wanted = "a whole number from 0" if column == "label_61" else "one, or remove the row"
+        raise UserError(f"{source}: {column} '{text}' is not a label{why}; give {wanted}")
+    return number or plain(text)
 
 
 def read_text(path: Path, what: str) -> str:

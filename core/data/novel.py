@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.errors import UserError, nearest
+from core.data.class_names import listed
+from core.errors import UserError
 
 
 def parse_known_classes(novel_classes: str, class_names: tuple[str, ...]) -> frozenset[int]:
@@ -10,10 +11,7 @@ def parse_known_classes(novel_classes: str, class_names: tuple[str, ...]) -> fro
 
     Raises UserError for a name that is no class (with the nearest one) and when no class is left known.
     """
-    novel = {name.strip() for name in novel_classes.split(",")} - {""}
-    for name in sorted(novel - set(class_names)):
-        shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
-        raise UserError(f"novel_classes: there is no class '{name}'{nearest(name, class_names)} (the classes are: {shown})")
+    novel = listed(novel_classes, class_names, "novel_classes")
     known = frozenset(i for i, name in enumerate(class_names) if name not in novel)
     if not known:
         raise UserError(f"novel_classes names all {len(class_names)} classes: leave at least one out, labels come from known classes")

@@ -14,6 +14,7 @@ import numpy as np
 
 from core import digest
 from core.data import class_folders, label_map
+from core.data.class_names import plain
 from core.data.images import FileImages, ImageSet
 from core.data.metadata import Entry
 from core.data.views import ResizedImages, ViewSpec, resize_all
@@ -100,7 +101,7 @@ def read_sentences(file: str, class_names: Sequence[str]) -> tuple[tuple[str, ..
     Raises:
         UserError: no such file, no such object, a class without sentence, a sentence without class (both named), an empty one.
     """
-    given = _read_object(Path(file).expanduser(), file)
+    given = {plain(name): value for name, value in _read_object(Path(file).expanduser(), file).items()}
     without, unknown = sorted(set(class_names) - set(given)), sorted(set(given) - set(class_names))
     if without or unknown:
         lacking = [f"no sentence for class {_listed(without)}"] if without else []
@@ -118,7 +119,7 @@ def _texts(name: str, value: Any, file: str) -> tuple[str, ...]:
 
 def _read_object(path: Path, file: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
+        names = [plain(name) for name, _ in pairs]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UserError(f"class_texts_file = '{file}' names class '{twice[0]}' twice; keep one of them")

@@ -105,6 +105,20 @@ def test_a_bad_table_is_answered_in_one_line(table, text, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "<NA>", "null", "NaT", "N/A"])
+def test_what_stands_for_a_missing_value_is_no_label_and_no_fact(table, missing):
+    with pytest.raises(UserError, match=f"line 2: label '{missing}' is not a label: it stands for a missing value"):
+        metadata.read(table(f"image_path,label\na.png,{missing}\n"))
+    (entry,) = metadata.read(table(f"image_path,label,disease,label_name\na.png,x,{missing},{missing}\n"))
+    assert entry.facts == {}
+
+
+def test_one_image_path_and_one_label_have_several_spellings(table):
+    picture(table("").parent / "cafe\u0301.png")
+    (entry,) = metadata.read(table("image_path,label\ncaf\u00e9.png,cafe\u0301\n"))
+    assert entry.path.is_file() and entry.label == "caf\u00e9"
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
 def test_other_encodings_are_named(table, encoding):
     with pytest.raises(UserError, match="not UTF-8 text"):

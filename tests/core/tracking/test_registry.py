@@ -17,7 +17,7 @@ FOLDERS = (
     "...",
     "  ",
     "x@champion",
-    "a\nb",
+    "c\nd",
     "作物",
     "\udcff",
     "l" * 255,

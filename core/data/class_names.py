@@ -1,0 +1,40 @@
+"""Names of classes as people and file systems write them: composed or decomposed letters, blanks around them, commas inside."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from core.errors import UserError, nearest
+
+# What a missing value becomes when a table is written as text: by pandas (its default markers), numpy and Python.
+_PANDAS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
+MISSING = frozenset(("", "NaT", *_PANDAS.split("|")))
+
+
+def plain(name: str) -> str:
+    """Return a class name in one spelling: letters composed (NFC), no blanks around it.
+
+    A folder that was packed on another system, or a cell of a CSV, names the same class in another spelling.
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def listed(text: str, class_names: Sequence[str], option: str) -> set[str]:
+    """Return the class names in a comma-separated list ('rust, miner'; '' = none); a name may itself hold commas.
+
+    Of names that could be meant, the longest is. Raises UserError for a name that is no class, with the nearest one.
+    """
+    by_name = {plain(name): name for name in class_names}
+    pieces, found, at = text.split(","), set(), 0
+    while at < len(pieces):
+        ends = (end for end in range(len(pieces), at, -1) if plain(",".join(pieces[at:end])) in by_name)
+        end = next(ends, at + 1)
+        name = plain(",".join(pieces[at:end]))
+        if name in by_name:
+            found.add(by_name[name])
+        elif name:
+            shown = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+            raise UserError(f"{option}: there is no class '{name}'{nearest(name, class_names)} (the classes are: {shown})")
+        at = end
+    return found

@@ -1,0 +1,43 @@
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.data.class_names import listed, plain
+from core.errors import UserError
+
+NAMES = ("leaf, brown", "leaf", "rust ", "caf\u00e9", "a,b,c", "$5_to_$10", "健康")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("leaf, brown", {"leaf, brown"}),
+        ("leaf,rust", {"leaf", "rust "}),
+        ("rust , leaf", {"leaf", "rust "}),
+        ("a,b,c,leaf, brown", {"a,b,c", "leaf, brown"}),
+        ("cafe\u0301", {"caf\u00e9"}),
+        ("健康,$5_to_$10", {"健康", "$5_to_$10"}),
+        ("", set()),
+        (" , ", set()),
+    ],
+)
+def test_names_hold_commas_blanks_and_any_letters(text, meant):
+    assert listed(text, NAMES, "novel_classes") == meant
+
+
+def test_a_name_that_is_none_is_said_with_the_nearest():
+    with pytest.raises(UserError, match="novel_classes: there is no class 'brown'"):
+        listed("leaf,brown", NAMES, "novel_classes")
+
+
+@given(st.sets(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8), min_size=1, max_size=6))
+def test_all_names_together_mean_all_of_them(names):
+    by_plain = {plain(name): name for name in names if plain(name) and "," not in name}
+    assert listed(",".join(by_plain.values()), tuple(by_plain.values()), "x") == set(by_plain.values())
+
+
+@given(st.text())
+def test_plain_is_one_spelling(name):
+    assert plain(plain(name)) == plain(name) == plain(unicodedata.normalize("NFD", f" {name} "))
