@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.data.class_names import plain
 from core.data.metadata import Entry
 from core.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Everything that Pillow decodes by itself and that people keep photographs or scans in; compared in lower case.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".gif", ".avif", ".apng", ".dib")
+EXTENSIONS += (".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+USUAL = ", ".join(EXTENSIONS[:5]) + ", ..."
+PARTS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+NOISE = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # what systems leave behind beside hidden files
+SHOWN = 5  # classes that a line about files that were left out names
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """What lies in a class's folder.
+
+    files: its images, those in folders below it too, sorted. nested: how many of them lie in such folders. ignored: how many
+    files there are that are no images, by extension ('' = none; 'links' = folders that are only linked to).
+    """
+
+    files: tuple[Path, ...]
+    nested: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[Entry]:
     """Return the images of every class folder, sorted by class, then by file; the folder's name is label and class.
 
-    `option` is the parameter that named the folder, for messages. Hidden files, other file types and folders inside class
-    folders are ignored. Raises UserError for a missing folder, one without class folders, a class without images (unless
-    that `may_be_empty`), a link that leads out of the folder, a name that is not UTF-8.
+    `option` is the parameter that named the folder, for messages. Images in folders inside class folders belong to the class
+    (Tiny ImageNet: <class>/images/*); other files are left out and counted in one line on stderr, hidden ones are not looked at.
+    Raises UserError for a missing folder, one without class folders, a class without images (unless that `may_be_empty`), two
+    folders of one class, a link that leads out of the folder, a name that is not UTF-8.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -24,32 +49,64 @@ def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[En
     classes = scan(root, root)
     if not classes:
         raise UserError(f"no class folder in {option} '{folder}'; expected {folder}/<class>/*.jpg")
+    say_left_out(root, classes, option)
     entries = []
-    for name, files in classes.items():
-        if not files and not may_be_empty:
-            raise UserError(f"{root / name} holds no image ({', '.join(EXTENSIONS)}): add some or remove the folder")
-        entries += [Entry(path, f"{name}/{path.name}", name, f"{option} {name}/{path.name}") for path in files]
+    for name, found in classes.items():
+        if not found.files and not may_be_empty:
+            raise UserError(f"{root / name} holds no image ({USUAL}): add some or remove the folder")
+        entries += [Entry(path, below(path, root), name, f"{option} {below(path, root)}") for path in found.files]
     if not entries:
-        raise UserError(f"no image ({', '.join(EXTENSIONS)}) in any class folder of {option} '{folder}'; expected {folder}/<class>/*.jpg")
+        raise UserError(f"no image ({USUAL}) in any class folder of {option} '{folder}'; expected {folder}/<class>/*.jpg")
     return entries
 
 
-def scan(folder: Path, root: Path) -> dict[str, list[Path]]:
-    """Return the sorted image files of each class folder in `folder`, sorted by class; links may not lead out of `root`."""
+def scan(folder: Path, root: Path) -> dict[str, ClassFolder]:
+    """Return what each class folder in `folder` holds, sorted by class; links may not lead out of `root`."""
     check(folder, root)
-    found = {}
+    found: dict[str, ClassFolder] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_dir():
+        if _is_noise(path) or not path.is_dir():
             continue
         check(path, root)
-        found[path.name] = sorted(file for file in path.iterdir() if _is_image(file))
-        for file in found[path.name]:
-            check(file, root)
-    return found
+        name = plain(path.name)
+        if name in found or not name:
+            raise UserError(
+                f"{path}: class '{name}' has another folder beside it, or no name: blanks and composed letters do not tell apart"
+            )
+        found[name] = _class_folder(path, root)
+    if found and {name.lower() for name in found} <= PARTS and not any(_has_image(folder / name) for name in found):
+        shown = ", ".join(found)
+        raise UserError(f"the folders in {folder} are parts of a data set ({shown}), not classes: give the folder above, or one of them")
+    return dict(sorted(found.items()))
 
 
-def _is_image(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS and not path.is_dir()
+def say_left_out(folder: Path, classes: Mapping[str, ClassFolder], where: str) -> None:
+    """Print one line on stderr about what in `folder` is not where a class's images usually are, if there is anything."""
+    if line := left_out(folder, classes):
+        print(f"taxon: {where}: {line}", file=sys.stderr)
+
+
+def left_out(folder: Path, classes: Mapping[str, ClassFolder]) -> str:
+    """Return what `say_left_out` says: 'a: 3 files ignored (.txt 2, .xml 1), 4 images in folders inside it'; '' = nothing."""
+    loose = sum(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in folder.iterdir() if not _is_noise(path))
+    said = [f"{loose} image{'s' if loose > 1 else ''} in no class folder ignored"] if loose else []
+    for name, found in classes.items():
+        words = []
+        if found.ignored:
+            kinds = ", ".join(f"{kind or 'no extension'} {count}" for kind, count in sorted(found.ignored.items()))
+            count = sum(found.ignored.values())
+            words.append(f"{count} file{'s' if count > 1 else ''} ignored ({kinds})")
+        if found.nested:
+            words.append(f"{found.nested} image{'s' if found.nested > 1 else ''} in folders inside it")
+        if words:
+            said.append(f"{name}: {', '.join(words)}")
+    more = f"; and so on in {len(said) - SHOWN} more classes" if len(said) > SHOWN else ""
+    return "; ".join(said[:SHOWN]) + more
+
+
+def below(path: Path, root: Path) -> str:
+    """Return a file's path below `root`, separated by '/'."""
+    return path.relative_to(root).as_posix()
 
 
 def check(path: Path, root: Path) -> None:
@@ -60,3 +117,39 @@ def check(path: Path, root: Path) -> None:
         raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
     if path.is_symlink() and not path.resolve().is_relative_to(root):
         raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead")
+
+
+def _class_folder(folder: Path, root: Path) -> ClassFolder:
+    files, nested, ignored = [], 0, Counter()
+    for path in _walk(folder, root):
+        if path.is_dir():
+            ignored["links"] += 1
+        elif path.suffix.lower() in EXTENSIONS:
+            check(path, root)
+            files.append(path)
+            nested += path.parent != folder
+        else:
+            ignored[path.suffix.lower()] += 1
+    return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, and folders that are links: to follow those could count an image twice, or never end."""
+    for path in folder.iterdir():
+        if _is_noise(path):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.is_symlink():
+            check(path, root)
+            yield path
+        else:
+            yield from _walk(path, root)
+
+
+def _has_image(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in folder.iterdir())
+
+
+def _is_noise(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in NOISE

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from core.config import canonical
-from core.data import label_map, longtail, metadata
+from core.data import class_folders, label_map, longtail, metadata
+from core.data.class_folders import ClassFolder
 from core.data.classification import ClassificationData, tail_classes
 from core.data.images import UnreadableImages
 from core.data.label_map import LabelMap
@@ -81,8 +82,16 @@ def _report(config: PrepareConfig, data: ClassificationData, classes: LabelMap, 
             "list": [pair._asdict() for pair in duplicates],
             "within": {part: longtail.repeated_within(images) for part, images in sets.items()},
         },
+        "left_out": {part: class_folders.left_out(*found) for part, found in _scanned(config).items()},
         "unreadable": [],
     }
+
+
+def _scanned(config: PrepareConfig) -> dict[str, tuple[Path, Mapping[str, ClassFolder]]]:
+    """Return folder and class folders of each part that is read from class folders."""
+    given = {part: [getattr(config, f"{part}_{kind}") for kind in ("dir", "meta", "annotations")] for part in PARTS}
+    folders = {part: Path(folder).expanduser().resolve() for part, (folder, *others) in given.items() if folder and not any(others)}
+    return {part: (folder, class_folders.scan(folder, folder)) for part, folder in folders.items()}
 
 
 def _files(data: ClassificationData, classes: LabelMap, parts: Parts) -> dict[str, bytes]:

@@ -19,3 +19,18 @@ def test_every_data_set_is_loaded_by_name(tmp_path, monkeypatch):
 def test_an_unknown_data_set_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'cifar100'"):
         catalog.load("cifar10", "", "trees", "", False)
+
+
+def test_what_lies_in_a_folder_is_recognised(tmp_path):
+    picture(tmp_path / "pets" / "train" / "dog" / "a.png")
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar" / "cifar-100-binary.tar.xz").touch()
+    assert catalog.recognised(str(tmp_path / "pets")) == "folder"
+    assert catalog.recognised(str(tmp_path / "cifar")) == "cifar100"
+
+
+@pytest.mark.parametrize(("where", "said"), [("nowhere", "is not a folder"), ("pets/train", "holds no data set that is known")])
+def test_a_folder_that_is_no_data_set_names_the_layouts(tmp_path, where, said):
+    picture(tmp_path / "pets" / "train" / "dog" / "a.png")
+    with pytest.raises(UserError, match=rf"data_root '.*' {said}; expected <data_root>/train/<class>"):
+        catalog.recognised(str(tmp_path / where))

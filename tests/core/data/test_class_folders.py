@@ -19,14 +19,65 @@ def test_classes_and_files_are_sorted_and_named_by_their_folder(root):
     assert all(e.source.startswith("train_dir ") and not e.facts for e in entries)
 
 
-def test_hidden_nested_and_other_files_are_ignored(root):
+def test_hidden_files_are_not_looked_at(root, capsys):
     before = class_folders.read(root, "train_dir")
     picture(root / "dog" / ".hidden.png")
-    picture(root / "dog" / "nested.png" / "x.png")
+    picture(root / "dog" / "__MACOSX" / "a.png")
     picture(root / ".cache" / "x.png")
-    (root / "dog" / "notes.txt").write_text("no image")
+    (root / "dog" / "Thumbs.db").write_bytes(b"x")
     (root / "list.csv").write_text("no class")
     assert class_folders.read(root, "train_dir") == before
+    assert capsys.readouterr().err == ""
+
+
+def test_images_in_folders_inside_a_class_and_of_other_kinds_are_read(root, capsys):
+    for name in ("images/deep.png", "images/a.JPG", "more/and/more.gif", "nested.png/x.png"):
+        picture(root / "dog" / name)
+    for name in ("x.jfif", "x.JFIF", "x.tif", "x.tiff", "x.gif", "x.avif"):
+        picture(root / "dog" / name, kind="JPEG" if "j" in name.lower() else None)
+    entries = class_folders.read(root, "train_dir")
+    dogs = [entry.file for entry in entries if entry.label == "dog"]
+    assert len(dogs) == len(set(dogs)) == 12 and "dog/more/and/more.gif" in dogs
+    assert all(entry.path == root.resolve() / entry.file for entry in entries)
+    assert capsys.readouterr().err == "taxon: train_dir: dog: 4 images in folders inside it\n"
+
+
+def test_what_is_left_out_is_counted_and_said_in_one_line(root, tmp_path, capsys):
+    for name in ("notes.txt", "more.TXT", "README", "a.xml"):
+        (root / "dog" / name).write_text("no image")
+    picture(root / "loose.png")
+    (root / "dog" / "again").symlink_to(root / "cat")
+    class_folders.read(root, "val_dir")
+    said = "1 image in no class folder ignored; dog: 5 files ignored (no extension 1, .txt 2, .xml 1, links 1)"
+    assert capsys.readouterr().err == f"taxon: val_dir: {said}\n"
+
+
+def test_a_folder_that_leads_to_itself_ends(root):
+    (root / "dog" / "loop").symlink_to(root / "dog")
+    assert len(class_folders.read(root, "train_dir")) == 3
+
+
+def test_a_folder_inside_a_class_that_leads_out_is_refused(root, tmp_path):
+    picture(tmp_path / "outside" / "secret.png")
+    (root / "dog" / "more").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="leads out of"):
+        class_folders.read(root, "train_dir")
+
+
+def test_the_parts_of_a_data_set_are_no_classes(root):
+    picture(root.parent / "val" / "dog" / "a.png")
+    with pytest.raises(UserError, match=r"are parts of a data set \(train, val\), not classes"):
+        class_folders.read(root.parent, "train_dir")
+
+
+def test_one_class_in_two_spellings_is_one_class_across_folders_and_refused_in_one(root, tmp_path):
+    picture(root / "cafe\u0301 " / "a.png")
+    picture(tmp_path / "val" / "caf\u00e9" / "a.png")
+    names = [{e.label for e in class_folders.read(folder, "x")} for folder in (root, tmp_path / "val")]
+    assert names[1] == {"caf\u00e9"} <= names[0]
+    picture(root / "caf\u00e9" / "b.png")
+    with pytest.raises(UserError, match="class 'caf\u00e9' has another folder"):
+        class_folders.read(root, "train_dir")
 
 
 def test_a_class_without_images_is_refused_where_it_needs_some(root):

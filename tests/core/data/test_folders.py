@@ -10,9 +10,9 @@ from core.errors import UserError
 CROPS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crop_disease"
 
 
-def picture(path: Path, value: int = 100, size: tuple[int, int] = (6, 5)) -> None:
+def picture(path: Path, value: int = 100, size: tuple[int, int] = (6, 5), kind: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value, 0, 0)).save(path)
+    Image.new("RGB", size, (value, 0, 0)).save(path, kind)
 
 
 @pytest.fixture
@@ -42,14 +42,20 @@ def test_no_novel_class_and_no_test_part_are_fine(root):
     assert not data.novel_classes and len(data.test) == 0 and len(data.digest) == 64
 
 
-def test_hidden_nested_and_other_files_are_ignored(root):
+def test_hidden_files_change_nothing_and_what_is_left_out_is_said(root, capsys):
     before = folders.load(root).digest
     picture(root / "train" / "dog" / ".hidden.png")
-    picture(root / "train" / "dog" / "nested.png" / "x.png")
     picture(root / "train" / ".cache" / "x.png")
     (root / "train" / "dog" / "notes.txt").write_text("no image")
-    (root / "train" / "list.csv").write_text("no class")
     assert folders.load(root).digest == before
+    assert capsys.readouterr().err == "taxon: pets/train: dog: 1 file ignored (.txt 1)\n"
+
+
+def test_images_in_folders_inside_a_class_belong_to_it(root):
+    picture(root / "train" / "dog" / "images" / "a.JPG")
+    data = folders.load(root)
+    assert data.train.ids == ("train/cat/a.bmp", "train/dog/a.JPG", "train/dog/b.png", "train/dog/images/a.JPG")
+    assert data.train.labels.tolist() == [0, 1, 1, 1]
 
 
 def test_a_test_class_that_train_lacks_is_refused(root):
