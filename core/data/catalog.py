@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from core.data import cifar100, digits, folders
 from core.data.images import DiscoveryData
 from core.errors import UserError, nearest
 
 DATASETS = ("digits", "cifar100", "folder")
+_LAYOUTS = "expected <data_root>/train/<class>/*.jpg (dataset=folder) or <data_root>/cifar-100-binary.tar.gz (dataset=cifar100)"
+
+
+def recognised(data_root: str) -> str:
+    """Return which data set lies in a folder: 'cifar100' or 'folder'; UserError, naming the layouts, where it is neither."""
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data_root '{data_root}' is not a folder; {_LAYOUTS}")
+    if any(root.glob("cifar-100-binary*")) or (root / "train.bin").is_file():
+        return "cifar100"
+    if (root / "train").is_dir():
+        return "folder"
+    raise UserError(f"data_root '{data_root}' holds no data set that is known; {_LAYOUTS}")
 
 
 def load(dataset: str, data_root: str, superclass_name: str, novel_classes: str, download: bool) -> DiscoveryData:

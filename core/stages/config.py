@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config import Auto, ConfigFile, option
+from core.training.recipes import DATA_ROOT
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,10 @@ class DataOptions:
     """Which images, and who is labelled."""
 
     superclass_name: str = option("", "one of CIFAR-100's 15 superclasses, or 'all'; giving it implies dataset=cifar100")
-    dataset: Literal["auto", "digits", "cifar100", "folder"] = option("auto", "data set; auto = cifar100 with a superclass, else digits")
-    data_root: str = option("data", "folder that holds cifar-100-binary(.tar.gz|.tar.xz), or the image folder with train/ and test/")
+    dataset: Literal["auto", "digits", "cifar100", "folder"] = option(
+        "auto", "data set; auto = cifar100 with a superclass, what lies in data_root where one is given, else digits"
+    )
+    data_root: str = option(DATA_ROOT, "folder that holds cifar-100-binary(.tar.gz|.tar.xz), or the image folder with train/ and test/")
     novel_classes: str = option("", "comma-separated novel class names of an image folder or of digits; empty = the data set's own")
     download: bool = option(True, "fetch CIFAR-100 from its publisher when data_root does not have it", affects_result=False)
     prop_train_labels: float | Auto = option("auto", "labelled share of the known classes' training images (published 0.8)")

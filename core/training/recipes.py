@@ -61,6 +61,7 @@ class Views:
 
 
 PUBLISHED = Recipe()
+DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
 MOBILENET_V2 = dataclasses.replace(
     PUBLISHED,
@@ -119,10 +120,19 @@ def views_for(dataset: str) -> Views:
 
 
 def dataset_of(config: Any) -> str:
-    """Return the data set a configuration means: a superclass alone implies CIFAR-100, nothing at all the digits."""
+    """Return the data set a configuration means: a superclass alone implies CIFAR-100, a data_root what lies there, nothing the digits.
+
+    Raises UserError for a data_root that was given and holds nothing that is known: the digits are never taken for it.
+    """
     if config.dataset != "auto":
         return config.dataset
-    return "cifar100" if config.superclass_name else "digits"
+    if config.superclass_name:
+        return "cifar100"
+    if config.data_root in ("", DATA_ROOT):
+        return "digits"
+    from core.data.catalog import recognised  # brings the data sets' imports, which the digits' start need not wait for
+
+    return recognised(config.data_root)
 
 
 def resolve(config: C) -> C:

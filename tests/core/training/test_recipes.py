@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import UserError
 from core.stages.config import PipelineConfig, SplitConfig, TrainConfig
 from core.stages.pipeline import Segment, segments
 from core.training import recipes
@@ -99,3 +100,12 @@ def test_segments_tile_the_epochs_after_the_warm_up(stage1, interval, more):
     found = list(segments(stage1, interval, stage1 + more))
     assert [epoch for s in found for epoch in range(s.start, s.stop)] == list(range(stage1, stage1 + more))
     assert all(s.stop - s.start == interval for s in found[:-1]) and 1 <= found[-1].stop - found[-1].start <= interval
+
+
+def test_a_data_root_without_a_data_set_means_what_lies_there_and_never_the_digits(tmp_path):
+    (tmp_path / "pets" / "train" / "dog").mkdir(parents=True)
+    assert recipes.resolve(SplitConfig(dataset="auto", data_root=str(tmp_path / "pets"))).dataset == "folder"
+    assert recipes.resolve(SplitConfig(dataset="auto")).dataset == "digits"
+    for where in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="expected <data_root>/train/<class>"):
+            recipes.resolve(SplitConfig(dataset="auto", data_root=str(where)))
