@@ -54,6 +54,8 @@ def also(config: LongtailTrainConfig) -> Parameters:
 
 
 def _acts(loss: str, config: LongtailTrainConfig) -> bool:
+    if loss == "crt" and config.epochs - timeline.retrained_from(replace(config, loss_type=loss)) < timeline.FEWEST_RETRAINED:
+        return False
     late = {said.split()[0] for said in timeline.beyond(replace(config, loss_type=loss))}
     never = getattr(config, LATE_LOSSES[loss]) == timeline.NEVER
     return not never and LATE_LOSSES[loss] not in late and loss not in REFUSED.get(config.model_type, ())

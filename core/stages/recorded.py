@@ -12,6 +12,8 @@ from core.stages import inputs
 from core.training import distributed
 from core.training import state as states
 
+NO_BEST = {"epoch": 0, "score": -1e9}
+
 
 class RecordedTraining:
     """A training whose finished epochs are on disk and in the store; families derive from it.
@@ -59,6 +61,10 @@ class RecordedTraining:
         """Take over the weights, the optimiser and whatever else trains from a checkpoint."""
         raise NotImplementedError
 
+    def counts(self, epoch: int, now: int) -> bool:
+        """Say whether an epoch may be the best one, where `now` epochs are finished; 0 is the untrained model."""
+        return epoch > 0
+
     def start_fresh(self) -> None:
         """Do what a training without a checkpoint starts with."""
 
@@ -87,7 +93,9 @@ class RecordedTraining:
         """Choose, save, then track: metrics are in the checkpoint before they are on their way to the store."""
         self.history.append([epoch, metrics])
         score = self.score(metrics, epoch)
-        if epoch > 0 and score > max(self.facts["best"]["score"], self.config.save_best_thresh):
+        if not self.counts(self.facts["best"]["epoch"], epoch):
+            self.facts["best"] = dict(NO_BEST)
+        if self.counts(epoch, epoch) and score > max(self.facts["best"]["score"], self.config.save_best_thresh):
             self.facts["best"] = {"epoch": epoch, "score": score}
         folder = self.work / "checkpoints"
         if epoch > 0:

@@ -20,6 +20,7 @@ MIXUP_DECAYS = (0.5, 0.25)  # 0.4 -> 0.2 -> 0.1
 SMOOTHING_DECAY = 0.4  # 0.05 -> 0.02
 STEP_DECAY, STEPS = 0.1, 3
 LEVELS = ("head", "last_stage", "all")
+FEWEST_RETRAINED = 2  # epochs in which a new classifier can learn at all
 
 
 class Options(Protocol):
@@ -48,7 +49,7 @@ class Phase:
         cosine, center: the label head is a cosine head; the center loss acts.
         light: light augmentation.
         reweighted: class weights act (LDAM's deferred re-weighting).
-        retrained: the classifier is trained anew on balanced draws, the backbone as it is (cRT).
+        retrained: the classifier is trained anew on balanced draws, the backbone as it is (cRT), at a learning rate of its own.
     """
 
     trained: str = "head"
@@ -97,7 +98,11 @@ def changes(config: Any) -> tuple[Change, ...]:
         ),
         Change(c.final_clean_epoch, "final_clean_epoch", {"light": True}),
         Change(c.drw_epoch if c.loss_type == "ldam_drw" else NEVER, "drw_epoch", {"reweighted": True}),
-        Change(c.crt_epoch if c.loss_type == "crt" else NEVER, "crt_epoch", {"retrained": True, "balanced": True, "trained": "head"}),
+        Change(
+            c.crt_epoch if c.loss_type == "crt" else NEVER,
+            "crt_epoch",
+            {"retrained": True, "balanced": True, "trained": "head", "lr_factor": 1.0},
+        ),
     ]
     scaled = [dataclasses.replace(row, epoch=scaled_epoch(row.epoch, config)) for row in rows if row.epoch != NEVER]
     # cRT's head stays what trains, whatever comes later.
@@ -107,6 +112,13 @@ def changes(config: Any) -> tuple[Change, ...]:
 def scaled_epoch(epoch: int, config: Any) -> int:
     """Return an epoch option as it acts in this training."""
     return round(epoch * config.epochs / config.schedule_epochs) if config.schedule_epochs else epoch
+
+
+def retrained_from(config: Any) -> int:
+    """Return the epoch (0-based) from which the classifier is trained anew; the number of epochs where it never is."""
+    if config.loss_type != "crt" or config.crt_epoch == NEVER:
+        return config.epochs
+    return min(scaled_epoch(config.crt_epoch, config), config.epochs)
 
 
 def first_phase(config: Any) -> Phase:
@@ -139,27 +151,39 @@ def phase_at(config: Any, epoch: int) -> Phase:
 
 def _changed(phase: Phase, change: Change) -> Phase:
     """Return the phase after a change; what trains goes on training and what has faded stays faded, in whatever order the epochs are."""
-    settings = dict(change.settings)
+    settings, factor = dict(change.settings), change.lr_factor
     if phase.retrained:
+        factor = 1.0 if "trained" in settings else factor  # that of a backbone which no longer trains
         settings = {name: value for name, value in settings.items() if name not in ("trained", "balanced")}
     elif "trained" in settings and not settings.get("retrained"):
         settings["trained"] = max(phase.trained, settings["trained"], key=LEVELS.index)
     settings |= {name: min(settings[name], getattr(phase, name)) for name in ("mixup_alpha", "smoothing") if name in settings}
-    return dataclasses.replace(phase, lr_factor=phase.lr_factor * change.lr_factor, **settings)
+    return dataclasses.replace(phase, **{"lr_factor": phase.lr_factor * factor} | settings)
 
 
 def lr_at(config: Any, epoch: int) -> float:
-    """Return the learning rate of a global epoch: a linear warm-up, then the scheduler, times the phase's factor."""
-    warmup = min(scaled_epoch(config.warmup_epochs, config), config.epochs)
-    factor = phase_at(config, epoch).lr_factor
+    """Return the learning rate of a global epoch: a linear warm-up, then the scheduler, times the phase's factor.
+
+    A classifier that is trained anew has its own warm-up and schedule over the epochs that are left, from `lr` again: at the end of
+    the first one it would stay as it is drawn.
+    """
+    phase, warmup = phase_at(config, epoch), min(scaled_epoch(config.warmup_epochs, config), config.epochs)
+    first = retrained_from(config) if phase.retrained else 0
+    total = config.epochs - first
+    warmup, epoch = warmup * total // config.epochs, epoch - first
+    return phase.lr_factor * _scheduled(config, epoch, warmup, total)
+
+
+def _scheduled(config: Any, epoch: int, warmup: int, total: int) -> float:
+    """Return the learning rate at an epoch of a schedule of `total`, its warm-up included."""
     if epoch < warmup:
-        return factor * config.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
-    progress = (epoch - warmup) / max(1, config.epochs - warmup)
+        return config.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
+    progress = (epoch - warmup) / max(1, total - warmup)
     if config.scheduler == "cosine":
-        return factor * (END_LR + (config.lr - END_LR) * (1 + math.cos(math.pi * progress)) / 2)
+        return END_LR + (config.lr - END_LR) * (1 + math.cos(math.pi * progress)) / 2
     if config.scheduler == "step":
-        return factor * config.lr * STEP_DECAY ** int(progress * STEPS)
-    return factor * config.lr
+        return config.lr * STEP_DECAY ** int(progress * STEPS)
+    return config.lr
 
 
 def acting(config: Any) -> list[tuple[Change, dict[str, tuple[Any, Any]]]]:

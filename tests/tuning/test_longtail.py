@@ -48,6 +48,7 @@ def test_the_space_is_what_the_command_says():
         ({"model_type": "multitask"}, {"ldam_drw"}),
         ({"model_type": "fewshot"}, {"crt"}),
         ({"epochs": 20, "schedule_epochs": 50}, set()),
+        ({"crt_epoch": 49}, {"crt"}),  # one epoch is too few for a new classifier
     ],
 )
 def test_a_loss_that_would_never_act_or_be_refused_is_not_searched(options, absent):

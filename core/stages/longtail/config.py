@@ -72,7 +72,7 @@ class LongtailOptimiser:
     accumulation_steps: int = option(1, "batches whose gradients make one optimiser step")
     clip_norm: float = option(1.0, "largest gradient norm; 0 = any")
     use_ema: bool = option(False, "score, save and register the moving average of the weights")
-    ema_decay: float = option(0.999, "decay of the moving average a step")
+    ema_decay: float = option(0.999, "decay of the moving average a step, at step n at most (1 + n) / (10 + n)")
     seed: int = option(42, "seed of initialisation, sampling, augmentation and mixing")
 
 
@@ -116,7 +116,7 @@ class LongtailSchedule:
     center_update_epoch: int = option(35, "cosine head and center loss, where enabled")
     final_clean_epoch: int = option(40, "light augmentation")
     drw_epoch: int = option(40, "ldam_drw: class weights of effective numbers")
-    crt_epoch: int = option(40, "crt: a new classifier on balanced draws, the backbone frozen")
+    crt_epoch: int = option(40, "crt: a new classifier on balanced draws, the backbone frozen, lr from the start; leaves 2 epochs or more")
     schedule_epochs: int = option(0, "the epoch options are meant for this many epochs and are scaled to `epochs`; 0 = as they are")
 
 

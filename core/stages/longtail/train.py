@@ -26,6 +26,7 @@ from core.training import distributed, precision, timeline
 from core.training import state as states
 from core.training.longtail import LabelLoss, LongtailTask
 from core.training.loop import Plan, fit
+from core.training.stopping import stale_epochs
 
 ENTRY_POINT = "train_longtail"
 TAUS = tuple(np.round(np.arange(0.0, 2.51, 0.1), 2))
@@ -108,9 +109,19 @@ class LongtailTraining(RecordedTraining):
         fit(self.task, plan, self.finish_epoch)
 
     def exhausted(self) -> bool:
-        """Say whether the best score is `early_stopping_patience` epochs old."""
-        patience, best = self.config.early_stopping_patience, self.facts["best"]["epoch"]
-        return bool(patience and self.history and self.history[-1][0] - best >= patience)
+        """Say whether the best score is `early_stopping_patience` epochs old; a classifier to be trained anew is waited for."""
+        patience, now = self.config.early_stopping_patience, self.history[-1][0] if self.history else 0
+        if not patience or now <= self._retrained_from < self.stop:
+            return False
+        return stale_epochs([self.score(metrics, epoch) for epoch, metrics in self.history if self.counts(epoch, now)]) >= patience
+
+    def counts(self, epoch: int, now: int) -> bool:
+        """Say whether an epoch may be the best one: once the classifier is trained anew, only the epochs since then."""
+        return epoch > (self._retrained_from if now > self._retrained_from else 0)
+
+    @property
+    def _retrained_from(self) -> int:
+        return timeline.retrained_from(self.config)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics of the scored model after `epoch` finished epochs, at the image size it was trained on."""

@@ -539,7 +539,7 @@ def test_further_heads_are_weighted_and_learn_from_what_the_class_says_of_them()
 
 
 class Average:
-    """The plain formula beside the fast one: decay * average + (1 - decay) * weights after every step, buffers too."""
+    """The plain formula beside the fast one: d * average + (1 - d) * weights after every step; d = min(decay, (1 + n)/(10 + n))."""
 
     def __init__(self, task: LongtailTask, decay: float):
         self.task, self.decay, self.values, self.updates = task, decay, {}, 0
@@ -547,6 +547,7 @@ class Average:
 
         def step():
             stepped()
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
             self.updates += 1
             for name, value in task.model.state_dict().items():
                 if value.is_floating_point():

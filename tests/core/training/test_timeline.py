@@ -118,7 +118,7 @@ OWN = {
     "center_update_epoch": {"cosine", "center"},
     "final_clean_epoch": {"light"},
     "drw_epoch": {"reweighted"},
-    "crt_epoch": {"retrained", "balanced", "trained"},
+    "crt_epoch": {"retrained", "balanced", "trained", "lr_factor"},
 }
 LOSS = {"drw_epoch": "ldam_drw", "crt_epoch": "crt"}
 
@@ -207,6 +207,41 @@ def test_what_happens_in_the_same_epoch_does_not_hinder_the_new_classifier():
     assert found[20].retrained and found[20].trained == "head" and found[20].balanced
 
 
+def test_a_classifier_trained_anew_has_a_learning_rate_of_its_own():
+    """It starts from `lr` again, with its share of the warm-up: the first training's rate has all but ended there."""
+    c = config(loss_type="crt", crt_epoch=40)
+    before = config(loss_type="ce")
+    assert [lr_at(c, epoch) for epoch in range(40)] == [lr_at(before, epoch) for epoch in range(40)]
+    assert lr_at(c, 40) == pytest.approx(5e-4 * 0.02) and lr_at(before, 41) < 2.5e-5
+    for epoch in range(41, 50):
+        cosine = 1e-6 + (5e-4 - 1e-6) * 0.5 * (1 + math.cos(math.pi * (epoch - 41) / 9))
+        assert lr_at(c, epoch) == pytest.approx(cosine, rel=1e-12)
+    assert [lr_at(config(loss_type="crt", scheduler="none", warmup_epochs=0), epoch) for epoch in (39, 40, 49)] == pytest.approx(
+        [5e-4 * 1.2 * 0.4, 5e-4, 5e-4]
+    )
+
+
+def test_factors_after_the_restart_are_those_of_what_still_trains():
+    late = config(loss_type="crt", crt_epoch=10, stage2_epoch=12, stage3_epoch=14, lr_restart_epoch=30, warmup_epochs=0, scheduler="none")
+    assert [lr_at(late, epoch) for epoch in (9, 10, 13, 29, 30)] == pytest.approx([5e-4, 5e-4, 5e-4, 5e-4, 2e-4])
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"loss_type": "crt"}, 40),
+        ({"loss_type": "crt", "epochs": 12, "schedule_epochs": 50}, 10),
+        ({"loss_type": "crt", "epochs": 20}, 20),
+        ({"loss_type": "crt", "crt_epoch": -1}, 50),
+        ({"loss_type": "ce"}, 50),
+    ],
+)
+def test_where_the_classifier_is_trained_anew(options, start):
+    c = config(**options)
+    assert timeline.retrained_from(c) == start
+    assert [phase_at(c, epoch).retrained for epoch in range(c.epochs)] == steps((False, start), (True, c.epochs - start))
+
+
 def test_a_few_shot_backbone_stays_frozen_unless_asked():
     assert set(column("trained", model_type="fewshot")) == {"head"}
     assert column("trained", model_type="fewshot", fewshot_freeze_backbone=False) == TABLE["trained"]
@@ -287,7 +322,9 @@ def test_a_phase_is_the_plain_fold_of_the_changes_so_far(options, loss_type, mod
             for name in ("mixup_alpha", "smoothing"):
                 if new.get(name, 0.0) > getattr(phase, name):
                     new.pop(name)
-            phase = dataclasses.replace(phase, **new, lr_factor=phase.lr_factor * change.lr_factor)
+            idle = phase.retrained and change.option == "stage2_epoch"
+            new.setdefault("lr_factor", phase.lr_factor * (1.0 if idle else change.lr_factor))
+            phase = dataclasses.replace(phase, **new)
         expected = dataclasses.replace(phase, trained="head") if model_type == "fewshot" else phase
         assert phase_at(c, epoch) == expected
     assert all(change.epoch >= 10 for change in pending)

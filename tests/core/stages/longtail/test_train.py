@@ -135,7 +135,7 @@ BEST = [
     ("plain", 1),
     ("plain", 3),
     ("plain", 6),
-    ("crt with average", 2),
+    ("crt with average", 6),  # none of the epochs before the new classifier can be the best
     ("crt with average", 7),
     ("ldam", 4),
     ("adjusted average", 5),
@@ -232,6 +232,35 @@ def test_a_training_that_no_longer_improves_ends_early_and_its_best_is_published
     summary, _run = place.publish(epochs=5, early_stopping_patience=2)
     assert (summary["epoch"], summary["best"]["epoch"], summary["best_metrics"]["best_epoch"]) == (4, 2, 2.0)
     assert place.publish(epochs=5)[0]["best"]["epoch"] == 5
+
+
+SCRIPTED = {1: 0.2, 2: 0.99, 3: 0.4, 4: 0.3, 5: 0.6, 6: 0.5}
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.55, 0.95])
+def test_the_best_epoch_is_one_of_those_with_the_new_classifier(place, monkeypatch, threshold):
+    monkeypatch.setattr(train.LongtailTraining, "score", lambda self, metrics, epoch: SCRIPTED[epoch])
+    training = place.fitted(epochs=6, loss_type="crt", crt_epoch=3, save_best_thresh=threshold, save_freq=0)
+    assert training.facts["best"]["epoch"] == (0 if threshold > 0.9 else 5)
+    kept = list(states.read_index(training.work / "checkpoints"))
+    assert kept == ([] if threshold > 0.9 else ["epoch_0005.safetensors"]) + ["epoch_0006.safetensors"]
+
+
+def test_patience_waits_for_the_new_classifier_and_counts_from_its_first_epoch(place, monkeypatch):
+    scores = {1: 0.9, 2: 0.3, 3: 0.2, 4: 0.1, 5: 0.5, 6: 0.4, 7: 0.3, 8: 1.0}
+    monkeypatch.setattr(train.LongtailTraining, "score", lambda self, metrics, epoch: scores[epoch])
+    training = place.fitted(epochs=8, loss_type="crt", crt_epoch=4, early_stopping_patience=2)
+    assert (training.history[-1][0], training.facts["best"]["epoch"]) == (7, 5)
+
+
+def test_a_training_with_a_new_classifier_publishes_one_that_learnt(place):
+    """Balanced accuracy is back to what it was before the new classifier, whose epochs alone can be the best."""
+    options = {"epochs": 16, "loss_type": "crt", "crt_epoch": 10, "lr": 5e-3, "batch_size": 4}
+    summary, _run = place.publish(**options)
+    balanced = {epoch: metrics["val/balanced_accuracy"] for epoch, metrics in summary["history"]}
+    assert summary["best"]["epoch"] > 10
+    assert summary["best_metrics"]["best/val/balanced_accuracy"] == balanced[summary["best"]["epoch"]]
+    assert summary["best"]["score"] >= max(balanced[epoch] for epoch in range(1, 11)) - 0.1 > 0.5
 
 
 def test_a_run_shows_its_timeline_data_parameters_and_switches(place, capsys):
