@@ -255,15 +255,9 @@ def _timm_tower(
 ) -> tuple[ImageTower, tuple[float, ...], tuple[float, ...]]:
     """Return a timm network with a linear projection; its weights may be the plain network's or those in a CLIP of this project."""
     with clip_weights.options_named("image"):
-        state = {} if not weights or weight_files.is_hub_id(weights) else weight_files.read_safetensors(weights)
-        of_a_clip = any(key.startswith("visual.") for key in state)
-        found = backbones.build(
-            name.model, image_size, 0, "" if of_a_clip else weights, pretrained=bool(name.tag) and not of_a_clip, seed=seed
-        )
+        found = backbones.build(name.model, image_size, 0, weights, pretrained=bool(name.tag), seed=seed)
     projection = nn.utils.skip_init(nn.Linear, found.feature_dim, embed_dim, bias=False)
     nn.init.normal_(projection.weight, std=found.feature_dim**-0.5, generator=torch.Generator().manual_seed(seed))
     body = found.tail.net
-    if of_a_clip:
-        clip_weights.load(body, state, "image", name.model, weights)
     tower = TimmImageTower(name.model, body, found.feature_dim, projection, {"image_size": image_size})
     return tower, found.mean, found.std

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,16 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.models import weights as weight_files
+from core.models import weights_fit
 from core.models.clip_names import TowerName
 
 _HUB_FILE = "open_clip_model.safetensors"
-_PREFIX = {"image": "visual.", "text": "text."}
-_OF_THE_WHOLE = ("visual.", "logit_scale", "logit_bias")
+# What lies beside one tower in the file of a whole CLIP, in any naming; nothing is said of it.
+_OF_THE_WHOLE = (
+    *("visual", "text", "towers", "words", "head", "logit_scale", "logit_bias", "projection"),
+    *("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "attn_mask"),
+    *("input_resolution", "context_length", "vocab_size"),
+)
 
 
 def find(tower: TowerName, weights: str, side: str) -> Path | None:
@@ -49,31 +55,30 @@ def _hub_source(tower: TowerName, side: str) -> tuple[str, str]:
     return f"{owner}/{repository}", f"{stem}.safetensors" if stem and stem != "open_clip_pytorch_model" else _HUB_FILE
 
 
-def part_of(state: dict[str, Tensor], side: str) -> dict[str, Tensor]:
-    """Return one tower's tensors of a whole CLIP (open_clip's or this project's naming), or `state` when it is that tower alone."""
-    prefix = _PREFIX[side]
-    part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not part:
-        part = {name: tensor for name, tensor in state.items() if not name.startswith(_OF_THE_WHOLE)}
-    if part and all(name.startswith(("body.", "projection.")) for name in part):
-        part = {name.removeprefix("body."): tensor for name, tensor in part.items() if name.startswith("body.")}
-    return part
-
-
 def load(net: nn.Module, state: dict[str, Tensor], side: str, name: str, source: str) -> None:
     """Copy one tower's part of `state` into `net`, with its positions fitted to the image size or the context length.
 
     Raises:
         UserError: the weights are of another tower; the first mismatch is named and nothing was copied.
     """
-    given = part_of(state, side)
-    given = _fit_grid(net, given) if side == "image" else _fit_context(net, given, source)
-    mismatch = weight_files.first_mismatch(net.state_dict(), given)
-    if mismatch:
+    expected = net.state_dict()
+    found = weights_fit.fit(state, expected)
+    given = _fit_grid(net, found.given) if side == "image" else _fit_context(net, found.given, source)
+    found = dataclasses.replace(found, given=given, mismatch=weights_fit.first_mismatch(expected, _known(given, expected)))
+    if found.mismatch:
         raise UserError(
-            f"{side}_weights={source} are not those of {side}_encoder_name={name}: {mismatch}; give the tower that they belong to"
+            f"{side}_weights={source} are not those of {side}_encoder_name={name}: {found.reason()}; give the tower that they belong to"
         )
-    net.load_state_dict(given, strict=False)
+    found.say(source, _OF_THE_WHOLE)
+    net.load_state_dict(_known(given, expected), strict=False)
+
+
+def _known(given: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without those of the other tower, which an older naming does not set apart."""
+    parts = {name.partition(".")[0] for name in expected}
+    return {
+        name: tensor for name, tensor in given.items() if name.partition(".")[0] in parts or name.partition(".")[0] not in _OF_THE_WHOLE
+    }
 
 
 def _fit_grid(net: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:

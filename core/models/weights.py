@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from core import digest
 from core.errors import UserError
+from core.models.weights_fit import Fit, first_mismatch, fit, shared_prefix, unwrapped
 
 _PICKLE_MAGIC = (b"PK", b"\x80")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _CONNECT_SECONDS = 5.0
+
+__all__ = ["digest_of", "first_mismatch", "fitted", "hub_file", "is_hub_id", "load_into", "read_safetensors"]
 
 
 def is_hub_id(weights: str) -> bool:
@@ -54,48 +57,44 @@ def _has_header(path: Path) -> bool:
     return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
-def first_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say where `given` first differs from `expected` in names or shapes, or return '' when it fits.
-
-    A missing BatchNorm counter (`num_batches_tracked`, absent from old files) is no mismatch.
-    """
-    for name, tensor in expected.items():
-        if name not in given:
-            if name.endswith("num_batches_tracked"):
-                continue
-            return f"'{name}' {tuple(tensor.shape)} is missing"
-        if given[name].shape != tensor.shape:
-            return f"'{name}' has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-    unknown = next((name for name in given if name not in expected), None)
-    return "" if unknown is None else f"'{unknown}' {tuple(given[unknown].shape)} is not part of the model"
-
-
 def load_into(net: nn.Module, state: dict[str, Tensor], model_name: str, source: str) -> None:
     """Copy `state` into `net` (built without a classifier); the file's classifier, if any, is left out.
 
-    Files in an older or foreign naming go through timm's own converter for that network.
+    A prefix that wrappers put before the names is taken off and heads beside the network are left out, said on stderr; files in an
+    older or foreign naming go through timm's own converter for that network.
 
     Raises:
         UserError: the weights are those of another architecture; the first mismatch is named and nothing was copied.
     """
     expected = net.state_dict()
-    given = _without_classifier(net, state, expected)
-    mismatch = first_mismatch(expected, given)
-    if mismatch:
-        given = _without_classifier(net, _converted(net, state), expected)
-        if first_mismatch(expected, given):
-            raise UserError(
-                f"weights={source} are not those of model_name={model_name}: {mismatch}; "
-                "give weights of that architecture, or the model_name that they belong to"
-            )
-    net.load_state_dict(given, strict=False)
+    found = fitted(net, state, expected)
+    if found.mismatch:
+        raise UserError(
+            f"weights={source} are not those of model_name={model_name}: {found.reason()}; "
+            "give weights of that architecture, or the model_name that they belong to"
+        )
+    found.say(source, _classifiers(net))
+    net.load_state_dict(found.given, strict=False)
 
 
-def _without_classifier(net: nn.Module, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fitted(net: nn.Module, state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> Fit:
+    """Return the tensors of `state` that `net` takes: in its own names, or in those that timm's converter knows."""
+    found = fit(state, expected)
+    if not found.mismatch:
+        return found
+    state = {unwrapped(name): tensor for name, tensor in state.items()}
+    for inner in dict.fromkeys((found.prefix, shared_prefix(state), "")):
+        renamed = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
+        converted = fit(_converted(net, renamed), expected)
+        if not converted.mismatch:
+            return converted
+    return found
+
+
+def _classifiers(net: nn.Module) -> tuple[str, ...]:
+    """Return the first parts of the names of the network's own classifier, which files have and features do without."""
     named = (getattr(net, "pretrained_cfg", None) or {}).get("classifier") or ()
-    classifiers = (named,) if isinstance(named, str) else tuple(named)
-    prefixes = tuple(f"{name}." for name in classifiers)
-    return {name: tensor for name, tensor in state.items() if name in expected or not prefixes or not name.startswith(prefixes)}
+    return tuple(name.partition(".")[0] for name in ((named,) if isinstance(named, str) else named))
 
 
 def _converted(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

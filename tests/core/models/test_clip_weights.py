@@ -186,3 +186,16 @@ def test_the_temperature_of_the_weights_needs_one_file_for_both(tmp_path):
     hot = stored(whole(scale=9.0).state_dict(), tmp_path / "hot.safetensors")
     towers = tiny_clip.towers(image_weights=hot, text_weights=hot, temperature=Temperature(0.0))
     assert towers.scale().item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("custom", [True, False])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.towers.", "state.model."])
+def test_a_prefix_of_a_whole_clip_is_taken_off(tmp_path, capsys, custom, prefix):
+    model = whole(custom=custom)
+    path = stored({prefix + name: value for name, value in model.state_dict().items()}, tmp_path / "clip.safetensors")
+    towers = tiny_clip.towers(image_weights=path, text_weights=path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(towers.encode_image(IMAGES), model.encode_image(IMAGES))
+        torch.testing.assert_close(
+            towers.encode_text(towers.tokenizer(tiny_clip.SENTENCES).ids), model.encode_text(towers.tokenizer(tiny_clip.SENTENCES).ids)
+        )

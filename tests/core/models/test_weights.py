@@ -163,3 +163,66 @@ def test_real_weights_load_and_the_split_is_exact():
     with torch.no_grad():
         assert torch.equal(backbone.tail.eval()(backbone.trunk(x)), whole.tail.eval()(x))
     assert backbone.feature_dim == 1280 and len(backbone.trunk_digest) == 64
+
+
+def wrapped(path: Path, prefix: str, heads: tuple[str, ...] = (), **others: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a small network under a prefix, with heads beside it and further networks of zeros, and write them."""
+    net = {name: value.clone() for name, value in build("small_cnn", 8, 0, seed=5).tail.net.state_dict().items()}
+    state = {prefix + name: value for name, value in net.items()} | {name: torch.ones(3, 2) for name in heads}
+    for other in others.values():
+        state |= {other + name: torch.zeros_like(value) for name, value in net.items()}
+    save_file(state, path)
+    return net
+
+
+WRAPPED = [
+    *((prefix, ()) for prefix in ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "module._orig_mod.", "a_name.of_mine.")),
+    ("module.backbone.", ("module.head.mlp.0.weight", "module.head.last_layer.weight_g")),
+    ("backbone.", ("projector.0.weight", "criterion.weight")),
+    ("model.net.", ("model.fc.weight", "epoch.count")),
+    ("", ("fc.weight", "head.mlp.0.weight", "queue")),
+]
+
+
+@pytest.mark.parametrize("prefix, heads", WRAPPED)
+def test_a_prefix_is_taken_off_and_heads_are_left_out_with_a_line(tmp_path, capsys, prefix, heads):
+    net = wrapped(tmp_path / "w.safetensors", prefix, heads)
+    loaded = build("small_cnn", 8, 0, weights=str(tmp_path / "w.safetensors")).tail.net.state_dict()
+    assert all(torch.equal(value, net[name]) for name, value in loaded.items())
+    said = capsys.readouterr().err
+    assert said.count("\n") == bool(heads) and all(name.removeprefix(prefix).partition(".")[0] in said for name in heads)
+
+
+@pytest.mark.parametrize("kept, other", [("teacher.backbone.", "student.backbone."), ("module.encoder_q.", "module.encoder_k.")])
+def test_of_two_networks_the_one_meant_for_use_is_read(tmp_path, capsys, kept, other):
+    net = wrapped(tmp_path / "w.safetensors", kept, other=other)
+    loaded = build("small_cnn", 8, 0, weights=str(tmp_path / "w.safetensors")).tail.net.state_dict()
+    assert all(torch.equal(value, net[name]) for name, value in loaded.items())
+    assert f"read from '{kept}*'" in capsys.readouterr().err
+
+
+def test_the_wrappers_of_torch_are_taken_off_within_names(tmp_path):
+    net = build("small_cnn", 8, 0, seed=5).tail.net.state_dict()
+    save_file({name.replace(".", "._orig_mod.", 1): value for name, value in net.items()}, tmp_path / "w.safetensors")
+    loaded = build("small_cnn", 8, 0, weights=str(tmp_path / "w.safetensors")).tail.net.state_dict()
+    assert all(torch.equal(value, net[name]) for name, value in loaded.items())
+
+
+def test_the_error_names_the_prefix_that_was_taken_off(tmp_path):
+    wrapped(tmp_path / "w.safetensors", "module.model.")
+    with pytest.raises(UserError, match=r"not those of model_name=resnet10t: .* is missing \(without the prefix 'module\.model\.\w*\.?'"):
+        build("resnet10t", 64, 0, weights=str(tmp_path / "w.safetensors"))
+
+
+def test_a_deeper_network_is_no_network_with_heads(tmp_path):
+    """A ResNet-34 has all tensors of a ResNet-18, in its shapes, and more blocks."""
+    with torch.device("meta"):
+        small, deep = (timm.create_model(name, num_classes=0).state_dict() for name in ("resnet18", "resnet34"))
+    found = weights.fit({f"module.{name}": value for name, value in deep.items()}, small)
+    assert "'layer1.2.conv1.weight'" in found.mismatch and "is not part of the model" in found.mismatch
+
+
+def test_a_foreign_naming_is_converted_under_a_prefix_too(tmp_path):
+    net = backbones._create("vit_tiny_patch16_224", 224)
+    state = {f"module.backbone.{name}": value for name, value in net.state_dict().items()}
+    assert not weights.fitted(net, {f"encoder.{name}": value for name, value in state.items()}, net.state_dict()).mismatch
