@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import sys
@@ -31,7 +32,10 @@ def _families() -> list[str]:
     if not file.is_file():
         return ["DejaVu Sans"]
     font_manager.fontManager.addfont(file)
-    return ["DejaVu Sans", font_manager.get_font(file).family_name]
+    regular = font_manager.fontManager.ttflist[-1]
+    # The same letters serve for bold titles: nothing is said about a weight that is not there.
+    font_manager.fontManager.ttflist.append(dataclasses.replace(regular, weight=700))
+    return ["DejaVu Sans", regular.name]
 
 
 # Names of classes and paths are drawn as they are: `$5_to_$10` is no formula, and a glyph comes from the first font that has it.

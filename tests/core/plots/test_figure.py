@@ -15,7 +15,7 @@ def drawn(path, text):
     one = Figure(figsize=(4, 1))
     axes = one.subplots()
     axes.set_yticks([0], [text])
-    axes.set_title(text)
+    axes.set_title(text, fontweight="bold")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.save(one, path)
@@ -25,9 +25,9 @@ def drawn(path, text):
 @pytest.mark.parametrize(
     "text", ["健康", "稻瘟病 / 繁體字", "さび病 カビ", "größe", "Грипп", "$5_to_$10", "a_b^{c", "\\frac", "\u200b\u0301"]
 )
-def test_names_are_drawn_without_a_word(tmp_path, capsys, text):
+def test_names_are_drawn_without_a_word(tmp_path, capsys, caplog, text):
     drawn(tmp_path / "a.png", text)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "" and not caplog.messages
 
 
 def test_other_letters_give_another_picture(tmp_path):
