@@ -20,7 +20,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 
 from core.errors import UserError
-from core.tracking.store import cache_home, file_lock, without_password
+from core.places import cache_home
+from core.tracking.store import file_lock, without_password
 
 # Optuna and MLflow both keep their version in a table `alembic_version`: in one database each needs a schema of its own.
 SCHEMA = "taxon_studies"

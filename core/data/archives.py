@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import shutil
 import tarfile
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from core.errors import UserError
+from core.places import cache_home
 from core.progress import bar
 
 _BLOCK = 1 << 20
@@ -26,8 +26,7 @@ _MAX_MEMBER = 1 << 30  # bytes; far above any file this project unpacks
 
 def cache_root() -> Path:
     """Return the folder for unpacked data: $TAXON_CACHE/data, else ~/.cache/taxon/data."""
-    root = os.environ.get("TAXON_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "taxon") / "data"
+    return cache_home() / "data"
 
 
 def is_complete(folder: Path, names: tuple[str, ...]) -> bool:

@@ -247,7 +247,7 @@ class Training(RecordedTraining):
 
     def _view_cache_file(self) -> Path:
         """Return where the cached views lie: named by all that they depend on."""
-        from core.tracking.store import cache_home
+        from core.places import cache_home
 
         m, config = self.materials, self.config
         parts = {

@@ -39,6 +39,15 @@ def _chain() -> list[tuple[int, int]]:
     return pairs
 
 
+def launcher_folders() -> list[str]:
+    """Return the working folders of the processes that started this one, the nearest first."""
+    folders = []
+    for _child, parent in _chain():
+        with contextlib.suppress(psutil.Error, OSError):
+            folders.append(psutil.Process(parent).cwd())
+    return folders
+
+
 def _watch(chain: list[tuple[int, int]]) -> None:
     while all(_still_parent(child, parent) for child, parent in chain):
         time.sleep(INTERVAL)

@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from core.tracking.store import cache_home, machine_lock
+from core.places import cache_home, made
+from core.tracking.store import machine_lock
 
 BATCH = 500  # below the 1,000 metrics that one log_batch takes
 
@@ -128,9 +129,7 @@ def stored(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
 
 
 def spool_folder() -> Path:
-    folder = cache_home() / "spool"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return made(cache_home() / "spool")
 
 
 def flush_spools(client: MlflowClient) -> int:
@@ -144,8 +143,8 @@ def flush_spools(client: MlflowClient) -> int:
 
 
 def _flush_one(client: MlflowClient, spool: Path) -> int:
-    rows = read_spool(spool)
     try:
+        rows = read_spool(spool)
         have = stored(client, spool.stem)
         rows = [row for row in rows if (row[0], row[2]) not in have]
         for start in range(0, len(rows), BATCH):

@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 
 from core import digest
 from core.errors import UserError
+from core.places import cache_home, made
 from core.tracking import provenance
 from core.tracking.run import Run
-from core.tracking.store import cache_home
 from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"
@@ -49,8 +49,7 @@ def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, st
 
 def work_folder(key: str) -> Path:
     """Return the local folder where a stage keeps its work in progress until it is finished."""
-    folder = cache_home() / "work" / key[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(cache_home() / "work" / key[:24])
     if (watch := _watch.get()) is not None:
         watch.folders.append(folder)
     return folder
@@ -144,8 +143,7 @@ def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
     local = local_artifacts(client.get_run(run_id).info.artifact_uri)
     if local is not None:
         return local
-    folder = cache_home() / "artifacts" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(cache_home() / "artifacts" / run_id)
     return Path(client.download_artifacts(run_id, "", str(folder)))
 
 

@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import os
+import threading
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
+
+from core.errors import UserError
+from core.places import say
+
+MEETING = timedelta(minutes=5)
+NOTICE = 30.0  # seconds of waiting after which the user is told for whom
 
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes (WORLD_SIZE, RANK, ...); nothing to do in a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, world = _meet()
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+
+
+def _meet() -> tuple[dist.Store, int, int]:
+    """Wait until every process has come; return what they share, this one's rank and their number.
+
+    Variables left over from another launch promise processes that never come: that is said early, and does not last for ever.
+    """
+    others = f"the other {int(os.environ['WORLD_SIZE']) - 1} of WORLD_SIZE = {os.environ['WORLD_SIZE']} processes"
+    remedy = "start all of them with torchrun, or unset RANK and WORLD_SIZE"
+    notice = threading.Timer(NOTICE, say, [f"waiting for {others}; {remedy}"])
+    notice.daemon = True
+    notice.start()
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=MEETING))
+        store = dist.PrefixStore("taxon", store)
+        store.set(f"here/{rank}", "1")
+        store.wait([f"here/{other}" for other in range(world)], MEETING)
+        store.set_timeout(default_pg_timeout)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(f"{others} did not come within {MEETING.seconds} s ({said}); {remedy}") from None
+    finally:
+        notice.cancel()
+    return store, rank, world
 
 
 def stop() -> None:

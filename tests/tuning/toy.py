@@ -18,9 +18,9 @@ import optuna
 from core import digest
 from core.config import ConfigFile, option
 from core.errors import UserError
+from core.places import cache_home
 from core.stages.launch import launch
 from core.tracking import stage
-from core.tracking.store import cache_home
 from tuning.config import TuneOptions
 from tuning.runner import plan, run_studies
 from tuning.space import Choice, Range, Space

@@ -296,6 +296,6 @@ def _token_width(towers: ClipTowers, image_size: int, device: torch.device) -> i
 
 
 def _cache() -> Any:
-    from core.tracking.store import cache_home
+    from core.places import cache_home
 
     return cache_home() / "embeddings"

@@ -98,7 +98,7 @@ def _remembered(
 
     What is missing is computed in the order of its names, so that the file that it goes to does not depend on the order of the posts.
     """
-    from core.tracking.store import cache_home
+    from core.places import cache_home
 
     known = _memory.setdefault(digest.of_json([tower, transform, number_format]), {})
     first = {name: row for row, name in reversed(list(enumerate(items)))}

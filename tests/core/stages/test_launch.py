@@ -135,9 +135,17 @@ def test_a_store_that_cannot_be_used_is_one_line(tracking_env, monkeypatch, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_rank_left_over_from_another_launch_is_said_and_the_run_is_made(client, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert start("work") == 0
+    assert last_run(client).info.status == "FINISHED"
+    assert "RANK=1 in the environment is no launch of torchrun" in capsys.readouterr().err
+
+
 def test_other_ranks_work_without_a_run(client, monkeypatch):
     seen = []
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "_function", lambda stage: lambda config, run: seen.append(run))
     assert start("work") == 0
     assert seen == [None]

@@ -9,12 +9,15 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from core.errors import UserError
-from core.tracking import store
+from core.tracking import lifeline, store
 
+ROOT = str(Path(__file__).resolve().parents[3])
 HOLD = """
 import time
 from core.tracking.store import machine_lock
@@ -133,3 +136,83 @@ def python_path() -> dict[str, str]:
 )
 def test_addresses_are_shown_without_their_password(address, shown):
     assert store.without_password(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "file"),
+    [
+        ("sqlite:///{}/mlflow.db?timeout=30", "mlflow.db"),
+        ("sqlite:///{}/my%20runs.db", "my runs.db"),
+        ("sqlite:///{}/my runs.db", "my runs.db"),
+        ("sqlite:///sub/mlflow.db", "sub/mlflow.db"),
+        ("sqlite+pysqlite:///{}/a.db", "a.db"),
+    ],
+)
+def test_the_file_that_is_looked_at_is_the_one_that_mlflow_opens(tracking_env, monkeypatch, address, file):
+    opened = []
+    monkeypatch.setattr(store, "_reach", opened.append)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(tracking_env))
+    uri = store.prepare()
+    assert opened == [uri] == [os.environ["MLFLOW_TRACKING_URI"]]
+    with closing(sqlite3.connect(tracking_env / file)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sqlalchemy.engine.make_url(uri).database == str(tracking_env / file)
+    assert ("timeout=30" in uri) == ("timeout=30" in address)
+    left = [path.name for path in tracking_env.rglob("*.db*")]
+    assert left == [Path(file).name]
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true", "sqlite://host/x.db"])
+def test_a_database_that_no_other_process_can_open_is_refused(tracking_env, monkeypatch, uri):
+    assert "MLFLOW_TRACKING_URI" in refusal(monkeypatch, uri)
+
+
+def test_an_empty_address_is_the_default(tracking_env, monkeypatch):
+    monkeypatch.setattr(store, "_reach", lambda uri: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert store.prepare() == f"sqlite:///{tracking_env}/mlflow.db"
+
+
+def test_a_relative_store_of_mlflow_run_lies_below_its_own_folder(client, tracking_env, monkeypatch):
+    run = client.create_run("0").info.run_id
+    (tracking_env / "project").mkdir()
+    monkeypatch.chdir(tracking_env / "project")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db?timeout=30")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run)
+    monkeypatch.setattr(lifeline, "launcher_folders", lambda: ["/", str(tracking_env)])
+    assert store.prepare() == f"sqlite:///{tracking_env}/mlflow.db?timeout=30"
+    assert list((tracking_env / "project").glob("mlflow.db*")) == []
+
+
+def test_a_launchers_folder_is_found():
+    code = "import sys; from core.tracking import lifeline; print(lifeline.launcher_folders()[0])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/", env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert done.stdout.strip() == os.getcwd()
+
+
+def test_a_working_folder_that_cannot_be_written_has_its_artifacts_beside_the_database(tracking_env, monkeypatch, capsys):
+    monkeypatch.setattr(store, "_reach", lambda uri: None)
+    monkeypatch.setenv(store.ROOT_VARIABLE, "")  # so that it is taken back
+    monkeypatch.delenv(store.ROOT_VARIABLE)
+    (tracking_env / "kept").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracking_env}/kept/mlflow.db")
+    monkeypatch.chdir("/proc")
+    store.prepare()
+    assert os.environ[store.ROOT_VARIABLE] == str(tracking_env / "kept" / "mlruns")
+    assert f"go to {tracking_env}/kept/mlruns" in capsys.readouterr().err
+
+
+def test_a_lock_that_another_user_made_is_held_by_reading_it(tracking_env, monkeypatch):
+    real = os.open
+
+    def only_reading(path, flags, mode=0o777):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode)
+
+    (tracking_env / "a.lock").write_text("")
+    monkeypatch.setattr(os, "open", only_reading)
+    with store.file_lock(tracking_env / "a.lock") as held, store.file_lock(tracking_env / "a.lock", blocking=False) as again:
+        assert held and not again

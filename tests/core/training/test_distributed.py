@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import torch
 from core.data.images import ArrayImages
 from core.data.loader import ViewLoader, sampling_weights
 from core.data.views import ViewSpec, resize_all
+from core.errors import UserError
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
 from core.models.heads import ProjectionHead
@@ -105,3 +107,16 @@ def test_a_single_process_needs_no_group():
 def test_only_rank_0_is_main_even_before_the_group_exists(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert not distributed.is_main()
+
+
+def test_processes_that_never_come_are_not_waited_for_without_end(monkeypatch, capsys):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=2))
+    monkeypatch.setattr(distributed, "NOTICE", 0.5)
+    with pytest.raises(UserError, match=r"the other 1 of WORLD_SIZE = 2 processes did not come within 2 s .*torchrun, or unset RANK"):
+        distributed.start(CPU)
+    assert "waiting for the other 1" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
+from core.places import cache_home
 from core.stages.clip import cross_validation, train
-from core.tracking.store import cache_home
 from tests.core.stages.clip.tiny_clip import children, folder_of
 from tests.core.stages.test_train import Killed
 from tests.core.stages.tiny import refused
