@@ -10,13 +10,13 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Experiment, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -26,6 +26,7 @@ from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.store import machine_lock, scratch, without_password
 
 EXPERIMENT = "taxon"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # how stores say that there is no such run or experiment
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
@@ -170,7 +171,35 @@ def open_run(entry_point: str, name: str) -> Run:
     sweep(client)
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
     described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
-    return _opened(client, run_id, described) if run_id else _made(client, experiment_id(client), described)
+    if run_id:
+        _require_live_run(client, run_id)
+        return _opened(client, run_id, described)
+    return _made(client, experiment_id(client), described)
+
+
+def _require_live_run(client: MlflowClient, run_id: str) -> None:
+    """Raise UserError when the run of MLFLOW_RUN_ID is not in this store or was deleted."""
+    remedy = "unset MLFLOW_RUN_ID to start a run of its own"
+    with _refused(f"MLFLOW_RUN_ID = '{run_id}' is no run of this store", f"{remedy}, or set MLFLOW_TRACKING_URI to the run's store"):
+        found = client.get_run(run_id)
+    if found.info.lifecycle_stage == "deleted":
+        restore = shlex.join(["mlflow", "runs", "restore", "--run-id", run_id])
+        raise UserError(f"MLFLOW_RUN_ID = '{run_id}' is a run that has been deleted; bring it back with '{restore}', or {remedy}")
+
+
+@contextlib.contextmanager
+def _refused(what: str, remedy: str) -> Iterator[None]:
+    """Turn the store's answer that there is no such thing into a UserError; an outage passes as it is."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        raise UserError(f"{what} ({_first_line(error)}); {remedy}") from None
+
+
+def _first_line(error: MlflowException) -> str:
+    return (str(error).splitlines() or [""])[0][:160]
 
 
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
@@ -244,22 +273,28 @@ def reopen(run_id: str) -> Run:
 
 def experiment_id(client: MlflowClient) -> str:
     """Return the id of MLFLOW_EXPERIMENT_ID / MLFLOW_EXPERIMENT_NAME, or of the experiment `taxon`, made when absent."""
-    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return os.environ["MLFLOW_EXPERIMENT_ID"]
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        remedy = "unset MLFLOW_EXPERIMENT_ID, or name the experiment in MLFLOW_EXPERIMENT_NAME"
+        with _refused(f"MLFLOW_EXPERIMENT_ID = '{given}' is no experiment of this store", remedy):
+            found = client.get_experiment(given)
+        _require_live_experiment(found, "MLFLOW_EXPERIMENT_ID")
+        return found.experiment_id
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with machine_lock(f"experiment {name}"):
         found = client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
-            restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
-            raise UserError(
-                f"experiment '{name}' has been deleted; bring it back with '{restore}' or set MLFLOW_EXPERIMENT_NAME to another"
-            )
         if found is not None:
+            _require_live_experiment(found, "MLFLOW_EXPERIMENT_NAME")
             return found.experiment_id
         try:
             return client.create_experiment(name, tags=UI_LAYOUT)
         except MlflowException:  # another machine was faster
             return client.get_experiment_by_name(name).experiment_id
+
+
+def _require_live_experiment(found: Experiment, variable: str) -> None:
+    if found.lifecycle_stage == "deleted":
+        restore = shlex.join(["mlflow", "experiments", "restore", "--experiment-id", found.experiment_id])
+        raise UserError(f"experiment '{found.name}' has been deleted; bring it back with '{restore}' or set {variable} to another")
 
 
 def sweep(client: MlflowClient) -> list[str]:

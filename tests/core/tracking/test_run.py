@@ -183,8 +183,9 @@ def test_the_experiment_is_what_the_environment_names(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     made = tracking.experiment_id(client)
     assert client.get_experiment(made).name == "mine" and tracking.experiment_id(client) == made
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
-    assert tracking.experiment_id(client) == "7"
+    other = client.create_experiment("by its id")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
+    assert tracking.experiment_id(client) == other
 
 
 def test_the_command_repeats_the_explicit_parameters(monkeypatch):
@@ -204,3 +205,41 @@ def test_tags_of_a_child_may_be_numbers(client):
         tracking.open_child(parent.run_id, "trial", "train", {"taxon.trial": 3}) as one,
     ):
         assert client.get_run(one.run_id).data.tags["taxon.trial"] == "3"
+
+
+def gone(client) -> dict[str, str]:
+    """Return environment variables that point to what is not there, by a word for each."""
+    deleted = client.create_experiment("gone")
+    client.delete_experiment(deleted)
+    run = client.create_run("0").info.run_id
+    client.delete_run(run)
+    return {
+        "no such experiment": ("MLFLOW_EXPERIMENT_ID", "999"),
+        "a name": ("MLFLOW_EXPERIMENT_ID", "taxon"),
+        "a deleted experiment": ("MLFLOW_EXPERIMENT_ID", deleted),
+        "a deleted experiment's name": ("MLFLOW_EXPERIMENT_NAME", "gone"),
+        "a run of another store": ("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef"),
+        "no run id": ("MLFLOW_RUN_ID", "my run"),
+        "a deleted run": ("MLFLOW_RUN_ID", run),
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "remedy"),
+    [
+        ("no such experiment", "unset MLFLOW_EXPERIMENT_ID"),
+        ("a name", "MLFLOW_EXPERIMENT_NAME"),
+        ("a deleted experiment", "mlflow experiments restore --experiment-id"),
+        ("a deleted experiment's name", "mlflow experiments restore --experiment-id"),
+        ("a run of another store", "set MLFLOW_TRACKING_URI"),
+        ("no run id", "unset MLFLOW_RUN_ID"),
+        ("a deleted run", "mlflow runs restore --run-id"),
+    ],
+)
+def test_what_the_environment_names_and_is_not_there_is_one_line(client, monkeypatch, what, remedy):
+    name, value = gone(client)[what]
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=remedy) as caught:
+        tracking.open_run("train_superclass", "x")
+    line = str(caught.value)
+    assert "\n" not in line and (name in line or "restore" in line) and "Traceback" not in line
