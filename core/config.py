@@ -1,7 +1,8 @@
 """One frozen dataclass a stage; the command line, `--help`, the stage key and MLproject all come from it.
 
-A field is declared with `option(default, doc)`; its annotation is its type. `auto` in a type means that the recipe of the
-data set and backbone fills it in (core/training/recipes.py). A class that inherits `ConfigFile` also takes options from a file.
+A field is declared with `option(default, doc)`, an input with `place(default, doc, kind)`; its annotation is its type. `auto` in a type
+means that the recipe of the data set and backbone fills it in (core/training/recipes.py). A class that inherits `ConfigFile` also takes
+options from a file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import sys
 import types
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -22,12 +24,26 @@ C = TypeVar("C")
 Auto = Literal["auto"]
 
 
-def option(default: Any, doc: str, affects_result: bool = True) -> Any:
-    """Declare one configuration field: its default, its one-line documentation, and whether it can change a result.
+def _always(_config: Any) -> bool:
+    return True
 
-    Fields with `affects_result=False` (worker counts, progress, where to start) stay out of the stage key.
+
+def option(default: Any, doc: str, affects_result: bool = True, acts: Callable[[Any], bool] = _always, digest: str = "") -> Any:
+    """Declare one configuration field: its default, its one-line documentation, and what it has to do with the result.
+
+    Args:
+        affects_result: False for what can change no result (worker counts, progress, where to start): never in a stage key.
+        acts: of the resolved configuration, whether the option acts beside the others; where it does not it is in no stage key. Say False
+            only where nothing changes, not a bit. An option that this class lacks counts as it is in stages that have it.
+        digest: kind of the digests that stand for the option in stage keys (core/stages/keys.py); `data` for whatever decides which items
+            are read and who of them is held out.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "affects_result": affects_result})
+    return dataclasses.field(default=default, metadata={"doc": doc, "affects_result": affects_result, "acts": acts, "digest": digest})
+
+
+def place(default: str, doc: str, holds: str = "data", acts: Callable[[Any], bool] = _always) -> Any:
+    """Declare where an input lies: the digest of what it holds is in the stage key, never the place. Kinds: core/stages/keys.py."""
+    return option(default, doc, acts=acts, digest=holds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +151,25 @@ def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
     return {
         f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("affects_result", True) or not results_only
     }
+
+
+def asked(config: Any) -> dict[str, Any]:
+    """Return what a (resolved) configuration asks for: the options that act, without inputs, which their digests stand for.
+
+    A class may say by `implied()` what options that never act by themselves come to together.
+    """
+    kept = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.metadata.get("affects_result", True) and not f.metadata.get("digest") and f.metadata.get("acts", _always)(config)
+    }
+    return kept | (config.implied() if hasattr(config, "implied") else {})
+
+
+def places(config: Any) -> dict[str, str]:
+    """Return the kind of digest of every option that a digest stands for, by name, where it acts."""
+    kinds = {f.name: f.metadata for f in dataclasses.fields(config) if f.metadata.get("digest")}
+    return {name: metadata["digest"] for name, metadata in kinds.items() if metadata["acts"](config)}
 
 
 def to_argv(config: Any) -> list[str]:

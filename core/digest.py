@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,23 @@ def of_array(array: np.ndarray) -> str:
 def of_json(value: Any) -> str:
     """Return the sha256 of the canonical JSON (sorted keys, no spaces) of `value`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_read: dict[tuple[str, int, int, int], str] = {}
+
+
+def of_file_once(path: str | Path) -> str:
+    """Return `of_file`, '' where there is no file; one that this process has read is read again only when its size or time differ."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ""
+    if not stat.S_ISREG(status.st_mode):
+        return ""
+    known = str(path), status.st_ino, status.st_size, status.st_mtime_ns
+    if known not in _read:
+        _read[known] = of_file(path)
+    return _read[known]
 
 
 def of_file(path: str | Path) -> str:

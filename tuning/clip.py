@@ -12,7 +12,7 @@ from typing import Any
 
 from core import digest
 from core.errors import UserError
-from core.stages import inputs
+from core.stages import keys
 from core.stages.clip import checks, folds
 from core.stages.clip import data as images
 from core.stages.clip.config import ClipData, TrainClipConfig
@@ -65,10 +65,10 @@ def read(config: TrainClipConfig) -> dict[str, str]:
     if not len(rows["val"]):
         raise UserError("trials are compared on validation images, but there are none; raise val_fraction")
     digests = {"data": found.digest, "split": digest.of_json([digest.of_array(rows[part]) for part in images.PARTS])}
-    for name in ("image_weights", "text_weights"):
-        if getattr(config, name):
-            digests[name] = digest.of_file(inputs.file_at(getattr(config, name), name, "*.safetensors"))
-    return digests
+    for side in ("image", "text"):
+        named = (getattr(config, f"{side}_{of}") for of in ("encoder_name", "pretrained", "weights"))
+        digests[f"{side}_weights"] = keys.of_tower(*named, side, config.img_size, config.context_length)
+    return {name: value for name, value in digests.items() if value}
 
 
 def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:

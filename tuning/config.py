@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.config import Auto, option
+from core.config import Auto, option, place
 from core.errors import UserError
 from core.stages.clip.config import ClipData, ClipLoss, ClipTowersConfig, ClipTraining
 from core.stages.config import DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
@@ -49,8 +49,10 @@ class TuneSuperclassConfig(TuneOptions, PseudoOptions, EvalOptions, LossOptions,
 
     superclasses: str = option("", "superclasses to search on, comma-separated, a study each; empty = all that have novel classes", False)
     epochs: int | Auto = option("auto", "epochs of a trial, which also span the learning-rate schedule (published 200)")
-    update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels; sets the ramp (published 5)")
-    pseudo_labels_path: str = option("", "pseudo labels (.npz path or URI) that every trial trains with")
+    update_interval: int | Auto = option(
+        "auto", "epochs between refreshes of the pseudo labels; sets the ramp (published 5)", acts=lambda c: c.gamma_ramp == "intervals"
+    )
+    pseudo_labels_path: str = place("", "pseudo labels (.npz path or URI) that every trial trains with", "pseudo_labels")
 
 
 @dataclass(frozen=True)

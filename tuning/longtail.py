@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core import digest
 from core.errors import UserError
-from core.stages import inputs
+from core.stages import keys
 from core.stages.longtail import checks, materials
 from core.stages.longtail.config import LongtailData, LongtailTrainConfig
 from core.stages.longtail.train import LongtailTraining, require_validation
@@ -69,10 +68,7 @@ def prepare(config: LongtailTrainConfig) -> LongtailTrainConfig:
 
 def read(config: LongtailTrainConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
-    found = {"data": data.read(config)[0].digest}
-    if config.weights:
-        found["weights"] = digest.of_file(inputs.file_at(config.weights, "weights", "*.safetensors"))
-    return found
+    return {"data": data.read(config)[0].digest} | keys.digests(config)
 
 
 def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:

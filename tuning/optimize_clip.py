@@ -7,11 +7,9 @@ With locked towers the learning rate is the head's, features are computed once a
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from core import config as configuration
-from core import digest
 from core.errors import UserError
 from core.stages.posts import checks, evaluate, materials, reference
 from core.stages.posts.config import OptimizeClipConfig, PostsData
@@ -87,11 +85,7 @@ def prepare(config: OptimizeClipConfig) -> OptimizeClipConfig:
 
 def read(config: OptimizeClipConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
-    found = {part: posts.digest for part, posts in rows.read(config).items()}
-    for name in ("weights", "image_weights", "text_weights"):
-        given = getattr(config, name)
-        found |= {name: digest.of_file(given) if Path(given).is_file() else given} if given else {}
-    return found
+    return {part: posts.digest for part, posts in rows.read(config).items()} | materials.weights_digests(config)
 
 
 def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:

@@ -143,16 +143,9 @@ class Space:
         tuning = configuration.canonical(options, results_only=True)
         described |= {name: str(value) for name, value in tuning.items() if name not in own | set(described) | {"bounds", "also"}}
         fixed = configuration.canonical(base, results_only=True)
-        described |= {name: str(value) for name, value in fixed.items() if name not in described and name not in PLACES}
+        read = {f.name for f in dataclasses.fields(base) if f.metadata.get("digest")}  # their digests count
+        described |= {name: str(value) for name, value in fixed.items() if name not in described and name not in read}
         return described | {f"digest of {name}": value[:16] for name, value in inputs.items()}
-
-
-# Options that say where an input lies: machines of one study may keep it in different places; its digest counts.
-PLACES = (
-    *("data_root", "weights", "warmup_model_dir", "resume_from_ckpt", "pseudo_labels_path"),
-    *(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("dir", "meta", "csv")),
-    *("class_weights", "data_dir", "class_texts_file", "groups_file", "image_weights", "text_weights"),
-)
 
 
 def _check(name: str, parameter: Range | Choice) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from core import digest
 from core.data.superclasses import SUPERCLASSES, WHOLE, find
 from core.errors import UserError
-from core.stages import checks, inputs, materials
+from core.stages import checks, keys, materials
 from core.stages.config import TrainConfig
 from core.training import recipes
 from tuning.config import TuneSuperclassConfig
@@ -52,15 +51,7 @@ def prepare(config: TrainConfig) -> TrainConfig:
 def read(config: TrainConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
     data, split = materials.load_data(config)
-    found = {"data": data.digest, "split": split.digest}
-    for name, path in (
-        ("weights", inputs.file_at(config.weights, "weights", "*.safetensors") if config.weights else None),
-        ("warmup", inputs.checkpoint_at(config.warmup_model_dir, "warmup_model_dir") if config.warmup_model_dir else None),
-        ("pseudo", inputs.file_at(config.pseudo_labels_path, "pseudo_labels_path", "*.npz") if config.pseudo_labels_path else None),
-    ):
-        if path is not None:
-            found[name] = digest.of_file(path)
-    return found
+    return {"data": data.digest, "split": split.digest} | keys.digests(config)
 
 
 SPACE = Space(

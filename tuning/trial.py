@@ -30,7 +30,7 @@ from core.tracking import run as tracking
 from core.tracking.run import Run
 from core.tracking.store import machine_lock
 from tuning.budget import STORAGE_OUTAGES, Budget, Outcome, patiently
-from tuning.space import PLACES, Parameters, Space
+from tuning.space import Parameters, Space
 
 KEY_TAG, VALUE_TAG, STATE_TAG, NUMBER_TAG = "taxon.trial_key", "taxon.trial_value", "taxon.trial_state", "taxon.trial"
 # Not the trial's fault: the worker ends, and the trial is continued by another one or by the same command.
@@ -104,8 +104,7 @@ class Task:
 
     def key(self, config: Any) -> str:
         """Return the key by which a finished trial is found again."""
-        parameters = {k: v for k, v in configuration.canonical(config, results_only=True).items() if k not in PLACES}
-        return stage.stage_key(f"trial of {self.space.entry_point} by {self.metric}", parameters, self.inputs, {})
+        return stage.stage_key(f"trial of {self.space.entry_point} by {self.metric}", configuration.asked(config), self.inputs, {})
 
     def _is_kept(self, path: Path) -> bool:
         return self.keep_checkpoints or path.parent.name != "checkpoints"

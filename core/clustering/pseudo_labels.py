@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core import digest
 from core.clustering import roles
 from core.clustering.kmeans import semi_supervised_kmeans
 from core.clustering.matching import match
@@ -49,6 +50,13 @@ class PseudoLabels:
     feature_mean: np.ndarray
     best_params: dict[str, Any]
     metadata: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of arrays and texts; the file itself also holds when it was written."""
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        texts = [self.best_params, {name: value for name, value in self.metadata.items() if name != "data"}]  # a folder's name
+        return digest.of_json([{name: digest.of_array(value) for name, value in arrays.items()}, texts])
 
     def taking_part(self, points: str) -> np.ndarray:
         """Return the (n,) mask of `core`, `agreed` or `all` points among those that have a target."""

@@ -71,7 +71,7 @@ def make_split(
         )
     unlabelled = np.setdiff1d(np.arange(len(labels)), chosen)
     parts = tuple(part.astype(np.int64) for part in (labelled, validation, unlabelled))
-    settings = [seed, float(prop_train_labels), float(val_fraction), labels_per_class]
+    settings = [seed, 0.0 if labels_per_class else float(prop_train_labels), float(val_fraction), labels_per_class]
     identity = digest.of_json([settings, sorted(int(c) for c in known_classes), [digest.of_array(part) for part in parts]])
     return Split(*parts, seed, prop_train_labels, val_fraction, labels_per_class, identity)
 

@@ -9,7 +9,7 @@ import numpy as np
 from core.clustering.kmeans import KMeansResult, assign, estimate_n_clusters, semi_supervised_kmeans
 from core.data.images import DiscoveryData
 from core.data.splits import Split
-from core.evaluation.gcd import Accuracy, accuracy
+from core.evaluation.gcd import VERSIONS, Accuracy, accuracy
 from core.evaluation.selection import held_out_accuracy, silhouette
 
 
@@ -61,6 +61,13 @@ def report(
         for where, truth, clusters in parts:
             metrics |= named(accuracy(truth, clusters, data.known_classes, version), f"{where}/{version}")
     return metrics
+
+
+def shown(metrics: dict[str, float], eval_funcs: str) -> dict[str, float]:
+    """Return `report`'s metrics without those of versions that `eval_funcs` (comma-separated) does not name; all others stay."""
+    others = set(VERSIONS) - set(eval_funcs.split(","))
+    left_out = tuple(f"{where}/{version}_" for where in ("unlabelled", "test") for version in others)
+    return {name: value for name, value in metrics.items() if not name.startswith(left_out)}
 
 
 def named(scores: Accuracy, prefix: str) -> dict[str, float]:

@@ -75,15 +75,27 @@ def build(
     return Backbone(model_name, trunk, tail, feature_dim, mean, std, weight_files.digest_of(trunk))
 
 
+def weights_file(model_name: str, weights: str = "", pretrained: bool = True) -> Path | None:
+    """Return the file whose weights `build` loads, fetched from the hub where it is not in the cache (network, disk); None for none.
+
+    Raises:
+        UserError: the model has none on the hub, or the hub is out of reach.
+    """
+    if weights and not weight_files.is_hub_id(weights):
+        return Path(weights)
+    if model_name == small.NAME or not (weights or pretrained):
+        return None
+    return weight_files.hub_file(*_hub_source(model_name, weights))
+
+
 def _timm_network(model_name: str, image_size: int, seed: int, weights: str, pretrained: bool) -> nn.Module:
     """Return the timm network without a classifier, with its weights; a bad file is refused before the network is built."""
     state, source = {}, weights
     _check_name(model_name)
-    if weights and not weight_files.is_hub_id(weights):
-        state = weight_files.read_safetensors(weights)
-    elif weights or pretrained:
-        source, filename = _hub_source(model_name, weights)
-        state = weight_files.read_safetensors(weight_files.hub_file(source, filename))
+    path = weights_file(model_name, weights, pretrained)
+    if path is not None:
+        state = weight_files.read_safetensors(path)
+        source = weights or _hub_source(model_name, weights)[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _create(model_name, image_size, initialise=not state)

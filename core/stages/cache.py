@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from core import digest
 from core.errors import UserError
 from core.evaluation import features as features_module
 from core.stages import checks, feature_files, rebuild
@@ -50,8 +49,8 @@ def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
         )
     trained = rebuild.open_checkpoint(uri, "model_path", config)
     model, m = trained.model()
-    found = {"checkpoint": digest.of_file(trained.path), "data": m.data.digest}
-    params = {"use_l2": config.use_l2, "image_size": trained.config.image_size}
+    found = {"checkpoint": trained.digest, "data": m.data.digest, "split": m.split.digest}
+    params = {"use_l2": config.use_l2}
     key = stage.stage_key(ENTRY_POINT, params, found, environment(m.device, m.number_format))
     finished = None if config.overwrite else stage.find_finished(key)
     folder = stage.work_folder(key)

@@ -1,31 +1,13 @@
-"""Inputs of stages as files on this machine, their digests, and the stage keys made from them."""
+"""Inputs of stages as files on this machine, and the picture of a training's curves."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from core import config as configuration
-from core import digest
 from core.errors import UserError
 from core.plots import curves, figure
-from core.stages.materials import environment
 from core.training import state as states
-
-# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
-PATHS = (
-    "data_root",
-    "weights",
-    "warmup_model_dir",
-    "resume_from_ckpt",
-    "pseudo_labels_path",
-    "ckpt_path",
-    "model_path",
-    "features_path",
-    "previous_pseudo_labels",
-)
 
 
 def checkpoint_at(uri: str, option: str) -> Path:
@@ -53,26 +35,6 @@ def file_at(uri: str, option: str, pattern: str) -> Path:
     if len(found) != 1:
         raise UserError(f"{option} = '{uri}' holds {len(found)} files {pattern}; name the one that is meant")
     return found[0]
-
-
-def parameters(config: Any) -> dict[str, Any]:
-    """Return the canonical parameters of a stage key: what can change the result, without the places of inputs."""
-    return {name: value for name, value in configuration.canonical(config, results_only=True).items() if name not in PATHS}
-
-
-def train_key(config: Any, data_digest: str, split_digest: str, device: torch.device, number_format: str) -> str:
-    """Return the stage key of a training."""
-    from core.tracking.stage import stage_key
-
-    found = {"data": data_digest, "split": split_digest}
-    if config.weights and Path(config.weights).is_file():
-        found["weights"] = digest.of_file(config.weights)
-    for option in ("warmup_model_dir", "resume_from_ckpt"):
-        if getattr(config, option):
-            found[option] = digest.of_file(checkpoint_at(getattr(config, option), option))
-    if config.pseudo_labels_path:
-        found["pseudo_labels"] = digest.of_file(file_at(config.pseudo_labels_path, "pseudo_labels_path", "*.npz"))
-    return stage_key("train_superclass", parameters(config), found, environment(device, number_format))
 
 
 def draw_curves(history: list[list[Any]], path: Path, refreshes: tuple[int, ...] = ()) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from core import config as configuration
-from core.stages import checks, inputs, materials, pipeline_report, rebuild, ssddbc
+from core.evaluation import discovery
+from core.stages import checks, inputs, keys, materials, pipeline_report, rebuild, ssddbc
 from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.server import Request, StageServer
 from core.tracking import stage as stages
@@ -102,7 +103,8 @@ class Pipeline:
 
     def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True) -> Finished:
         config = self._train_config(segment, checkpoint, pseudo)
-        key = inputs.train_key(config, self.data.digest, self.split.digest, self.device, self.number_format)
+        found = {"data": self.data.digest, "split": self.split.digest}
+        key = keys.of_stage("train_superclass", config, found, self.device, self.number_format)
         name = name or f"train {segment.start}-{segment.stop}"
         return self._stage("core.stages.train:train", config, name, "train_superclass", key, curves)
 
@@ -116,9 +118,6 @@ class Pipeline:
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
         shared = {f.name for f in dataclasses.fields(TrainConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
         values = {name: getattr(self.config, name) for name in shared}
-        if not pseudo:  # options that cannot act do not enter the stage key, so that warm-ups are shared
-            neutral = {f.name: getattr(recipes.PUBLISHED, f.name, f.default) for f in dataclasses.fields(TrainConfig)}
-            values |= {name: neutral[name] for name in shared if name.startswith("pseudo_") or name in ("gamma_ramp", "update_interval")}
         return TrainConfig(
             **values, epochs=self.config.total_epochs, stop_at_epoch=segment.stop, resume_from_ckpt=checkpoint, pseudo_labels_path=pseudo
         )
@@ -126,7 +125,8 @@ class Pipeline:
     def _cluster(self, epoch: int) -> Finished:
         shared = {f.name for f in dataclasses.fields(SsddbcConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
         values = {name: getattr(self.config, name) for name in shared - {"image_size", "weights", "batch_size"}}
-        config = SsddbcConfig(**values, ckpt_path=self._checkpoint(), previous_pseudo_labels=self._pseudo_labels(), current_epoch=epoch)
+        made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels()}
+        config = SsddbcConfig(**values | rebuild.places_of(self.config) | made, current_epoch=epoch)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
         return self._stage("core.stages.ssddbc:run", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
 
@@ -145,7 +145,7 @@ class Pipeline:
                 note = "reused"
         if curves:
             for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):
-                self.run_.metrics(metrics, epoch)
+                self.run_.metrics(discovery.shown(metrics, self.config.eval_funcs), epoch)
         print(f"taxon: {name:40s} {note:>10s}  {pipeline_report.short(finished.summary['metrics'])}", file=sys.stderr)
         return finished
 

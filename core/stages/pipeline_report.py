@@ -34,9 +34,8 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
         for clustering in pipeline.clusterings:
             target = folder / "heatmaps" / f"epoch_{clustering.summary['epoch']:04d}"
             shutil.copytree(clustering.folder / "heatmaps", target)
-        trained = rebuild.open_checkpoint(
-            str(checkpoint), "best checkpoint", CacheConfig(gpu=pipeline.config.gpu), (pipeline.data, pipeline.split)
-        )
+        now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
+        trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
         model, m = trained.model()
         clusters = _pictures(pipeline, model, m, folder / "plots")
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import digest
 from core.data.splits import Split
 from core.errors import UserError
 from core.models.discovery import DiscoveryModel
-from core.stages import inputs, materials
-from core.stages.config import DataOptions, TrainConfig
+from core.stages import inputs, keys, materials
+from core.stages.config import DataOptions, ModelOptions, TrainConfig
 from core.stages.materials import Materials
 from core.training import state as states
 
 MAY_DIFFER = ("data_root", "download")
+MODEL_PLACES = ("weights", "warmup_model_dir")
 
 
 @dataclass
@@ -27,6 +29,12 @@ class Trained:
     config: TrainConfig
     data: Any
     split: Split
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what features of this model depend on, besides data and number format."""
+        model = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(ModelOptions) if f.name not in MODEL_PLACES}
+        return digest.of_json([states.weights_digest(self.state.model), self.facts["trunk_digest"], model])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -73,6 +81,15 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
         if found != state.facts[name]:
             raise UserError(f"the images in data_root = '{merged.data_root}' are not those the checkpoint was trained on ({name} differs)")
     return Trained(path, state, merged, data, split)
+
+
+def places_of(config: Any) -> dict[str, str]:
+    """Return where data and weights lie for a command that gives all of its options, as `open_checkpoint` takes them.
+
+    A checkpoint of a reused stage names where they lay for the command that made it. Full paths: the default `data` would stand for
+    those.
+    """
+    return {"data_root": str(Path(config.data_root).expanduser().resolve()), "weights": keys.weights_file(config)}
 
 
 def _changes(config: Any) -> dict[str, Any]:

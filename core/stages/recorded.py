@@ -101,8 +101,11 @@ class RecordedTraining:
         if epoch > 0:
             states.save_checkpoint(folder, self.state(epoch))
             states.prune(folder, self._kept)
-        self.run.metrics(metrics, epoch)
-        self.run.forward(metrics, epoch)
+        self._tell(epoch, metrics)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return those of an epoch's metrics that were asked for; checkpoints and summary hold all of them."""
+        return metrics
 
     def summarise(self) -> dict[str, Any]:
         """Return what later stages read of this one."""
@@ -167,5 +170,9 @@ class RecordedTraining:
         self.facts |= {name: state.facts[name] for name in self.carried_facts}
         if self.run is not None:
             for epoch, metrics in self.history:
-                self.run.metrics(metrics, epoch)
-                self.run.forward(metrics, epoch)
+                self._tell(epoch, metrics)
+
+    def _tell(self, epoch: int, metrics: dict[str, float]) -> None:
+        shown = self.shown(metrics)
+        self.run.metrics(shown, epoch)
+        self.run.forward(shown, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from core import digest
 from core.clustering import grid, pseudo_labels, roles, ssddbc
 from core.clustering.matching import change_rate
 from core.clustering.pseudo_labels import Points, PseudoLabels
@@ -17,9 +17,10 @@ from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
-from core.stages import cache, checks, feature_files, inputs, rebuild
-from core.stages.config import SsddbcConfig
+from core.stages import cache, checks, feature_files, inputs, keys, rebuild
+from core.stages.config import ClusterOptions, SsddbcConfig
 from core.stages.feature_files import SPLITS, FeatureFile
+from core.training.state import weights_digest
 
 ENTRY_POINT = "offline_ssddbc_superclass"
 BACKGROUNDS = ("all", "score")  # of the heat maps drawn at every refresh
@@ -58,19 +59,18 @@ def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
 
 
 def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
-    """Return the stage key of a clustering."""
+    """Return the stage key of a clustering: the checkpoint says all that the options of data, model and machine could."""
     from core.stages.materials import environment
     from core.tracking.stage import stage_key
     from core.training import precision
 
     device = precision.pick_device(config.gpu)
-    found = {"checkpoint": digest.of_file(trained.path), "data": trained.data.digest, "split": trained.split.digest}
-    if config.previous_pseudo_labels:
-        found["previous"] = digest.of_file(inputs.file_at(config.previous_pseudo_labels, "previous_pseudo_labels", "*.npz"))
-    if config.skip_feature_extraction:
-        found["features"] = digest.of_file(inputs.file_at(config.features_path, "features_path", "features.safetensors"))
+    asked = {f.name: getattr(config, f.name) for f in dataclasses.fields(ClusterOptions) if f.metadata["affects_result"]}
+    asked["epoch"] = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
+    found = {"checkpoint": trained.digest, "data": trained.data.digest, "split": trained.split.digest}
+    found |= keys.digests(config, ("checkpoint", "weights"))
     number_format = precision.resolve_precision(trained.config.precision, device)
-    return stage_key(ENTRY_POINT, inputs.parameters(config), found, environment(device, number_format))
+    return stage_key(ENTRY_POINT, asked, found, environment(device, number_format))
 
 
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:
@@ -82,9 +82,25 @@ def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> F
         model, m = trained.model()
         cache.extract(trained, model, m, place, config, use_l2=True)
     features = feature_files.read(place)
-    if features.about["data_digest"] != trained.data.digest or features.about["split_digest"] != trained.split.digest:
-        raise UserError(f"features in '{place}' are of another data set or split than the checkpoint; extract them from it")
+    _require_own(features, trained, place)
     return features
+
+
+def _require_own(features: FeatureFile, trained: rebuild.Trained, place: Path) -> None:
+    """Raise UserError unless the features are the checkpoint's own of this data and split, of unit length as this stage extracts them."""
+    about, facts = features.about, trained.facts
+    wanted = {
+        "another data set or split than the checkpoint": {"data_digest": trained.data.digest, "split_digest": trained.split.digest},
+        "another checkpoint": {"weights_digest": weights_digest(trained.state.model), "trunk_digest": facts["trunk_digest"]},
+    }
+    for what, digests in wanted.items():
+        if any(about.get(name) != value for name, value in digests.items()):
+            raise UserError(f"features in '{place}' are of {what}; extract them from it (cache_features), or give the one they are of")
+    size = about.get("transform", {}).get("image_size")
+    if size != trained.config.image_size:
+        raise UserError(f"features in '{place}' are of images of {size} pixels, not {trained.config.image_size}; extract them again")
+    if not about.get("l2_normalised"):
+        raise UserError(f"features in '{place}' are not normalised (use_l2 = false); extract them with use_l2 = true")
 
 
 def _used(features: FeatureFile) -> np.ndarray:

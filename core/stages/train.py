@@ -15,8 +15,9 @@ from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
 from core.evaluation import discovery
 from core.evaluation import features as features_module
+from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import checks, feature_files, inputs
+from core.stages import checks, feature_files, inputs, keys
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
@@ -122,7 +123,7 @@ class Training(RecordedTraining):
         m, config = self.materials, self.config
         train, test = self.features()
         found = discovery.cluster(m.data, m.split, train, test, len(m.data.class_names), config.seed)
-        metrics = discovery.report(m.data, m.split, found, tuple(config.eval_funcs.split(",")))
+        metrics = discovery.report(m.data, m.split, found, VERSIONS)
         metrics |= discovery.label_free(m.data, m.split, found, train)
         if epoch in (0, self.config.epochs):
             metrics |= discovery.more_baselines(m.data, m.split, train, test, config.seed)
@@ -131,6 +132,10 @@ class Training(RecordedTraining):
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""
         return tuple(features_module.normalise(extract.extract(self.model)) for extract in (self.extract_train, self.extract_test))
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the metrics without the versions of accuracy that `eval_funcs` does not name: it is in no stage key."""
+        return discovery.shown(metrics, self.config.eval_funcs)
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
         """Return the number by which the best epoch is chosen."""
@@ -197,7 +202,7 @@ class Training(RecordedTraining):
         from core.tracking import stage, store
 
         m = self.materials
-        key = inputs.train_key(self.config, m.data.digest, m.split.digest, m.device, m.number_format)
+        key = keys.of_stage(ENTRY_POINT, self.config, {"data": m.data.digest, "split": m.split.digest}, m.device, m.number_format)
         folder = stage.work_folder(key)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         store.require_space(folder, 12 * trained + (64 << 20), f"training {self.config.model_name}")

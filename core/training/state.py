@@ -178,6 +178,20 @@ def prune(folder: Path, keep: Callable[[int], bool]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def content_digest(state: TrainState) -> str:
+    """Return the sha256 of what a checkpoint hands on: weights, optimiser, random state, epoch, facts and metrics.
+
+    Left out are what a clock said, the configuration and the data's name, which say where things lay: what was asked is in the weights.
+    """
+    facts = {name: value for name, value in state.facts.items() if name not in ("config", "data")}
+    metrics = [[epoch, {name: value for name, value in values.items() if not name.startswith("time/")}] for epoch, values in state.history]
+    slots = [[index, slot, value] for index, slots in sorted(state.optimizer["state"].items()) for slot, value in sorted(slots.items())]
+    numbers = [entry for entry in slots if not isinstance(entry[2], Tensor)]
+    tensors = {f"{index}.{slot}": value for index, slot, value in slots if isinstance(value, Tensor)}
+    told = digest.of_json([state.epoch, facts, metrics, numbers, state.optimizer["param_groups"]])
+    return digest.of_json([told, weights_digest(state.model), weights_digest(tensors), weights_digest({"rng": state.rng})])
+
+
 def weights_digest(model: dict[str, Tensor]) -> str:
     """Return the sha256 over names and bytes of the trainable weights: equal digests mean bit-identical models."""
     return digest.of_bytes(*(part for name in sorted(model) for part in (name.encode(), model[name].detach().cpu().numpy().tobytes())))

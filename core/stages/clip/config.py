@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from core.config import ConfigFile, option
+from core.config import ConfigFile, option, place
+
+
+def _weighs_classes(config: Any) -> bool:
+    return config.use_superclip_loss and config.class_loss_weight != 0
+
+
+def _weighs_anything(config: Any) -> bool:
+    return config.use_weighted_sampling or (_weighs_classes(config) and config.use_class_weights)
 
 
 @dataclass(frozen=True)
 class ClipData:
     """Which images and sentences, and who is held out."""
 
-    data_dir: str = option("", "folder with <class>/* , or with train/, val/ and test/ that each hold <class>/*")
-    class_texts_file: str = option("", "JSON {class folder: sentence, or list of sentences of which each image draws one a step}")
-    val_fraction: float = option(0.15, "share of the training images that chooses the epoch, where data_dir has no val/; 0 = none")
-    test_fraction: float = option(0.15, "share of the images held out for testing, where data_dir has no parts and use_cv is off; 0 = none")
-    use_cv: bool = option(False, "stratified k-fold cross-validation over train (and val), one child run a fold; test/ stays untouched")
-    n_splits: int = option(5, "folds of use_cv")
-    fold: int = option(0, "use_cv: train only this fold (from 1); 0 = all")
-    random_state: int = option(42, "seed of folds and splits")
-    group_pattern: str = option("", "regular expression on <class>/<file>: images whose first (...) agrees are never parted")
-    groups_file: str = option("", "CSV with image_path (below data_dir) and group_column, instead of group_pattern")
-    group_column: str = option("group", "column of groups_file")
+    data_dir: str = place("", "folder with <class>/* , or with train/, val/ and test/ that each hold <class>/*")
+    class_texts_file: str = place("", "JSON {class folder: sentence, or list of sentences of which each image draws one a step}")
+    val_fraction: float = option(
+        0.15, "share of the training images that chooses the epoch, where data_dir has no val/; 0 = none", digest="data"
+    )
+    test_fraction: float = option(
+        0.15, "share of the images held out for testing, where data_dir has no parts and use_cv is off; 0 = none", digest="data"
+    )
+    use_cv: bool = option(
+        False, "stratified k-fold cross-validation over train (and val), one child run a fold; test/ stays untouched", digest="data"
+    )
+    n_splits: int = option(5, "folds of use_cv", digest="data")
+    fold: int = option(0, "use_cv: train only this fold (from 1); 0 = all", digest="data")
+    random_state: int = option(42, "seed of folds and splits", digest="data")
+    group_pattern: str = option("", "regular expression on <class>/<file>: images whose first (...) agrees are never parted", digest="data")
+    groups_file: str = place("", "CSV with image_path (below data_dir) and group_column, instead of group_pattern")
+    group_column: str = option("group", "column of groups_file", digest="data")
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,8 @@ class ClipTowersConfig:
     embed_dim: int = option(512, "width of the shared space")
     image_pretrained: str = option("", "published weights of the image tower: an open_clip tag, timm's tag or default; empty = none")
     text_pretrained: str = option("", "published weights of the text tower: an open_clip tag; empty = none")
-    image_weights: str = option("", "local .safetensors of the image tower; goes before image_pretrained")
-    text_weights: str = option("", "local .safetensors of the text tower; goes before text_pretrained")
+    image_weights: str = place("", "local .safetensors of the image tower; goes before image_pretrained", "weights")
+    text_weights: str = place("", "local .safetensors of the text tower; goes before text_pretrained", "weights")
     context_length: int = option(0, "tokens a sentence may have; 0 = the text tower's own")
     lock_image: bool = option(False, "freeze the image network: its features are computed once and only the projection trains")
     lock_text: bool = option(False, "freeze the text tower: its embeddings are computed once")
@@ -51,20 +65,21 @@ class ClipLoss:
     """Losses and sampling."""
 
     use_superclip_loss: bool = option(False, "class_loss_weight * L_class + contrastive_loss_weight * L_contrastive; else L_contrastive")
-    class_loss_weight: float = option(1.0, "weight of the cross-entropy against the class sentences")
-    contrastive_loss_weight: float = option(1.0, "weight of the contrast in use_superclip_loss")
+    class_loss_weight: float = option(1.0, "weight of the cross-entropy against the class sentences", acts=lambda c: c.use_superclip_loss)
+    contrastive_loss_weight: float = option(1.0, "weight of the contrast in use_superclip_loss", acts=lambda c: c.use_superclip_loss)
     contrastive_targets: Literal["multi_positive", "instance"] = option(
         "multi_positive",
         "what is positive: every sentence of the image's class in the batch, or the image's own; the same where classes have one sentence",
+        acts=lambda c: not c.use_superclip_loss or c.contrastive_loss_weight != 0,
     )
-    use_class_weights: bool = option(True, "weight L_class by weight_method")
+    use_class_weights: bool = option(True, "weight L_class by weight_method", acts=_weighs_classes)
     use_weighted_sampling: bool = option(False, "draw images by weight_method, with replacement")
     weight_method: Literal["inverse_freq", "sqrt_inverse", "effective_num"] = option(
-        "inverse_freq", "class weights: 1 / n, 1 / sqrt(n), or (1 - b) / (1 - b^n) with b = 0.9999"
+        "inverse_freq", "class weights: 1 / n, 1 / sqrt(n), or (1 - b) / (1 - b^n) with b = 0.9999", acts=_weighs_anything
     )
-    weight_smooth_factor: float = option(1.0, "exponent of the class weights: 1 = as they are, 0 = all alike")
+    weight_smooth_factor: float = option(1.0, "exponent of the class weights: 1 = as they are, 0 = all alike", acts=_weighs_anything)
     word_supervision: bool = option(False, "add the published SuperCLIP term: image tokens foretell the sentence's words")
-    word_supervision_weight: float = option(1.0, "weight of that term")
+    word_supervision_weight: float = option(1.0, "weight of that term", acts=lambda c: c.word_supervision)
 
 
 @dataclass(frozen=True)
@@ -76,16 +91,18 @@ class ClipTraining:
     learning_rate: float = option(0.0001, "AdamW's learning rate at the start")
     scheduler: Literal["cosine", "none"] = option("cosine", "learning rate: cosine to a thousandth, or flat")
     weight_decay: float = option(0.01, "weight decay of matrices and kernels; biases, norms and the temperature have none")
-    augmentation: Literal["none", "light", "standard", "strong"] = option("standard", "how much training images are changed")
+    augmentation: Literal["none", "light", "standard", "strong"] = option(
+        "standard", "how much training images are changed", acts=lambda c: c.view_cache > 0 or not c.lock_image
+    )
     num_workers: int = option(4, "threads that read and augment images; at most 4 are used", affects_result=False)
     gpu: str = option("auto", "auto (CUDA, MPS, CPU), cpu, mps, a CUDA index, or several (0,1) for folds and configurations", False)
     threads: int = option(0, "CPU threads of a process's computations; 0 = all usable cores", affects_result=False)
     use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
     seed: int = option(42, "seed of initialisation, sampling, augmentation and drawn sentences")
     early_stopping_patience: int = option(0, "end after this many epochs without improvement; 0 = never")
-    early_stopping_min_delta: float = option(0.001, "what counts as an improvement")
+    early_stopping_min_delta: float = option(0.001, "what counts as an improvement", acts=lambda c: c.early_stopping_patience > 0)
     early_stopping_monitor: Literal["val_loss", "val_acc", "val_map"] = option(
-        "val_loss", "what has to improve: -log p of the class on validation, accuracy, or mAP"
+        "val_loss", "what has to improve: -log p of the class on validation, accuracy, or mAP", acts=lambda c: c.early_stopping_patience > 0
     )
 
 
@@ -94,7 +111,9 @@ class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, Config
     """Train an image and a text tower to classify images by a sentence a class, to a registered best model."""
 
     select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "mAP", "last"] = option(
-        "balanced_accuracy", "validation metric that chooses the best epoch; last = the last epoch"
+        "balanced_accuracy",
+        "validation metric that chooses the best epoch; last = the last epoch",
+        acts=lambda c: getattr(c, "save_best", True) or c.wise_ft,
     )
     save_best: bool = option(True, "evaluate and register the best epoch; else the last one")
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
@@ -103,7 +122,7 @@ class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, Config
     zero_shot: bool = option(True, "score the towers before training, beside the result")
     linear_probe: bool = option(True, "fit a linear classifier on the untrained image tower's features, beside the result")
     wise_ft: bool = option(True, "score the best mix of the weights before and after training, chosen on validation, beside the result")
-    resume: str = option("", "checkpoint (file, folder or URI) to continue from")
+    resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     register: bool = option(True, "register the model (never that of a fold)", affects_result=False)
     config_file: str = option("", "options from a file (JSON5 or YAML, path or URI): one object, or a list with multi_config", False)
     multi_config: bool = option(False, "config_file holds a list of configurations: one child run each", affects_result=False)

@@ -16,11 +16,10 @@ from core import digest
 from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.models.clip import ClipTowers
-from core.stages import inputs
+from core.stages import keys
 from core.stages.clip import baselines, checks, data, evaluate, materials, register
 from core.stages.clip.config import TrainClipConfig
 from core.stages.longtail import evaluate as shared
-from core.stages.materials import environment
 from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision, schedule
 from core.training import state as states
@@ -29,8 +28,6 @@ from core.training.loop import Plan, fit
 from core.training.stopping import stale_epochs
 
 ENTRY_POINT = "train_clip"
-# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
-PLACES = ("data_dir", "class_texts_file", "groups_file", "group_column", "group_pattern", "image_weights", "text_weights", "resume")
 MONITORED = {"val_loss": ("val/nll", -1.0), "val_acc": ("val/accuracy", 1.0), "val_map": ("val/mAP", 1.0)}
 
 
@@ -261,14 +258,8 @@ def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) 
 
 
 def _stage_key(config: TrainClipConfig, m: materials.Materials, facts: dict[str, Any], towers: str) -> str:
-    from core.tracking.stage import stage_key
-
     found = {"data": facts["data_digest"], "split": facts["split_digest"], "towers": towers}
-    if config.resume:
-        found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
-    kept = configuration.canonical(config, results_only=True).items()
-    parameters = {name: value for name, value in kept if name not in PLACES}
-    return stage_key(ENTRY_POINT, parameters, found, environment(m.device, m.number_format))
+    return keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",))
 
 
 def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None:

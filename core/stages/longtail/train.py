@@ -10,17 +10,15 @@ import numpy as np
 import torch
 
 from core import config as configuration
-from core import digest
 from core.data.classification import tail_classes
 from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import inputs
+from core.stages import keys
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
-from core.stages.materials import environment
 from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision, timeline
 from core.training import state as states
@@ -309,13 +307,8 @@ class LongtailTraining(RecordedTraining):
         }
 
     def _stage_key(self) -> str:
-        from core.tracking.stage import stage_key
-
-        config = self.config
         found = {"data": self.m.data.digest, "backbone": self.facts["backbone_digest"]}
-        if config.resume:
-            found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
-        return stage_key(ENTRY_POINT, _parameters(config), found, environment(self.m.device, self.m.number_format))
+        return keys.of_stage(ENTRY_POINT, self.config, found, self.m.device, self.m.number_format, ("weights",))
 
     def _work_folder(self) -> Path:
         from core.tracking import stage, store
@@ -357,13 +350,6 @@ def require_validation(config: LongtailTrainConfig, data: Any) -> None:
         raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
     if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
         raise UserError("select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy")
-
-
-def _parameters(config: LongtailTrainConfig) -> dict[str, Any]:
-    """Return what can change the result, without the places of inputs."""
-    places = ("data_root", "weights", "resume", "class_weights")
-    kept = configuration.canonical(config, results_only=True).items()
-    return {name: value for name, value in kept if name not in places and not name.endswith(("_dir", "_meta"))}
 
 
 def _shape_of(group: dict[str, Any]) -> tuple[str, int, list[str]]:

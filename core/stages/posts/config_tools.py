@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option
+from core.config import option, place
 from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 
 
@@ -13,9 +13,9 @@ from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, P
 class PreparePostsConfig:
     """Split labelled posts into train, validation and test, grouped by image and text, and write them as CSV."""
 
-    data_root: str = option("data/posts", "folder with the index files and data/<guid>.txt|jpg")
-    train_file: str = option("train.txt", "index of the labelled posts in data_root, header guid,tag")
-    test_file: str = option("test_without_label.txt", "index of the posts to predict in data_root; empty = none")
+    data_root: str = place("data/posts", "folder with the index files and data/<guid>.txt|jpg")
+    train_file: str = place("train.txt", "index of the labelled posts in data_root, header guid,tag")
+    test_file: str = place("test_without_label.txt", "index of the posts to predict in data_root; empty = none")
     seed: int = option(1, "seed of the split")
     val_fraction: float = option(0.1, "share of the labelled posts for model selection")
     test_fraction: float = option(0.1, "share of the labelled posts that nothing is fitted to or selected by")
@@ -54,12 +54,12 @@ class MineBadCasesConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Post
 class RobustnessConfig:
     """Score a trained classifier under image and text corruptions in five severities; no figure of it selects anything."""
 
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with test.csv and val.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV starts from")
+    data_dir: str = place("", "folder or URI (runs:/<id>/posts) with test.csv and val.csv")
+    data_root: str = place("data/posts", "folder that image_path of the CSV starts from")
     part: Literal["test", "val"] = option("test", "which posts are damaged")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    weights: str = option("", "run, folder or checkpoint (path or URI) that optimize_clip wrote")
+    test_csv: str = place("", "CSV of the test posts; empty = that of data_dir")
+    val_csv: str = place("", "CSV of the validation posts; empty = that of data_dir")
+    weights: str = place("", "run, folder or checkpoint (path or URI) that optimize_clip wrote", "predictor")
     corruptions: str = option("", "comma-separated names of image and text corruptions; empty = all of both")
     max_posts: int = option(0, "at most so many posts, drawn by the seed; 0 = all")
     seed: int = option(1, "seed of noise, typos and of max_posts")
@@ -70,8 +70,8 @@ class RobustnessConfig:
 class AugmentConfig:
     """What both kinds of variants need."""
 
-    badcase_csv: str = option("", "bad_cases.csv (path, folder or URI) of mine_bad_cases, or made by hand")
-    data_root: str = option("data/posts", "folder that text_path and image_path start from; else the CSV's own folder")
+    badcase_csv: str = place("", "bad_cases.csv (path, folder or URI) of mine_bad_cases, or made by hand")
+    data_root: str = place("data/posts", "folder that text_path and image_path start from; else the CSV's own folder")
     num_aug: int = option(1, "variants of each bad case")
     seed: int = option(1, "seed of the variants")
     output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
@@ -91,14 +91,14 @@ class AugmentTextsConfig(AugmentConfig):
 class MergeConfig:
     """Join training posts and variants of bad cases into train_aug.csv; refused when a validation or test post would come in."""
 
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV files starts from")
-    train_csv: str = option("", "CSV of the training posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    badcase_csv: str = option("", "bad_cases.csv: its reasons become a column, and only its posts may have variants; empty = none")
-    badcase_image_csv: str = option("", "CSV of image variants (path, folder or URI) of augment_bad_cases, or by hand; empty = none")
-    badcase_text_csv: str = option("", "CSV of text variants (path, folder or URI) of augment_bad_cases_text, or by hand; empty = none")
+    data_dir: str = place("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
+    data_root: str = place("data/posts", "folder that image_path of the CSV files starts from")
+    train_csv: str = place("", "CSV of the training posts; empty = that of data_dir")
+    val_csv: str = place("", "CSV of the validation posts; empty = that of data_dir")
+    test_csv: str = place("", "CSV of the test posts; empty = that of data_dir")
+    badcase_csv: str = place("", "bad_cases.csv: its reasons become a column, and only its posts may have variants; empty = none")
+    badcase_image_csv: str = place("", "CSV of image variants (path, folder or URI) of augment_bad_cases, or by hand; empty = none")
+    badcase_text_csv: str = place("", "CSV of text variants (path, folder or URI) of augment_bad_cases_text, or by hand; empty = none")
     output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
@@ -106,11 +106,11 @@ class MergeConfig:
 class BaselineConfig:
     """Compare a classifier with a baseline on the untouched test posts: paired bootstrap and McNemar's test."""
 
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with test.csv")
-    data_root: str = option("data/posts", "folder that image_path of the CSV starts from")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    weights: str = option("", "run of optimize_clip (runs:/<id> or its artifact folder) that may be better")
-    baseline_weights: str = option("", "run of optimize_clip that it is compared with")
+    data_dir: str = place("", "folder or URI (runs:/<id>/posts) with test.csv")
+    data_root: str = place("data/posts", "folder that image_path of the CSV starts from")
+    test_csv: str = place("", "CSV of the test posts; empty = that of data_dir")
+    weights: str = place("", "run of optimize_clip (runs:/<id> or its artifact folder) that may be better", "predictor")
+    baseline_weights: str = place("", "run of optimize_clip that it is compared with", "predictor")
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better' is about")
     resamples: int = option(2000, "bootstrap resamples")
     level: float = option(0.95, "level of the intervals; McNemar's test has to fall below 1 - level")
@@ -122,14 +122,14 @@ class BaselineConfig:
 class ErrorAnalysisConfig:
     """Count the errors of a classifier, or of a bad_cases.csv, by what posts are like, with Wilson intervals and charts."""
 
-    data_dir: str = option("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
-    data_root: str = option("data/posts", "folder that paths of the CSV files start from")
+    data_dir: str = place("", "folder or URI (runs:/<id>/posts) with train.csv, val.csv and test.csv")
+    data_root: str = place("data/posts", "folder that paths of the CSV files start from")
     part: Literal["test", "val", "train"] = option("test", "which posts; with badcase_csv those that were mined: train")
-    train_csv: str = option("", "CSV of the training posts; empty = that of data_dir")
-    val_csv: str = option("", "CSV of the validation posts; empty = that of data_dir")
-    test_csv: str = option("", "CSV of the test posts; empty = that of data_dir")
-    weights: str = option("", "run, folder or checkpoint that optimize_clip wrote: its errors are counted")
-    badcase_csv: str = option("", "bad_cases.csv instead: its rows whose two labels differ are the errors")
+    train_csv: str = place("", "CSV of the training posts; empty = that of data_dir")
+    val_csv: str = place("", "CSV of the validation posts; empty = that of data_dir")
+    test_csv: str = place("", "CSV of the test posts; empty = that of data_dir")
+    weights: str = place("", "run, folder or checkpoint that optimize_clip wrote: its errors are counted", "predictor")
+    badcase_csv: str = place("", "bad_cases.csv instead: its rows whose two labels differ are the errors")
     output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
 
 
@@ -137,12 +137,12 @@ class ErrorAnalysisConfig:
 class PredictConfig:
     """Write guid,tag for every post to predict, by the trained classifier that did best on validation."""
 
-    weights: str = option(
-        "", "run, folder, model or checkpoint of optimize_clip; of several, comma-separated, the best on validation predicts"
+    weights: str = place(
+        "", "run, folder, model or checkpoint of optimize_clip; of several, comma-separated, the best on validation predicts", "predictor"
     )
-    data_root: str = option("data/posts", "folder with test_file and data/<guid>.txt|jpg; also what image_path of predict_csv starts from")
-    test_file: str = option("test_without_label.txt", "index of the posts to predict in data_root, header guid,tag")
-    predict_csv: str = option("", "CSV guid,text,image_path of the posts to predict instead (predict.csv of prepare_posts)")
+    data_root: str = place("data/posts", "folder with test_file and data/<guid>.txt|jpg; also what image_path of predict_csv starts from")
+    test_file: str = place("test_without_label.txt", "index of the posts to predict in data_root, header guid,tag")
+    predict_csv: str = place("", "CSV guid,text,image_path of the posts to predict instead (predict.csv of prepare_posts)")
     output: str = option("", "file that also gets the predictions; empty = only the run keeps them", affects_result=False)
 
 

@@ -25,7 +25,6 @@ from core.training.posts import augmented
 from core.training.precision import autocast
 
 FORWARD_BATCH = 128
-_contents: dict[tuple[str, int, int], str] = {}
 _memory: dict[str, dict[str, np.ndarray]] = {}  # of this process: folds and variants ask for the same posts again
 
 
@@ -43,15 +42,7 @@ def crop(pictures: Tensor, image_size: int) -> Tensor:
 def content_of(paths: Sequence[Path]) -> list[str]:
     """Return the sha256 of each file (disk); one that this process has read is read again only when its size or time differ."""
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        return list(pool.map(_content, paths))
-
-
-def _content(path: Path) -> str:
-    status = path.stat()
-    known = str(path), status.st_size, status.st_mtime_ns
-    if known not in _contents:
-        _contents[known] = digest.of_file(path)
-    return _contents[known]
+        return list(pool.map(digest.of_file_once, paths))
 
 
 def image_features(

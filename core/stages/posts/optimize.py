@@ -10,16 +10,14 @@ import numpy as np
 import torch
 
 from core import config as configuration
-from core import digest
 from core.data.posts import Posts
 from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
-from core.stages import inputs, reuse
+from core.stages import keys, reuse
 from core.stages.longtail.evaluate import scorer, softmax
-from core.stages.materials import environment
 from core.stages.posts import checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.recorded import RecordedTraining
@@ -31,8 +29,6 @@ from core.training.stopping import stale_epochs
 
 ENTRY_POINT = "optimize_clip"
 TAUS = tuple(np.round(np.arange(0.0, 1.51, 0.1), 2))
-# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
-PLACES = ("data_dir", "data_root", "train_csv", "val_csv", "test_csv", "weights", "image_weights", "text_weights", "resume")
 _FORWARD_BATCH = 256
 
 
@@ -80,19 +76,9 @@ def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = 
 
 def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> str:
     """Return the stage key of a training: options that can change the result, and digests of posts and weight files."""
-    from core.tracking.stage import stage_key
-
-    rows = rows or materials.load_rows(config)
-    kept = configuration.canonical(config, results_only=True).items()
-    parameters = {name: value for name, value in kept if name not in PLACES}
-    found = {part: posts.digest for part, posts in rows.items()}
-    for name in ("weights", "image_weights", "text_weights"):
-        given = getattr(config, name)
-        found[name] = digest.of_file(given) if Path(given).is_file() else given
-    if config.resume:
-        found["resume"] = digest.of_file(inputs.checkpoint_at(config.resume, "resume"))
-    device = precision.pick_device(config.gpu)
-    return stage_key(ENTRY_POINT, parameters, found, environment(device, precision.mixed_precision(config.use_amp, device)))
+    rows, device = rows or materials.load_rows(config), precision.pick_device(config.gpu)
+    found = {part: posts.digest for part, posts in rows.items()} | materials.weights_digests(config)
+    return keys.of_stage(ENTRY_POINT, config, found, device, precision.mixed_precision(config.use_amp, device), ("weights",))
 
 
 class PostsTraining(RecordedTraining):

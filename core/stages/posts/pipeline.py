@@ -20,9 +20,8 @@ from core import config as configuration
 from core import digest
 from core.data import post_splits
 from core.data import posts as post_files
-from core.stages import reuse
-from core.stages.materials import environment
-from core.stages.posts import checks, compare_variants, optimize, pipeline_report, results, robustness
+from core.stages import keys, reuse
+from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
 from core.stages.posts.checks import fitted
 from core.stages.posts.config import OptimizeClipConfig
@@ -50,8 +49,8 @@ from core.training import precision
 ENTRY_POINT = "posts_pipeline"
 # Imported once, before the stages that need them are started.
 MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "errors")
-# Options that name an input: a stage key holds the digest of what they point to instead of the place where it lies.
-PLACES = {*optimize.PLACES, "baseline_weights", "badcase_csv", "badcase_image_csv", "badcase_text_csv", "predict_csv"}
+# What no later stage reads: they also say when and where a stage ran.
+UNREAD = {stages.SUMMARY, "config.json", "report.json", "history.json"}
 
 
 def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
@@ -92,9 +91,8 @@ class Pipeline:
         self.config, self.run_ = config, run
         self.server = StageServer(("open_clip", *(f"core.stages.posts.{name}" for name in MODULES)))
         self.server.warm_up()
-        device = precision.pick_device(config.gpu)
-        self.environment = environment(device, precision.mixed_precision(config.use_amp, device))
-        self.weights = {name: _digest_of(getattr(config, name)) for name in ("weights", "image_weights", "text_weights")}
+        self.device = precision.pick_device(config.gpu)
+        self.number_format = precision.mixed_precision(config.use_amp, self.device)
         self.data_digest = data_digest(config)
         self.made: dict[str, Finished] = {}
         self.reused: list[str] = []
@@ -172,10 +170,10 @@ class Pipeline:
 
     def _key(self, entry_point: str, config: Any, after: tuple[str, ...]) -> str:
         """Return a stage's key: its options, and digests of the data and of every file of the stages that it builds on."""
-        kept = configuration.canonical(config, results_only=True).items()
-        found = {name: digest.of_json(self.made[name].manifest) for name in after} | (self.weights if after else {})
-        parameters = {name: value for name, value in kept if name not in PLACES}
-        return stages.stage_key(entry_point, parameters, found | {"data": self.data_digest}, self.environment)
+        found = {name: content_of(self.made[name]) for name in after} | {"data": self.data_digest}
+        if hasattr(config, "encoder"):
+            found |= materials.weights_digests(config)
+        return keys.of_stage(entry_point, config, found, self.device, self.number_format, ("weights",))
 
     def _stage(self, name: str, function: str, entry_point: str, config: Any, after: tuple[str, ...], key: str = "") -> None:
         """Reuse a finished stage or run it; either way its result is in `made` afterwards."""
@@ -205,8 +203,10 @@ class Pipeline:
         return lambda values, step: self.run_.metrics({f"{name}/{key}": value for key, value in values.items()}, step)
 
 
-def _digest_of(given: str) -> str:
-    return digest.of_file(given) if given and Path(given).is_file() else given
+def content_of(finished: Finished) -> str:
+    """Return the digest of all that later stages can read of a stage: tables, pictures, classifiers."""
+    files = finished.manifest.items()
+    return digest.of_json({name: entry["sha256"] for name, entry in files if Path(name).name not in UNREAD and "checkpoints/" not in name})
 
 
 def data_digest(config: PostsPipelineConfig) -> str:

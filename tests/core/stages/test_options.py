@@ -168,7 +168,7 @@ def test_without_held_out_images_selection_goes_by_what_needs_no_label(place):
 
 @pytest.mark.parametrize("versions", ["v1", "v2", "v2b", "v1,v2,v2b"])
 def test_the_accuracies_asked_for_are_reported(place, versions):
-    metrics = place.fitted(epochs=1, eval_funcs=versions).history[-1][1]
+    metrics = place.fitted(epochs=1, eval_funcs=versions).run.history[-1][0]
     for version in ("v1", "v2", "v2b"):
         for where in ("unlabelled", "test"):
             for part in ("all", "old", "new"):

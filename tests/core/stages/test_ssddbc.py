@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from core.clustering import grid, pseudo_labels, roles
-from core.stages import ssddbc
-from core.stages.config import SsddbcConfig
+from core.stages import cache, ssddbc
+from core.stages.config import CacheConfig, SsddbcConfig
 from core.stages.feature_files import SPLITS
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
@@ -131,6 +131,18 @@ def test_features_have_to_be_given_and_of_this_data_set(cluster, shared, place, 
     _summary, run = place.publish(seed=2, epochs=1, save_features_and_exit=True)
     line = refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.folder / "features")))
     assert "another data set or split" in line
+
+
+def test_features_have_to_be_of_this_checkpoint_and_of_unit_length(cluster, shared, place):
+    def line(**made):
+        run = place.run()
+        cache.run(CacheConfig(**{"gpu": "cpu", "model_path": str(shared[0])} | made), run)
+        return refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.folder / "features")))
+
+    _summary, other = place.publish(lr=3e-3, epochs=2)
+    assert "are of another checkpoint; extract them from it" in line(model_path=str(other.folder))
+    assert "are not normalised (use_l2 = false)" in line(use_l2=False)
+    assert "are of images of 16 pixels, not 12" in line(image_size=16)
 
 
 def test_identities_and_change_rate_follow_the_previous_refresh(cluster, clustered, tmp_path):

@@ -1,0 +1,499 @@
+"""What is the same and what is not: inputs count by what they hold, options where they act, clocks and cores never."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from core import config as configuration
+from core import cores
+from core.clustering import pseudo_labels
+from core.errors import UserError
+from core.models import weights as weight_files
+from core.stages import keys, materials
+from core.stages.clip import train as clip
+from core.stages.config import CacheConfig, PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages.longtail import train as longtail
+from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.posts import optimize as posts
+from core.stages.posts.config import OptimizeClipConfig
+from core.training import recipes
+from core.training import state as states
+from tests.core.stages import tiny
+from tests.core.stages.clip import tiny_clip
+from tests.core.stages.longtail import tiny as tiny_longtail
+from tests.core.stages.posts import tiny_posts
+from tests.core.test_config import STAGES
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def of_discovery(config: TrainConfig) -> str:
+    data, split = materials.load_data(config)
+    return keys.of_stage("train_superclass", config, {"data": data.digest, "split": split.digest}, CPU, "fp32")
+
+
+def of_longtail(config: LongtailTrainConfig) -> str:
+    return longtail.LongtailTraining(config, None).key
+
+
+def of_clip(config: Any) -> str:
+    return clip.prepare(config).key
+
+
+def network(folder: Path, content: int) -> Path:
+    """Write weights of small_cnn."""
+    from core.models import small
+
+    folder.mkdir()
+    state = {name: value.numpy() for name, value in small.create(content).state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+def checkpoint(folder: Path, content: int) -> Path:
+    """Write a checkpoint; its place and how long it took differ every time."""
+    weight = torch.nn.Parameter(torch.full((2,), float(content)))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    history = [[1, {"val/accuracy": 0.5, "time/train_seconds": float(np.random.default_rng().random())}]]
+    facts = {"config": {"data_root": str(folder)}, "data": folder.name, "best": {"epoch": 1, "score": 0.5}}
+    state = states.TrainState(1, {"w": weight.data}, optimizer.state_dict(), history, facts, torch.zeros(4, dtype=torch.uint8))
+    return states.save_checkpoint(folder, state)
+
+
+def labels(folder: Path, content: int) -> Path:
+    """Write pseudo labels."""
+    n = np.arange(4)
+    vectors = np.eye(4, dtype=np.float32)
+    arrays = (n, n.astype(str), n + content, n, n > 1, n > 2, n / 4, vectors, vectors[0])
+    made = pseudo_labels.PseudoLabels(*arrays, {"k": 3}, {"data": str(folder)})
+    folder.mkdir()
+    pseudo_labels.write(folder / "p.npz", made)
+    os.utime(folder / "p.npz", (content, content))
+    return folder / "p.npz"
+
+
+def glyphs(folder: Path, content: int) -> Path:
+    return tiny.make_images(folder, seed=content)
+
+
+def longtail_part(part: str) -> Any:
+    def made(folder: Path, content: int) -> Path:
+        counts = {part: (5, 4, 3, 2) if part == "train" else (2, 2, 2, 2)}
+        return tiny_longtail.make_images(folder, seed=content, counts=counts) / part
+
+    return made
+
+
+def table(part: str) -> Any:
+    """Write a metadata table and its images."""
+
+    def made(folder: Path, content: int) -> Path:
+        images = longtail_part(part)(folder, content)
+        rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(images.rglob("*.png"))]
+        (folder / "meta.csv").write_text("\n".join(["image_path,label", *rows]) + "\n")
+        return folder / "meta.csv"
+
+    return made
+
+
+def class_weights(folder: Path, content: int) -> Path:
+    folder.mkdir()
+    rows = [f"{name},{1 + content * i}" for i, name in enumerate(tiny_longtail.CLASSES)]
+    (folder / "weights.csv").write_text("\n".join(["class,weight", *rows]) + "\n")
+    return folder / "weights.csv"
+
+
+def clip_images(folder: Path, content: int) -> Path:
+    return tiny_clip.make_images(folder, seed=content)
+
+
+def sentences(folder: Path, content: int) -> Path:
+    folder.mkdir()
+    return tiny_clip.write_sentences(folder / "texts.json", tiny_clip.SENTENCES | {"bar": f"a bar, number {content}"})
+
+
+def groups(folder: Path, content: int) -> Path:
+    folder.mkdir()
+    files = [f"{name}/{i // 2:02d}_{i % 2}.png" for name, count in tiny_clip.COUNTS.items() for i in range(count)]
+    rows = [f"{file},{i if content else file[:-6]}" for i, file in enumerate(files)]
+    (folder / "groups.csv").write_text("\n".join(["image_path,group", *rows]) + "\n")
+    return folder / "groups.csv"
+
+
+def tower(side: str) -> Any:
+    """Write weights of a tiny CLIP tower."""
+
+    def made(folder: Path, content: int) -> Path:
+        from core.models.clip import build_towers
+
+        folder.mkdir()
+        towers = build_towers("clip:small-32x1", "clip:small-32x1", embed_dim=16, image_size=32, context_length=12, seed=content)
+        part = towers.visual if side == "image" else towers.text
+        save_file({name: value.numpy() for name, value in part.state_dict().items()}, folder / f"{side}.safetensors")
+        return folder / f"{side}.safetensors"
+
+    return made
+
+
+def file(folder: Path, content: int) -> Path:
+    """Write a file that nothing reads but its digest."""
+    folder.mkdir()
+    (folder / "any.safetensors").write_bytes(bytes([content]))
+    return folder / "any.safetensors"
+
+
+def post_table(part: str) -> Any:
+    def made(folder: Path, content: int) -> Path:
+        root = tiny_posts.write(folder)
+        path = root / f"{part}.csv"
+        path.write_text(path.read_text().replace("number ", f"{content} number "))
+        return path
+
+    return made
+
+
+def post_folder(folder: Path, content: int) -> Path:
+    return post_table("train")(folder, content).parent
+
+
+def post_images(folder: Path, content: int) -> Path:
+    root = tiny_posts.write(folder)
+    if content:
+        shutil.copy(root / "data" / "1.png", root / "data" / "2.png")
+    return root
+
+
+SMALL = {"image_encoder_name": "clip:small-32x1", "text_encoder_name": "clip:small-32x1", "img_size": 32}
+# family: (its key, a configuration, {option: (what makes the input, options it needs)})
+INPUTS: dict[str, tuple[Any, Any, dict[str, tuple[Any, dict[str, Any]]]]] = {
+    "discovery": (
+        of_discovery,
+        lambda root, **options: tiny.config(**{"root": root / "glyphs"} | options),
+        {
+            "data_root": (glyphs, {}),
+            "weights": (network, {}),
+            "warmup_model_dir": (checkpoint, {}),
+            "resume_from_ckpt": (checkpoint, {}),
+            "pseudo_labels_path": (labels, {}),
+        },
+    ),
+    "longtail": (
+        of_longtail,
+        lambda root, **options: tiny_longtail.config(root / "longtail", **options),
+        {
+            "data_root": (lambda folder, content: tiny_longtail.make_images(folder, seed=content), {}),
+            **{f"{part}_dir": (longtail_part(part), {}) for part in ("train", "val", "test")},
+            **{f"{part}_meta": (table(part), {}) for part in ("train", "val", "test")},
+            "class_weights": (class_weights, {}),
+            "weights": (network, {"pretrained": True}),
+            "resume": (checkpoint, {}),
+        },
+    ),
+    "clip": (
+        of_clip,
+        lambda root, **options: clip.TrainClipConfig(
+            **tiny_clip.TINY | {"data_dir": str(root / "clip"), "class_texts_file": str(root / "texts.json")} | options
+        ),
+        {
+            "data_dir": (clip_images, {}),
+            "class_texts_file": (sentences, {}),
+            "groups_file": (groups, {}),
+            "image_weights": (tower("image"), SMALL),
+            "text_weights": (tower("text"), SMALL),
+            "resume": (checkpoint, {}),
+        },
+    ),
+    "posts": (
+        posts.key_of,
+        lambda root, **options: tiny_posts.config(root / "posts", **options),
+        {
+            "data_dir": (post_folder, {}),
+            "data_root": (post_images, {}),
+            **{f"{part}_csv": (post_table(part), {}) for part in ("train", "val", "test")},
+            "weights": (file, {}),
+            "image_weights": (file, {}),
+            "text_weights": (file, {}),
+            "resume": (checkpoint, {}),
+        },
+    ),
+}
+CASES = [(family, option) for family, (_key, _config, options) in INPUTS.items() for option in options]
+
+
+@pytest.fixture(scope="module")
+def defaults(tmp_path_factory) -> Path:
+    """Return a folder with the data of every family."""
+    root = tmp_path_factory.mktemp("defaults")
+    tiny.make_images(root / "glyphs")
+    tiny_longtail.make_images(root / "longtail")
+    tiny_clip.make_images(root / "clip")
+    tiny_clip.write_sentences(root / "texts.json")
+    tiny_posts.write(root / "posts")
+    return root
+
+
+@pytest.mark.parametrize(("family", "option"), CASES)
+def test_an_input_counts_by_what_it_holds_and_not_by_where_it_lies(tmp_path, monkeypatch, defaults, family, option):
+    key, config, options = INPUTS[family]
+    make, needs = options[option]
+    # A resumed training is restored when it is made, from a whole checkpoint: here only the key is asked for.
+    monkeypatch.setattr(longtail.LongtailTraining, "begin", lambda *_: 0)
+    places = [make(tmp_path / name, content) for name, content in (("a", 0), ("elsewhere", 0), ("b", 1))]
+    found = [key(config(defaults, **needs | ({"root": place} if option == "root" else {option: str(place)}))) for place in places]
+    assert found[0] == found[1] and found[0] != found[2]
+
+
+@pytest.mark.parametrize("family", INPUTS)
+def test_every_input_of_a_training_is_tested_here(family):
+    kinds = {"discovery": TrainConfig, "longtail": LongtailTrainConfig, "clip": clip.TrainClipConfig, "posts": OptimizeClipConfig}
+    declared = {f.name for f in dataclasses.fields(kinds[family]) if f.metadata["digest"] and looks_like_a_place(f)}
+    assert set(INPUTS[family][2]) == declared
+
+
+def looks_like_a_place(field: dataclasses.Field) -> bool:
+    ends = ("_dir", "_root", "_csv", "_path", "_file", "_meta", "_annotations", "weights", "resume", "_ckpt", "checkpoint")
+    return field.name.endswith(ends) and isinstance(field.default, str)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_whatever_names_an_input_is_declared_as_one(stage):
+    fields = [f for f in dataclasses.fields(stage) if f.metadata["affects_result"] and stage.__name__ != "PromoteConfig"]
+    assert [f.name for f in fields if looks_like_a_place(f) and not f.metadata["digest"]] == []
+
+
+def features(folder: Path, content: int) -> Path:
+    folder.mkdir()
+    save_file({"features": np.full(2, content, np.float32)}, folder / "features.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("option", "make"), [("previous_pseudo_labels", labels), ("ckpt_path", checkpoint), ("features_path", features)])
+def test_the_inputs_of_a_clustering_count_too(tmp_path, option, make):
+    used = option == "features_path"
+    places = [make(tmp_path / name, content) for name, content in (("a", 0), ("elsewhere", 0), ("b", 1))]
+    found = [keys.digests(SsddbcConfig(**{option: str(place), "skip_feature_extraction": used}), ("weights",)) for place in places]
+    assert option in found[0] and found[0] == found[1] != found[2]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return a dictionary of what repositories hold; those it lacks are out of reach."""
+    held: dict[str, bytes] = {}
+
+    def fetch(repository: str, filename: str = "model.safetensors", option: str = "weights") -> Path:
+        if repository not in held:
+            raise UserError(f"{repository} cannot be downloaded")
+        path = tmp_path / f"{repository.replace('/', '-')}.safetensors"
+        path.write_bytes(held[repository])
+        return path
+
+    monkeypatch.setattr(weight_files, "hub_file", fetch)
+    return held
+
+
+VIT = {"model_name": "vit_tiny_patch16_224.augreg_in21k", "grad_from_block": 11}
+
+
+def discovery_on(**options: Any) -> str:
+    return keys.of_stage("t", recipes.resolve(TrainConfig(**VIT | options)), {}, CPU, "fp32")
+
+
+def posts_on(**options: Any) -> dict[str, str]:
+    from core.stages.posts import materials as posts_materials
+
+    return posts_materials.weights_digests(OptimizeClipConfig(**{"model_name": "ViT-B-32", "image_size": 224} | options))
+
+
+@pytest.mark.parametrize("key", [discovery_on, posts_on])
+def test_two_hub_names_are_two_keys_unless_they_hold_the_same(hub, key):
+    assert key(weights="owner/a") != key(weights="owner/b")  # out of reach: the names
+    hub |= {"owner/a": b"1", "owner/b": b"2", "owner/c": b"1"}
+    assert key(weights="owner/a") != key(weights="owner/b")
+    assert key(weights="owner/a") == key(weights="owner/c")
+    known = key(weights="owner/a")
+    hub["owner/a"] = b"33"  # a new revision
+    assert key(weights="owner/a") != known
+
+
+def test_a_model_s_own_weights_count_by_their_file(hub):
+    without = discovery_on()
+    hub["timm/vit_tiny_patch16_224.augreg_in21k"] = b"1"
+    first = discovery_on()
+    hub["timm/vit_tiny_patch16_224.augreg_in21k"] = b"22"
+    assert len({without, first, discovery_on()}) == 3
+
+
+def other(value: Any, annotation: Any) -> Any:
+    """Return another value of an option's type."""
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice not in (value, "auto"))
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1 if isinstance(value, int) else value * 0.75 + 0.01
+    return f"{value}x"
+
+
+LONGTAIL_SWITCHES = [f.name for f in dataclasses.fields(LongtailTrainConfig) if f.name.endswith(("_epoch", "_epoch1", "_epoch2"))]
+TOWERS_ONLY = [
+    *("epochs", "freeze_epochs", "lock_image", "lock_text", "batch_size", "lr", "head_lr", "layer_decay", "weight_decay", "use_cosine"),
+    *("warmup_ratio", "clip_norm", "early_stop", "loss", "gamma", "beta", "logit_adjustment", "augment", "cached_views", "word_dropout"),
+    *("head_variant", "dropout", "lora_rank", "context_length", "text_encoder_name", "text_pretrained", "save_best_thresh", "model_name"),
+]
+NGRAMS_ONLY = ["word_ngrams", "char_ngrams", "min_count", "regularisation", "image_regularisation", "image_share"]
+FEWSHOT = ["fewshot_freeze_backbone", "fewshot_hidden", "fewshot_dropout", "fewshot_head_lr_scale"]
+PSEUDO = ["pseudo_loss", "pseudo_points", "pseudo_for_labeled_mode", "pseudo_weight_mode", "gamma_ramp", "update_interval"]
+SUPERCLIP = ["class_loss_weight", "contrastive_loss_weight", "use_class_weights"]
+STOPPING = ["early_stopping_min_delta", "early_stopping_monitor"]
+ACT_EARLY = ("stage2_epoch", "stage3_epoch", "tail_focal_epoch")  # of 3 epochs, one later than given
+FOLDED = {"epochs": 3, "warmup_epochs": 0, "stage3_epoch": 1}
+# (configuration, what is given, the options that then cannot act: all others must)
+SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
+    (TrainConfig, {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO]),
+    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 1.0}, ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO]),
+    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"}, ["sup_con_temperature"]),
+    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, []),
+    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, PSEUDO),
+    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"}, ["update_interval"]),
+    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p"}, []),
+    (PipelineConfig, {"optimizer": "sgd"}, []),
+    (
+        LongtailTrainConfig,
+        {"use_center_loss": True, "epochs": 50, "loss_type": "crt", "balance_sampler": True},
+        ["momentum", "ema_decay", "focal_gamma", "drw_epoch", *FEWSHOT],
+    ),
+    (
+        LongtailTrainConfig,
+        {"use_ema": True, "optimizer": "sgd", "loss_type": "focal", "balance_sampler": False, "model_type": "fewshot", **FOLDED}
+        | {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0, "fewshot_freeze_backbone": False, "stage2_epoch": 2},
+        [
+            "center_loss_weight",
+            "sampler_power",
+            "mixup_prob",
+            "cutmix_prob",
+            "use_cosine_classifier",
+            "use_center_loss",
+            "progressive_image_size",
+            *(name for name in LONGTAIL_SWITCHES if name not in ACT_EARLY),
+        ],
+    ),
+    (clip.TrainClipConfig, {}, [*SUPERCLIP, "weight_method", "weight_smooth_factor", "word_supervision_weight", *STOPPING]),
+    (
+        clip.TrainClipConfig,
+        {"use_superclip_loss": True, "word_supervision": True, "early_stopping_patience": 3, "contrastive_loss_weight": 0.0},
+        ["contrastive_targets"],
+    ),
+    (
+        clip.TrainClipConfig,
+        {"use_weighted_sampling": True, "lock_image": True, "save_best": False, "wise_ft": False},
+        [*SUPERCLIP, "augmentation", "select_by", "word_supervision_weight", *STOPPING],
+    ),
+    (OptimizeClipConfig, {"loss": "combo"}, NGRAMS_ONLY),
+    (OptimizeClipConfig, {"loss": "focal"}, ["beta", *NGRAMS_ONLY]),
+    (
+        OptimizeClipConfig,
+        {"loss": "cb", "modality": "image", "image_encoder_name": "resnet18"},
+        [
+            "gamma",
+            "cleaning",
+            "lock_text",
+            "word_dropout",
+            "context_length",
+            "text_encoder_name",
+            "text_pretrained",
+            "model_name",
+            *NGRAMS_ONLY,
+        ],
+    ),
+    (OptimizeClipConfig, {"encoder": "tfidf", "image_encoder_name": "resnet18"}, TOWERS_ONLY),
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "inert"), SETTINGS, ids=lambda value: getattr(value, "__name__", ""))
+def test_an_option_is_in_the_key_exactly_where_it_acts(kind, given, inert):
+    config = recipes.resolve(kind(**given)) if hasattr(kind, "dataset") else kind(**given)
+    asked = configuration.asked(config)
+    wrong = {}
+    for name, annotation, _default, _doc in configuration.fields_of(kind):
+        metadata = kind.__dataclass_fields__[name].metadata
+        if name in given or not metadata["affects_result"] or metadata["digest"]:
+            continue
+        changed = dataclasses.replace(config, **{name: other(getattr(config, name), annotation)})
+        if (configuration.asked(changed) == asked) != (name in inert):
+            wrong[name] = getattr(changed, name)
+    assert wrong == {}
+    assert set(inert) <= {name for name, *_ in configuration.fields_of(kind)}
+
+
+MACHINE = {
+    TrainConfig: ("num_workers", "gpu", "threads", "download", "eval_funcs", "save_ckpt_every", "train_all_superclasses", "config"),
+    LongtailTrainConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
+    clip.TrainClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config_file", "multi_config"),
+    OptimizeClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
+    CacheConfig: ("num_workers", "gpu", "threads", "overwrite", "download"),
+    SsddbcConfig: ("num_workers", "gpu", "threads", "max_workers", "download"),
+}
+
+
+@pytest.mark.parametrize("kind", MACHINE)
+def test_how_the_machine_is_used_is_in_no_key(kind):
+    config = recipes.resolve(kind()) if kind is TrainConfig else kind()
+    for name in MACHINE[kind]:
+        annotation = {name: annotation for name, annotation, *_ in configuration.fields_of(kind)}[name]
+        changed = dataclasses.replace(config, **{name: other(getattr(config, name), annotation)})
+        assert configuration.asked(changed) == configuration.asked(config), name
+
+
+def test_the_cores_are_in_no_key(defaults, monkeypatch):
+    given = tiny.config(defaults / "glyphs", threads=0)
+    monkeypatch.setattr(cores, "usable", lambda: 2)
+    two = of_discovery(given)
+    monkeypatch.setattr(cores, "usable", lambda: 64)
+    assert of_discovery(given) == two == of_discovery(dataclasses.replace(given, threads=3))
+
+
+def test_labels_for_each_class_leave_their_share_out(defaults):
+    key = {share: of_discovery(tiny.config(defaults / "glyphs", labels_per_class=4, prop_train_labels=share)) for share in (0.5, 0.9)}
+    assert key[0.5] == key[0.9] != of_discovery(tiny.config(defaults / "glyphs", labels_per_class=5))
+
+
+def test_the_number_format_counts_and_not_how_it_was_asked_for(defaults):
+    auto, named = (tiny.config(defaults / "glyphs", precision=name) for name in ("auto", "fp32"))
+    made = [keys.of_stage("t", config, {}, CPU, form) for config, form in ((auto, "fp32"), (named, "fp32"), (named, "bf16"))]
+    assert made[0] == made[1] != made[2]
+
+
+def test_two_equal_trainings_hand_on_the_same_content(place):
+    files = [run.folder / summary["checkpoint"] for summary, run in (place.publish(epochs=1), place.publish(epochs=1))]
+    assert files[0].read_bytes() != files[1].read_bytes()  # they say how long they took
+    digests = [states.content_digest(states.load_checkpoint(path)) for path in files]
+    other_seed, run = place.publish(epochs=1, lr=3e-3)
+    assert digests[0] == digests[1] != states.content_digest(states.load_checkpoint(run.folder / other_seed["checkpoint"]))
+
+
+def test_what_a_stage_of_posts_hands_on_are_its_files_without_reports():
+    from core.stages.posts.pipeline import content_of
+
+    def stage(**files: str) -> Any:
+        names = {name: name.replace("__", "/").replace("_json", ".json") for name in files}
+        return SimpleNamespace(manifest={names[name]: {"sha256": value} for name, value in files.items()})
+
+    first = stage(posts__train="1", summary_json="2", checkpoints__epoch="3", posts__report_json="4")
+    assert content_of(first) == content_of(stage(posts__train="1", summary_json="x", checkpoints__epoch="x", posts__report_json="x"))
+    assert content_of(first) != content_of(stage(posts__train="x", summary_json="2", checkpoints__epoch="3", posts__report_json="4"))
