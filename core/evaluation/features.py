@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.data.loader import evaluation_batches
 from core.data.views import ViewSpec
+from core.models.split import compact
 from core.progress import bar
 
 CACHE_BYTES = 2 << 30  # trunk outputs kept per image set
@@ -45,6 +46,7 @@ class FeatureExtractor:
         self.images, self.spec, self.device, self.autocast, self.batch_size = images, spec, device, autocast, batch_size
         self.cache_bytes, self.num_workers = cache_bytes, num_workers
         self.cached: list[Tensor] | None = None
+        self.computed = torch.float32
 
     @torch.no_grad()
     def extract(self, model: nn.Module) -> np.ndarray:
@@ -58,7 +60,7 @@ class FeatureExtractor:
 
     def _trunk_outputs(self, model: nn.Module) -> Iterator[Tensor]:
         if self.cached is not None:
-            yield from (part.to(self.device, non_blocking=True) for part in self.cached)
+            yield from (part.to(self.device, non_blocking=True).to(self.computed) for part in self.cached)
             return
         kept: list[Tensor] | None = []
         room = self.cache_bytes
@@ -66,10 +68,12 @@ class FeatureExtractor:
         batches = evaluation_batches(self.images, self.spec, self.batch_size, num_workers=self.num_workers)
         for _indices, views in bar(batches, "features", total=total):
             output = model.trunk(views.to(self.device, non_blocking=True))
-            room -= output.nbytes
+            part = compact(output)
+            self.computed = output.dtype
+            room -= part.nbytes
             if kept is not None:
-                kept = [*kept, output.cpu()] if room >= 0 else None
-            yield output
+                kept = [*kept, part.cpu()] if room >= 0 else None
+            yield part.to(self.computed)  # as from the cache: the first time gives what the others do
         self.cached = kept
 
 

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core import digest
@@ -49,8 +49,8 @@ class EmbeddingKey:
 class Embeddings:
     """What the cache gives."""
 
-    values: np.ndarray
-    """(N, d) float32."""
+    tensor: Tensor
+    """(N, d) in the number format that they are kept in."""
     path: Path
     """File that they are in."""
     reused: bool
@@ -58,8 +58,13 @@ class Embeddings:
     damaged: str
     """Why a stored file was thrown away and computed again; '' when there was none."""
 
+    @property
+    def values(self) -> np.ndarray:
+        """(N, d) float32."""
+        return self.tensor.float().numpy()
 
-def cached(folder: Path, key: EmbeddingKey, n_items: int, compute: Callable[[], np.ndarray]) -> Embeddings:
+
+def cached(folder: Path, key: EmbeddingKey, n_items: int, compute: Callable[[], np.ndarray | Tensor]) -> Embeddings:
     """Return the embeddings of `key`: read and verified, or computed, written and read back (disk).
 
     Processes that want the same embeddings wait for the first of them and read what it wrote. A file is written beside its
@@ -69,7 +74,7 @@ def cached(folder: Path, key: EmbeddingKey, n_items: int, compute: Callable[[], 
         folder: made when missing.
         key: what the embeddings are of.
         n_items: N, the rows that `compute` must give.
-        compute: gives (N, d) floats; called at most once.
+        compute: gives (N, d) floats; called at most once. A tensor of bf16 is kept as it is, all else in float32.
 
     Raises:
         UserError: the folder cannot be written, or its disk is full.
@@ -84,9 +89,10 @@ def cached(folder: Path, key: EmbeddingKey, n_items: int, compute: Callable[[], 
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 damaged = " ".join(str(error).split())[:120]
                 print(f"taxon: embeddings {path} are damaged ({damaged}); computing them again", file=sys.stderr)
-        values = np.ascontiguousarray(compute(), dtype=np.float32)
-        if values.ndim != 2 or values.shape[0] != n_items or not np.isfinite(values).all():
-            raise ValueError(f"embeddings of shape {values.shape} for {n_items} items, or values that are not finite")
+        values = torch.as_tensor(compute()).contiguous()
+        values = values if values.dtype == torch.bfloat16 else values.float()
+        if values.ndim != 2 or values.shape[0] != n_items or not values.isfinite().all():
+            raise ValueError(f"embeddings of shape {tuple(values.shape)} for {n_items} items, or values that are not finite")
         _write(path, key, values)
         return Embeddings(_read(path, key, n_items), path, False, damaged)
 
@@ -98,7 +104,18 @@ def embed(
     autocast: Callable[[], AbstractContextManager],
     title: str,
 ) -> np.ndarray:
-    """Return `encode` of all batches (N, d) float32, without gradients, in evaluation mode; the mode is put back afterwards.
+    """Return `embedded` of all batches as (N, d) float32."""
+    return embedded(lambda batch: encode(batch).float(), module, batches, autocast, title).numpy()
+
+
+def embedded(
+    encode: Callable[[Tensor], Tensor],
+    module: nn.Module,
+    batches: Iterable[Tensor],
+    autocast: Callable[[], AbstractContextManager],
+    title: str,
+) -> Tensor:
+    """Return `encode` of all batches (N, d) on the CPU, without gradients, in evaluation mode; the mode is put back afterwards.
 
     no_grad and not inference_mode: under the latter open_clip's ViT with autocast runs at the speed of fp32 on a CPU.
 
@@ -113,10 +130,10 @@ def embed(
     module.eval()
     try:
         with torch.no_grad(), autocast():
-            parts = [encode(batch).float().cpu() for batch in bar(batches, title)]
+            parts = [encode(batch).cpu() for batch in bar(batches, title)]
     finally:
         module.train(was_training)
-    return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
 @contextlib.contextmanager
@@ -137,21 +154,25 @@ def _made(path: Path) -> IO[str]:
         raise UserError(f"embeddings cannot be kept in '{path.parent}' ({error.strerror}); give a folder that can be written") from None
 
 
-def _read(path: Path, key: EmbeddingKey, n_items: int) -> np.ndarray:
-    with safe_open(path, framework="numpy") as file:
+def _read(path: Path, key: EmbeddingKey, n_items: int) -> Tensor:
+    with safe_open(path, framework="pt") as file:
         about: Mapping[str, str] = file.metadata() or {}
         if json.loads(about.get("key", "null")) != vars(key):
             raise ValueError("it is of other towers or data than its name says")
         values = file.get_tensor("embeddings")
-    if digest.of_array(values) != about.get("sha256"):
+    if _digest(values) != about.get("sha256"):
         raise ValueError("its checksum differs")
     if values.shape[0] != n_items:
         raise ValueError(f"it has {values.shape[0]} rows for {n_items} items")
     return values
 
 
-def _write(path: Path, key: EmbeddingKey, values: np.ndarray) -> None:
-    about = {"key": json.dumps(vars(key)), "sha256": digest.of_array(values)}
+def _digest(values: Tensor) -> str:
+    return digest.of_array((values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy())
+
+
+def _write(path: Path, key: EmbeddingKey, values: Tensor) -> None:
+    about = {"key": json.dumps(vars(key)), "sha256": _digest(values)}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:16]}-", suffix=".part")
     os.close(handle)
     try:

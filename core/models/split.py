@@ -116,6 +116,18 @@ class TrainedTail(nn.Module):
         return self.net.forward_head(_run(self.net, self.steps, x), pre_logits=True)
 
 
+def compact(output: Tensor) -> Tensor:
+    """Return a trunk's output (B, ...) as caches keep it: in bf16 where it was computed under bf16 autocast, else as it is.
+
+    A ViT's residual stream stays in float32 under autocast, though its blocks add numbers of bf16: what this rounds away is of the size
+    of one block's own rounding. Pooled features (B, d) are small, and stay. Whoever uses it puts the format back that the output had,
+    so that what follows computes as before.
+    """
+    kind = output.device.type
+    bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    return output.to(torch.bfloat16) if bf16 and output.ndim > 2 and output.is_floating_point() else output
+
+
 def split(net: nn.Module, name: str, grad_from_block: int, freeze_batch_norm: bool = False) -> tuple[FrozenTrunk, TrainedTail]:
     """Return (trunk, tail) of `net`; together they compute exactly what `net` computed.
 

@@ -262,6 +262,7 @@ class Training(RecordedTraining):
             "seed": config.seed,
             "cached": config.view_cache,
             "environment": materials_module.environment(m.device, m.number_format),
+            "kept": "in the number format of the forward pass",
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
 

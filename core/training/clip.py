@@ -121,7 +121,7 @@ class ClipTask:
         An image with several class sentences draws one of them, from torch's own generator, which the loop seeds.
         """
         for batch in self.loader.epoch(epoch):
-            x = laid_out(batch.views.to(self.device, non_blocking=True))
+            x = laid_out(batch.views.to(self.device, non_blocking=True).float())  # kept in bf16 where they were computed so
             labels = self.labels[batch.indices.to(self.device, non_blocking=True)]
             drawn = (torch.rand(len(labels)).to(self.device) * self.per_class[labels]).long()
             yield x, labels, self.first[labels] + drawn

@@ -105,7 +105,7 @@ class DiscoveryTask:
         self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
         self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
         self.steps = loader.steps
-        self.to_tail = (lambda outputs: outputs) if isinstance(loader, CachedViews) else model.trunk
+        self.to_tail = loader.restored if isinstance(loader, CachedViews) else model.trunk
 
     def prepare(self, epoch: int) -> torch.optim.Optimizer:
         """Put the model into training mode; every epoch trains the same parameters."""

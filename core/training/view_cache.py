@@ -13,18 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.data.loader import Batch, ViewLoader, prefetched
 from core.data.views import augment, draw_parameters
 from core.errors import UserError
+from core.models.split import compact
 from core.progress import bar
 
 MEMORY_LIMIT = 8 << 30  # bytes of trunk outputs of one image set
 DISK_LIMIT = 16 << 30  # bytes of all cache files; the oldest go first
 STREAM = 0xCAC4E  # keeps these draws apart from the loader's
+FORMATS = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+
+Kept = tuple[Tensor, torch.dtype]
 
 
 class CachedViews:
@@ -55,14 +59,15 @@ class CachedViews:
         if n_cached < loader.n_views:
             raise UserError(f"view_cache = {n_cached} is less than n_views = {loader.n_views}; keep at least as many views as a step uses")
         self.loader, self.n_cached, self.steps = loader, n_cached, loader.steps
-        self.outputs = _read(file, (len(loader.images), n_cached))
-        if self.outputs is None:
-            self.outputs = self._compute(model, device, autocast)
-            _write(file, self.outputs)
+        found = _read(file, (len(loader.images), n_cached))
+        if found is None:
+            found = self._compute(model, device, autocast)
+            _write(file, *found)
+        self.outputs, self.computed = found
 
     @torch.no_grad()
-    def _compute(self, model: nn.Module, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> Tensor:
-        """Return the trunk outputs (N, V, ...) in the trunk's own number format."""
+    def _compute(self, model: nn.Module, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> Kept:
+        """Return the trunk outputs (N, V, ...) in the number format of its forward pass, and the one that they came in."""
         loader, images = self.loader, self.loader.images
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, STREAM])))
         parameters = draw_parameters(loader.spec, len(images), self.n_cached, rng)
@@ -72,11 +77,16 @@ class CachedViews:
             pixels = images.batch(rows)
             for view in range(self.n_cached):
                 with autocast():
-                    part = model.trunk(augment(pixels, parameters[rows, view], loader.spec).to(device)).cpu()
+                    output = model.trunk(augment(pixels, parameters[rows, view], loader.spec).to(device))
+                    part = compact(output).cpu()
                 if outputs is None:
                     outputs = self._allocate(part, len(images))
                 outputs[rows, view] = part
-        return outputs
+        return outputs, output.dtype
+
+    def restored(self, outputs: Tensor) -> Tensor:
+        """Return kept outputs in the number format that the trunk gives them in."""
+        return outputs.to(self.computed)
 
     def _allocate(self, part: Tensor, n: int) -> Tensor:
         needed = part[0].nbytes * n * self.n_cached
@@ -109,18 +119,19 @@ class CachedViews:
         yield from prefetched(build, self.steps, 1)
 
 
-def _read(file: Path | None, shape: tuple[int, int]) -> Tensor | None:
-    """Return the outputs a file holds, or None when there is none or it is damaged."""
+def _read(file: Path | None, shape: tuple[int, int]) -> Kept | None:
+    """Return what a file holds, or None when there is none or it is damaged."""
     if file is None or not file.is_file():
         return None
     try:
-        outputs = load_file(file)["outputs"]
+        with safe_open(file, framework="pt") as opened:
+            outputs, computed = opened.get_tensor("outputs"), FORMATS[(opened.metadata() or {})["computed"]]
     except (SafetensorError, OSError, KeyError):
         return None
-    return outputs if tuple(outputs.shape[:2]) == shape else None
+    return (outputs, computed) if tuple(outputs.shape[:2]) == shape else None
 
 
-def _write(file: Path | None, outputs: Tensor) -> None:
+def _write(file: Path | None, outputs: Tensor, computed: torch.dtype) -> None:
     """Keep the outputs in a file, atomically; without room they are simply computed again next time."""
     if file is None:
         return
@@ -130,7 +141,7 @@ def _write(file: Path | None, outputs: Tensor) -> None:
         others.pop(0).unlink(missing_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file({"outputs": outputs}, temporary)
+        save_file({"outputs": outputs}, temporary, metadata={"computed": str(computed)})
         os.replace(temporary, file)
     except (OSError, SafetensorError):
         temporary.unlink(missing_ok=True)

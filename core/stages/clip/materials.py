@@ -26,6 +26,7 @@ from core.models import embedding_cache
 from core.models.clip import ClipTowers, Temperature, build_towers
 from core.models.clip_sentences import SentenceClip
 from core.models.embedding_cache import EmbeddingKey
+from core.models.split import compact
 from core.models.tokenizers import VOCABULARY
 from core.models.word_head import WordHead
 from core.progress import bar
@@ -111,34 +112,41 @@ class Materials:
         """
         about = towers.visual.frozen_digest()
         everything, spec = np.arange(len(self.pool.images)), dataclasses.asdict(self.spec)
-        shape = self._shape(towers)
+        form = self._form(towers)
         parameters = evaluation_parameters(self.spec, len(everything))
         if view >= 0:
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, view])))
             parameters = draw_parameters(self.spec, len(everything), 1, rng)[:, 0]
         transform = spec | {"seed": seed} if view >= 0 else {name: spec[name] for name in PLAIN}
-        key = EmbeddingKey(about, self.pool.images.source.digest, digest.of_json([transform, view]), self.number_format)
+        key = EmbeddingKey(
+            about,
+            self.pool.images.source.digest,
+            digest.of_json([transform, view, *(["bf16"] if form.dtype == torch.bfloat16 else [])]),
+            self.number_format,
+        )
         found = embedding_cache.cached(
             _cache(),
             key,
             len(everything),
-            lambda: embedding_cache.embed(
-                lambda x: towers.visual.frozen(x).flatten(1),
+            lambda: embedding_cache.embedded(
+                lambda x: compact(towers.visual.frozen(x)).flatten(1),
                 towers,
                 self.views(everything, parameters),
                 partial(precision.autocast, self.device, self.number_format),
                 "frozen part" if view < 0 else f"view {view + 1}",
             ),
         )
-        return torch.from_numpy(found.values).view(-1, *shape)
+        return found.tensor.view(-1, *form.shape)
 
-    def _shape(self, towers: ClipTowers) -> tuple[int, ...]:
+    def _form(self, towers: ClipTowers) -> Tensor:
+        """Return an empty tensor of the shape and number format in which one image's frozen outputs are kept."""
         was_training = towers.training
         towers.eval()
         side = self.spec.image_size
-        shape = tuple(towers.visual.frozen(torch.zeros(1, 3, side, side, device=self.device)).shape[1:])
+        with precision.autocast(self.device, self.number_format):
+            output = compact(towers.visual.frozen(torch.zeros(1, 3, side, side, device=self.device)))
         towers.train(was_training)
-        return shape
+        return torch.empty(output.shape[1:], dtype=torch.bfloat16 if output.dtype == torch.bfloat16 else torch.float32)
 
     def loader(self, towers: ClipTowers, config: Any) -> tuple[Any, bool]:
         """Return the training batches, and whether they hold the frozen part's outputs instead of images."""
@@ -204,7 +212,7 @@ class Materials:
         kept = self._plain(towers)
         if kept is not None:
             for start in range(0, len(rows), FORWARD_BATCH):
-                yield laid_out(kept[torch.from_numpy(rows[start : start + FORWARD_BATCH])].to(self.device))
+                yield laid_out(kept[torch.from_numpy(rows[start : start + FORWARD_BATCH])].to(self.device).float())
             return
         steps = -(-len(rows) // FORWARD_BATCH)
         for views in bar(self.views(rows, evaluation_parameters(self.spec, len(rows))), "images", total=steps):
@@ -217,7 +225,7 @@ class Materials:
         return self.kept[0]
 
     def _bytes(self, towers: ClipTowers) -> int:
-        return 4 * len(self.pool.images) * int(np.prod(self._shape(towers)))
+        return len(self.pool.images) * self._form(towers).nbytes
 
 
 def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:

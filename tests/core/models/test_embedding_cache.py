@@ -110,6 +110,13 @@ def test_embedding_puts_the_mode_back_and_keeps_no_gradients():
         np.testing.assert_allclose(values, towers.eval().encode_image(images).numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_bf16_is_kept_in_two_bytes_and_read_back_bit_for_bit(tmp_path):
+    values = torch.from_numpy(VALUES).bfloat16() / 3
+    first, again = cached(tmp_path, KEY, 4, lambda: values), cached(tmp_path, KEY, 4, never)
+    assert torch.equal(first.tensor, values) and torch.equal(again.tensor, values) and again.tensor.nbytes * 2 == VALUES.nbytes
+    assert np.array_equal(again.values, values.float().numpy())
+
+
 def test_nothing_to_embed_is_no_error():
     towers = tiny_clip.towers()
     assert len(embed(towers.image_features, towers, [], nullcontext, "images")) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from core.data.images import ArrayImages
 from core.data.loader import ViewLoader, sampling_weights
-from core.data.views import ViewSpec, resize_all
+from core.data.views import ViewSpec, augment, draw_parameters, resize_all
 from core.errors import UserError
 from core.training import view_cache
 from core.training.view_cache import CachedViews
@@ -89,6 +90,45 @@ def test_two_ranks_together_see_what_one_process_sees():
         for view in range(2):
             joined = torch.cat([share.views.chunk(2)[view] for share in shares])
             assert torch.equal(batch.views.chunk(2)[view], joined)
+
+
+class Residual(Frozen):
+    """A trunk that gives tokens in float32 under autocast, as a ViT's residual stream does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Flatten(2), nn.Linear(64, 6), AddOne())
+
+
+class AddOne(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(1)
+
+
+def test_under_bf16_the_cache_takes_half_the_bytes_and_gives_what_the_trunk_gave(tmp_path):
+    def made(autocast, file=None) -> CachedViews:
+        return CachedViews(loader(), Residual(), V, CPU, autocast, file)
+
+    bf16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    plain, half = made(nullcontext), made(bf16, tmp_path / "views.safetensors")
+    assert plain.outputs.dtype == torch.float32 and half.outputs.dtype == torch.bfloat16
+    assert 2 * half.outputs.nbytes == plain.outputs.nbytes
+    with bf16():
+        pixels = augment(half.loader.images.batch(np.arange(N)), drawn()[:, 1], half.loader.spec)
+        given = Residual().trunk(pixels)
+    restored = half.restored(half.outputs[:, 1])
+    assert given.dtype == restored.dtype == torch.float32 and torch.equal(restored, given.bfloat16().float())
+    again = made(bf16, tmp_path / "views.safetensors")
+    assert torch.equal(again.outputs, half.outputs) and again.computed == torch.float32
+    assert 2 * (tmp_path / "views.safetensors").stat().st_size < plain.outputs.nbytes * 1.5
+    assert torch.equal(plain.restored(plain.outputs), plain.outputs)
+
+
+def drawn() -> np.ndarray:
+    made = loader()
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([made.seed, view_cache.STREAM])))
+    return draw_parameters(made.spec, N, V, rng)
 
 
 def test_what_cannot_work_is_said_in_one_line(monkeypatch):
