@@ -58,6 +58,11 @@ class PseudoLabels:
         texts = [self.best_params, {name: value for name, value in self.metadata.items() if name != "data"}]  # a folder's name
         return digest.of_json([{name: digest.of_array(value) for name, value in arrays.items()}, texts])
 
+    @property
+    def ids_given(self) -> int:
+        """How many cluster ids were ever given in this and the refreshes before: a vanished cluster's id is not given out again."""
+        return max(int(self.metadata.get("ids_given", 0)), int(self.labels.max(initial=-1)) + 1)
+
     def taking_part(self, points: str) -> np.ndarray:
         """Return the (n,) mask of `core`, `agreed` or `all` points among those that have a target."""
         masks = {"core": self.core_mask, "agreed": self.agreed_mask, "all": np.ones(len(self.labels), bool)}
@@ -127,12 +132,14 @@ class Points:
     Attributes:
         indices: (n,) training indices. ids: (n,) image ids.
         features: (n, d) L2-normalised. labels: (n,) class of labelled images, -1 elsewhere.
+        share: labelled share of a known class's images, None where the split does not tell it.
     """
 
     indices: np.ndarray
     ids: np.ndarray
     features: np.ndarray
     labels: np.ndarray
+    share: float | None = None
 
     @property
     def codes(self) -> np.ndarray:
@@ -156,7 +163,7 @@ def build(
     """
     codes, features = points.codes, centred(points.features)
     n_classes = int(codes.max()) + 1
-    targets = roles.of_clusters(chosen.labels, codes, n_classes).role[chosen.labels]
+    targets = roles.of_clusters(chosen.labels, codes, n_classes, points.share).role[chosen.labels]
     means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
     if split and targets.max() >= n_classes:
 
@@ -167,10 +174,12 @@ def build(
         targets = roles.split_novel(features, targets, np.bincount(means, minlength=int(targets.max()) + 1), n_classes, kmeans)
         means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
     targets = np.where(codes >= 0, codes, targets)
+    labels = chosen.labels if previous is None else match(previous.labels, chosen.labels, previous.ids_given)
+    given = max(int(labels.max()) + 1, 0 if previous is None else previous.ids_given)
     return PseudoLabels(
         indices=points.indices,
         ids=points.ids,
-        labels=chosen.labels if previous is None else match(previous.labels, chosen.labels),
+        labels=labels,
         targets=targets,
         core_mask=chosen.core_mask,
         agreed_mask=chosen.core_mask & (means == targets),
@@ -178,7 +187,7 @@ def build(
         prototypes=_prototypes(features, targets, chosen.core_mask, codes),
         feature_mean=points.features.mean(axis=0),
         best_params=best_params,
-        metadata=metadata | {"n_classes": n_classes, "n_novel": int(targets.max()) + 1 - n_classes},
+        metadata=metadata | {"n_classes": n_classes, "n_novel": int(targets.max()) + 1 - n_classes, "ids_given": given},
     )
 
 

@@ -36,6 +36,14 @@ class Split:
     labels_per_class: int
     digest: str
 
+    @property
+    def labelled_share(self) -> float | None:
+        """The labelled part to expect of a known class's images without the held-out ones; None where labels_per_class sets numbers."""
+        if self.labels_per_class:
+            return None
+        held_out = self.prop_train_labels * self.val_fraction
+        return (self.prop_train_labels - held_out) / (1 - held_out)
+
 
 def make_split(
     labels: np.ndarray,

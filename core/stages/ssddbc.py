@@ -120,7 +120,8 @@ def _previous(config: SsddbcConfig, trained: rebuild.Trained) -> PseudoLabels | 
 def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[Points, grid.Grid, list[dict[str, Any]]]:
     """Search the grid; return its points, the grid, and its cells as results_grid.json lists them, diagnostics last."""
     used = _used(features)
-    points = Points(used, np.asarray(features.ids, dtype=np.str_)[used], features.features[used], features.labels[used])
+    ids = np.asarray(features.ids, dtype=np.str_)[used]
+    points = Points(used, ids, features.features[used], features.labels[used], trained.split.labelled_share)
     labelled = points.labels >= 0
     ks = [k for k in range(config.k_min, config.k_max + 1) if k < len(used)]
     if not ks:
@@ -147,7 +148,7 @@ def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dic
     eligible = [not cell.degenerate and percentile < 100 for (_k, percentile), cell in found.cells.items()]
     codes = points.codes
     scores = [cell.score for cell in found.cells.values()]
-    k, percentile = keys[roles.choose_cell(found.partitions, scores, eligible, codes, int(codes.max()) + 1)]
+    k, percentile = keys[roles.choose_cell(found.partitions, scores, eligible, codes, int(codes.max()) + 1, points.share)]
     chosen = ssddbc.cluster(pseudo_labels.centred(points.features), points.labels, points.labels >= 0, k, percentile)
     return {"k": k, "density_percentile": percentile}, chosen
 

@@ -41,6 +41,18 @@ def pseudo():
     return build(given, chosen(given), {"k": 5, "density_percentile": 60}, None, True, ABOUT)
 
 
+def test_the_id_of_a_cluster_that_vanished_is_not_given_out_again():
+    given = points()
+    whole = chosen(given)
+    halves = dataclasses.replace(whole, labels=np.where(np.arange(len(whole.labels)) % 2, whole.labels, whole.labels + whole.n_clusters))
+    first = build(given, halves, {}, None, False, ABOUT)
+    second = build(given, whole, {}, first, False, ABOUT)  # half of the clusters vanish, among them the largest id
+    third = build(given, halves, {}, second, False, ABOUT)
+    vanished = set(first.labels.tolist()) - set(second.labels.tolist())
+    assert max(vanished) > max(second.labels) and second.ids_given == first.ids_given == halves.n_clusters
+    assert not vanished & set(third.labels.tolist()) and third.ids_given == halves.n_clusters + whole.n_clusters
+
+
 def one_line(error) -> str:
     text = str(error.value)
     assert "\n" not in text and "Traceback" not in text
@@ -169,7 +181,7 @@ def test_centred_features_have_unit_rows_and_a_zero_row_stays():
 
 def test_only_labels_of_labelled_images_exist_in_what_is_clustered():
     """Points carry no truth of unlabelled images, and nothing here takes any: the fields are the interface."""
-    assert [field.name for field in dataclasses.fields(Points)] == ["indices", "ids", "features", "labels"]
+    assert [field.name for field in dataclasses.fields(Points)] == ["indices", "ids", "features", "labels", "share"]
     given = points()
     other = dataclasses.replace(given, labels=np.where(given.labels >= 0, given.labels, -5))
     one, same = (json.dumps(part.codes.tolist()) for part in (given, other))

@@ -138,3 +138,13 @@ def test_the_report_of_a_superclass_maps_to_fine_ids(tmp_path, monkeypatch):
     report = split_report(data, make_split(data.train.labels, data.known_classes, 0.8, 0.0, 0), find("trees"))
     assert report["fine_ids"] == {f"fine_{i}": i for i in (47, 52, 56, 59, 96)}
     assert (report["superclass"], report["superclass_number"]) == ("trees", 0)
+
+
+@pytest.mark.parametrize("prop, val", [(0.8, 0.0), (0.8, 0.1), (1.0, 0.5), (0.05, 0.2)])
+def test_the_labelled_share_is_that_of_known_images_that_are_not_held_out(prop, val):
+    split = make_split(np.repeat(np.arange(5), 400), range(4), prop, val, 1)
+    assert split.labelled_share == pytest.approx(len(split.labelled) / (1600 - len(split.validation)), abs=2e-3)
+
+
+def test_a_number_of_labels_says_nothing_of_the_share():
+    assert make_split(np.repeat(np.arange(5), 40), range(4), 0.8, 0.1, 1, labels_per_class=10).labelled_share is None
