@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.losses._similarity import check, cosine
+from core.losses._similarity import check, cosine, zero_with_graph
 
 
 def soft_prototypical(
@@ -24,7 +24,7 @@ def soft_prototypical(
         temperature: t. teacher_temperature: t'.
 
     Returns:
-        A scalar in float32 (float64 for float64 input).
+        A scalar in float32 (float64 for float64 input); 0 with a graph where no prototype is filled or there are no features.
 
     Raises:
         ValueError: shapes do not agree or a temperature is not above 0.
@@ -33,6 +33,8 @@ def soft_prototypical(
     if teacher_temperature <= 0:
         raise ValueError(f"teacher_temperature must be above 0, got {teacher_temperature}")
     filled = prototypes.detach().abs().sum(dim=1) > 0
+    if not bool(filled.any()) or not len(features):
+        return zero_with_graph(features)
     similarity = cosine(features, prototypes[filled])
     log_p = F.log_softmax(similarity / temperature, dim=1).view(n_views, -1, similarity.shape[1])
     q = F.softmax(similarity.detach() / teacher_temperature, dim=1).view_as(log_p)

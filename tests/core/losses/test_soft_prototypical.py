@@ -70,6 +70,14 @@ def test_an_empty_prototype_is_never_assigned():
     assert torch.equal(soft_prototypical(z, padded, 2), soft_prototypical(z, c, 2))
 
 
+@pytest.mark.parametrize("prototypes", [torch.zeros(3, 5), torch.zeros(0, 5)])
+def test_without_a_filled_prototype_it_is_zero_and_differentiable(prototypes):
+    z = tensors(2, 2)[0].float().requires_grad_()
+    loss = soft_prototypical(z, prototypes, 2)
+    loss.backward()
+    assert loss.item() == 0.0 and torch.equal(z.grad, torch.zeros_like(z))
+
+
 def test_prototypes_get_no_gradient_when_they_are_constants_and_scale_freely():
     z, c = tensors(3, 2)
     torch.testing.assert_close(soft_prototypical(z, 7 * c, 2), soft_prototypical(z, c, 2))
