@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.errors import UserError
+from core.finite import require_finite
 
 
 class Inputs(NamedTuple):
@@ -25,11 +26,7 @@ def checked(features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray)
         raise UserError(f"features must be a numeric array of shape (N, d), not {features.dtype} {features.shape}")
     features = features.astype(np.float64)
     n = len(features)
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{bad.sum()} of {n} feature rows hold NaN or infinity, the first is row {bad.argmax()}; extract the features again"
-        )
+    require_finite(features, "the features to cluster", "extract the features again")
     if features.size and np.abs(features).max() > 1e15:
         raise UserError("features exceed 1e15; L2-normalise them first")
     mask, labels = np.asarray(labelled_mask), np.asarray(labels)

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from core.clustering.matching import best_pairs, contingency
 from core.errors import UserError
+from core.finite import require_finite
 from core.progress import bar
 
 _BLOCK_CELLS = 1 << 21
@@ -50,7 +51,7 @@ def semi_supervised_kmeans(
     squared moves of the centres add up to at most `tol` times the mean variance of a feature, or after `max_iter` rounds. A cluster that
     runs empty takes the free point farthest from its centre. With `novel_centres` (K - L, d), clusters L..K-1 start there and nothing is
     drawn. Deterministic in `rng`. Raises UserError when `n_clusters` cannot hold the
-    classes or exceeds what the points can fill.
+    classes or exceeds what the points can fill, and for features that are not finite.
     """
     if n_init < 1 or max_iter < 1:
         raise ValueError(f"n_init and max_iter must be at least 1, got {n_init} and {max_iter}")
@@ -67,10 +68,27 @@ def semi_supervised_kmeans(
 
 
 def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); equal centres: the smaller."""
-    centres = np.asarray(centres, dtype=np.float32)
+    """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); equal centres: the smaller.
+
+    A row's answer does not depend on the rows beside it. Raises UserError for features or centres that are not finite.
+    """
+    features, centres = np.asarray(features, dtype=np.float32), np.asarray(centres, dtype=np.float32)
+    for values, what in ((features, "the features to assign"), (centres, "the cluster centres")):
+        require_finite(values, what, "mend the model or the file they come from")
     origin = centres.mean(axis=0)
-    return _nearest(np.asarray(features, dtype=np.float32) - origin, centres - origin)[0]
+    return _nearest(features - origin, centres - origin)[0]
+
+
+def confidences(features: np.ndarray, centres: np.ndarray, temperature: float = 0.1) -> np.ndarray:
+    """Return (N, K) float64 shares of the clusters: softmax(-d^2 / 2t) of the distances d of `features` (N, d) to `centres` (K, d).
+
+    The cluster that `assign` names has the largest share. For unit vectors this is the softmax of cosines over t.
+    """
+    features, centres = np.asarray(features, dtype=np.float64), np.asarray(centres, dtype=np.float64)
+    squares = (features**2).sum(axis=1)[:, None] - 2.0 * features @ centres.T + (centres**2).sum(axis=1)
+    logits = -squares / (2.0 * temperature)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def estimate_n_clusters(
@@ -131,6 +149,7 @@ class _Problem:
 def _pose(features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray, n_clusters: int) -> _Problem:
     """Check the arguments and set the problem up; see `semi_supervised_kmeans` for the errors."""
     mask = np.asarray(labelled_mask, dtype=bool)
+    require_finite(features, "the features given to k-means", "mend the model or the file they come from")
     if features.ndim != 2 or not len(features) or mask.shape != (len(features),) or np.shape(labels) != mask.shape:
         raise ValueError(f"features {features.shape}, labels {np.shape(labels)} and mask {mask.shape} do not fit together")
     classes, clamped = np.unique(np.asarray(labels)[mask], return_inverse=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.data.loader import evaluation_batches
 from core.data.views import ViewSpec
+from core.finite import require_finite
 from core.models.split import compact
 from core.progress import bar
 
@@ -50,13 +51,18 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def extract(self, model: nn.Module) -> np.ndarray:
-        """Return the pooled features (N, d) float32, not normalised; the model is left in the mode it was in."""
+        """Return the pooled features (N, d) float32, not normalised; the model is left in the mode it was in.
+
+        Raises UserError where a feature is NaN or infinite, so that nothing is computed from it.
+        """
         was_training = model.training
         model.eval()
         with self.autocast():
             parts = [model.features(output).float().cpu() for output in self._trunk_outputs(model)]
         model.train(was_training)
-        return torch.cat(parts).numpy() if parts else np.zeros((0, model.feature_dim), np.float32)
+        features = torch.cat(parts).numpy() if parts else np.zeros((0, model.feature_dim), np.float32)
+        require_finite(features, "the features that the model gives", "training has diverged (lower lr) or its weights are damaged")
+        return features
 
     def _trunk_outputs(self, model: nn.Module) -> Iterator[Tensor]:
         if self.cached is not None:

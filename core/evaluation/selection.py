@@ -6,6 +6,7 @@ import numpy as np
 
 from core.clustering.matching import as_ids, contingency
 from core.errors import UserError
+from core.finite import require_finite
 
 _BLOCK_CELLS = 1 << 23
 
@@ -39,7 +40,9 @@ def silhouette(features: np.ndarray, labels: np.ndarray, mask: np.ndarray | None
 
     features (N, d), labels (N,) any integers, mask (N,) boolean or None for all. A point alone in its cluster scores 0; with a
     single cluster, or nothing masked, the mean is 0. Memory is bounded: distances are made in blocks of rows. Source: Rousseeuw 1987.
+    Raises UserError for features that are not finite.
     """
+    require_finite(features, "the features of a silhouette", "mend the model or the file they come from")
     _, cluster, sizes = np.unique(as_ids(labels), return_inverse=True, return_counts=True)
     chosen = np.arange(len(cluster)) if mask is None else np.flatnonzero(np.asarray(mask, dtype=bool))
     if len(sizes) < 2 or not len(chosen):

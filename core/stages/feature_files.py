@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from core import digest
 from core.errors import UserError
+from core.finite import require_finite
 from core.stages.materials import Materials
 
 SPLITS = ("labelled", "validation", "unlabelled", "test")
@@ -44,6 +45,8 @@ def write(
     folder: Path, m: Materials, train: np.ndarray, test: np.ndarray, facts: dict[str, Any], weights_digest: str, use_l2: bool
 ) -> None:
     """Write the features of training and test images with per-image id, label where labelled, known/novel and split."""
+    for features, part in ((train, "training"), (test, "test")):
+        require_finite(features, f"the features of the {part} images", "training has diverged (lower lr) or its weights are damaged")
     folder.mkdir(parents=True, exist_ok=True)
     n = len(train)
     split = np.full(n + len(test), SPLITS.index("test"), np.int64)
@@ -85,6 +88,7 @@ def read(folder: Path) -> FeatureFile:
         if digest.of_file(folder / "features.safetensors") != about["arrays_sha256"]:
             raise ValueError("checksum differs")
         n = about["n_train"]
+        require_finite(arrays["features"], f"the features in '{folder}'", "extract those of a checkpoint that has not diverged")
         return FeatureFile(
             arrays["features"][:n], arrays["labels"][:n], arrays["split"][:n], tuple(about["ids"][:n]), about, about["arrays_sha256"]
         )
