@@ -18,7 +18,8 @@ class Clustering:
     """Semi-supervised k-means of one model's features.
 
     Attributes:
-        train: (N,) cluster of every training image; held-out images go to the nearest centre.
+        train: (N,) cluster of every training image: its class's where it is labelled, else the nearest centre, which is what a served
+            model answers.
         test: (M,) nearest centre of every test image, which took no part in the fit.
         result: the fit on labelled and unlabelled training images.
     """
@@ -33,11 +34,8 @@ def cluster(data: DiscoveryData, split: Split, train: np.ndarray, test: np.ndarr
     used = np.concatenate([split.labelled, split.unlabelled])
     mask = np.arange(len(used)) < len(split.labelled)
     result = semi_supervised_kmeans(train[used], data.train.labels[used], mask, n_clusters, np.random.default_rng(seed))
-    ids = np.empty(len(train), np.int64)
-    ids[used] = result.labels
-    rest = np.setdiff1d(np.arange(len(train)), used)
-    if len(rest):
-        ids[rest] = assign(train[rest], result.centres)
+    ids = assign(train, result.centres)
+    ids[split.labelled] = result.labels[: len(split.labelled)]
     return Clustering(ids, assign(test, result.centres) if len(test) else np.zeros(0, np.int64), result)
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.clustering.kmeans import assign, confidences
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.evaluation.features import normalise
 from core.models import backbones
 from core.models.fold import FastTrunk, fold
 from core.serving.images import decode
@@ -27,7 +29,7 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
         folder: new folder.
         model: the trained DiscoveryModel, on any device.
         spec: its views; only the evaluation view is served.
-        centres: (K, d) L2-normalised cluster centres.
+        centres: (K, d) cluster centres: means of L2-normalised features, as the evaluation assigns to.
         about: model_name, image_size, grad_from_block, batch_norm, class names per cluster, known flags, digests.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ class DiscoveryPredictor:
             state = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
             getattr(self.backbone, part).load_state_dict(state)
         self.backbone.tail.eval()
-        self.centres, self.clusters = tensors["centres"], about["clusters"]
+        self.centres, self.clusters = tensors["centres"].numpy(), about["clusters"]
 
     @torch.no_grad()
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -64,12 +66,10 @@ class DiscoveryPredictor:
         answers = []
         for value in table["image"]:
             pixels = resize_all(ArrayImages(decode(value)[None]), self.spec).batch(np.array([0]))
-            features = self.backbone.tail(self.backbone.trunk(evaluation_view(pixels, self.spec)))
-            similarity = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(self.centres, dim=1).T
-            confidence = (similarity / 0.1).softmax(dim=1)[0]
-            best = int(confidence.argmax())
-            cluster = self.clusters[best]
-            answers.append({"class": cluster["name"], "confidence": float(confidence[best]), "cluster": best, "known": cluster["known"]})
+            features = normalise(self.backbone.tail(self.backbone.trunk(evaluation_view(pixels, self.spec))).numpy())
+            best = int(assign(features, self.centres)[0])  # the very function whose answers are evaluated
+            confidence, cluster = float(confidences(features, self.centres)[0, best]), self.clusters[best]
+            answers.append({"class": cluster["name"], "confidence": confidence, "cluster": best, "known": cluster["known"]})
         return answers
 
 

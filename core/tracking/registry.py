@@ -23,7 +23,11 @@ from core.tracking.store import machine_lock, scratch
 Columns = tuple[dict[str, str], dict[str, str]]
 # What serving any model imports, and what the modules that read some of them import besides.
 REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "safetensors", "pillow", "pandas", "mlflow", "tqdm")
-BESIDES = {"core.serving.clip": ("open_clip_torch",), "core.serving.posts": ("open_clip_torch", "emoji", "scikit-learn", "scipy")}
+BESIDES = {
+    "core.serving.discovery": ("scipy",),
+    "core.serving.clip": ("open_clip_torch",),
+    "core.serving.posts": ("open_clip_torch", "emoji", "scikit-learn", "scipy"),
+}
 EVALUATION, TRAINED = "evaluation.json", "trained.json"
 FILES_TAG = "taxon.files"
 REFUSED_IN_NAMES = frozenset("/:.%\"'@#?\\")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from core.clustering.kmeans import assign, confidences
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
@@ -106,6 +107,22 @@ def test_a_folded_trunk_with_batch_norm_serves_the_same(tmp_path, mode):
     getattr(made, mode)()
     answers = serving.DiscoveryPredictor(tmp_path / "served").predict(pandas.DataFrame({"image": ways(tmp_path)["bytes"]}))
     agrees(answers, made.eval(), centres, spec)
+
+
+def test_served_clusters_are_the_evaluations_even_where_centres_differ_in_length(tmp_path):
+    made = model()
+    found = features(made, SPEC).numpy()
+    # The shorter centre is nearer in angle to some, the longer one in distance.
+    centres = np.stack([found[0] * 0.2, found[1], found[2] * 0.6])
+    about = {"model_name": "small_cnn", "grad_from_block": 1, "clusters": CLUSTERS}
+    serving.write(tmp_path / "served", made, SPEC, centres, about)
+    answers = serving.DiscoveryPredictor(tmp_path / "served").predict(pandas.DataFrame({"image": ways(tmp_path)["bytes"]}))
+    wanted = assign(found, centres)
+    by_angle = (found @ centres.T / np.linalg.norm(centres, axis=1)).argmax(axis=1)
+    assert [answer["cluster"] for answer in answers] == wanted.tolist() != by_angle.tolist()
+    shares = confidences(found, centres)
+    assert [answer["confidence"] for answer in answers] == pytest.approx(shares[np.arange(6), wanted].tolist(), abs=1e-4)
+    assert np.array_equal(shares.argmax(axis=1), wanted)
 
 
 def test_the_folder_holds_tensors_and_json_and_no_pickle(tmp_path):
