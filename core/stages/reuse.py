@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from core.tracking import stage as stages
-from core.tracking.store import machine_lock
+from core.tracking.store import machine_lock, scratch
 
 
 @contextmanager
@@ -21,6 +22,25 @@ def alone(key: str) -> Iterator[None]:
     print("taxon: another process of this machine does the same; waiting for its end", file=sys.stderr)
     with machine_lock(f"stage {key}"):
         yield
+
+
+def again(finished: stages.Finished, run: Any, shown: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, Any]:
+    """Give a run of its own all that a finished training of the same key has: files, metrics, tags and note; return its summary.
+
+    Args:
+        shown: which of an epoch's metrics the run is asked to show.
+    """
+    run.tags(stages.told(finished.run_id) | {"taxon.reused": finished.run_id})
+    for epoch, metrics in finished.summary["history"]:
+        run.metrics(shown(metrics), epoch)
+    place = scratch("reused")
+    try:
+        shutil.copytree(finished.folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(stages.MANIFEST))
+        stages.publish(run, place, finished.summary)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    print(f"taxon: this has been trained before (run {finished.run_id}); reused", file=sys.stderr)
+    return finished.summary
 
 
 def usable(key: str, register: bool) -> stages.Finished | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,12 @@ from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import checks, feature_files, inputs, keys
+from core.stages import checks, feature_files, inputs, keys, reuse
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
 from core.stages.recorded import RecordedTraining
-from core.training import distributed, optimizers, recipes, schedule
+from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
 from core.training.loop import Plan, fit
@@ -32,26 +35,84 @@ ENTRY_POINT = "train_superclass"
 
 
 def run(config: TrainConfig, run: Any) -> dict[str, Any]:
-    """Run `train_superclass`: one superclass, or all of them as child runs."""
+    """Run `train_superclass`: one superclass, or all of them as child runs; what has been trained before is not trained again."""
     if config.train_all_superclasses:
-        return _train_all(config, run)
+        with _joined(config):
+            return _train_all(config, run)
     config = checks.check_training(recipes.resolve(config))
-    return train(config, run)
+    with _joined(config), _found_or_free(config, run) as (loaded, finished):
+        if not distributed.from_main(finished is not None):
+            return _train(config, run, loaded)
+        if run is None:
+            return {}
+        run.dataset(loaded[0].name, loaded[0].digest, config.data_root, "training")
+        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+        return reuse.again(finished, run, lambda metrics: discovery.shown(metrics, config.eval_funcs))
 
 
 def _train_all(config: TrainConfig, run: Any) -> dict[str, Any]:
     from core.data.superclasses import SUPERCLASSES
+
+    summaries = {superclass.name: _train_child(_of_superclass(config, superclass.name), run) for superclass in SUPERCLASSES}
+    if run is not None:
+        run.json(summaries, "summary.json")
+    return summaries
+
+
+def _of_superclass(config: TrainConfig, name: str) -> TrainConfig:
+    return checks.check_training(recipes.resolve(dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)))
+
+
+def _train_child(config: TrainConfig, run: Any) -> dict[str, float]:
+    """Train in a child run of `run`, unless that has been done; return the last epoch's metrics ({} on ranks other than 0)."""
     from core.tracking.run import open_child
 
-    summaries = {}
-    for superclass in SUPERCLASSES:
-        name = superclass.name
-        one = dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)
-        one = checks.check_training(recipes.resolve(one))
+    name = config.superclass_name
+    with _found_or_free(config, run) as (loaded, finished):
+        if distributed.from_main(finished is not None):
+            if run is not None:
+                run.tags({f"taxon.reused.{name}": finished.run_id})
+                print(f"taxon: {name} has been trained before (run {finished.run_id}); reused", file=sys.stderr)
+            return finished.summary["metrics"] if run is not None else {}
+        if run is None:
+            return _train(config, None, loaded)
         with open_child(run.run_id, f"{ENTRY_POINT} {name} seed {config.seed}", ENTRY_POINT, {}) as child:
-            summaries[name] = train(one, child)["metrics"]
-    run.json(summaries, "summary.json")
-    return summaries
+            return _train(config, child, loaded)["metrics"]
+
+
+@contextmanager
+def _found_or_free(config: TrainConfig, run: Any) -> Iterator[tuple[Any, Any]]:
+    """Give the data, and the finished training of this key (None where there is none, and on ranks other than 0), its lock held."""
+    from core.tracking import stage
+
+    loaded = materials_module.load_data(config)
+    if run is None:
+        yield loaded, None
+        return
+    device = precision.pick_device(config.gpu)
+    key = _key(config, *loaded, device, precision.resolve_precision(config.precision, device))
+    with reuse.alone(key):
+        yield loaded, stage.find_finished(key)
+
+
+@contextmanager
+def _joined(config: TrainConfig) -> Iterator[None]:
+    """Belong to torchrun's process group, where there is one."""
+    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
+    try:
+        yield
+    finally:
+        distributed.stop()
+
+
+def _key(config: TrainConfig, data: Any, split: Any, device: torch.device, number_format: str) -> str:
+    return keys.of_stage(ENTRY_POINT, config, {"data": data.digest, "split": split.digest}, device, number_format)
+
+
+def _train(config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None) -> dict[str, Any]:
+    training = Training(config, run, loaded)
+    training.fit()
+    return training.publish() if run is not None else {}
 
 
 def train(config: TrainConfig, run: Any) -> dict[str, Any]:
@@ -61,25 +122,25 @@ def train(config: TrainConfig, run: Any) -> dict[str, Any]:
         config: resolved and checked.
         run: the tracking run, None on ranks other than 0.
     """
-    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
-    try:
-        training = Training(config, run)
-        training.fit()
-        summary = training.publish() if run is not None else {}
-    finally:
-        distributed.stop()
-    return summary
+    with _joined(config):
+        return _train(config, run)
 
 
 class Training(RecordedTraining):
-    """One training of discovery, from pretrained weights or from `warmup_model_dir`."""
+    """One training of discovery, from pretrained weights or from `warmup_model_dir`.
+
+    Args:
+        config: resolved and checked.
+        run: the tracking run, None on ranks other than 0.
+        loaded: data and split, for whoever has read them already.
+    """
 
     resume_facts = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
     carried_facts = ("first_pseudo_epoch", "best")
 
-    def __init__(self, config: TrainConfig, run: Any):
+    def __init__(self, config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None):
         self.config, self.run = config, run
-        loaded = materials_module.load_data(config)
+        loaded = loaded or materials_module.load_data(config)
         self.pseudo = self._read_pseudo_labels(*loaded)
         self.model, mean, std = materials_module.build_model(config)
         self.materials: Materials = materials_module.gather(config, mean, std, loaded)
@@ -202,7 +263,7 @@ class Training(RecordedTraining):
         from core.tracking import stage, store
 
         m = self.materials
-        key = keys.of_stage(ENTRY_POINT, self.config, {"data": m.data.digest, "split": m.split.digest}, m.device, m.number_format)
+        key = _key(self.config, m.data, m.split, m.device, m.number_format)
         folder = stage.work_folder(key)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         store.require_space(folder, 12 * trained + (64 << 20), f"training {self.config.model_name}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from core import digest
 from core.errors import UserError
@@ -108,6 +109,14 @@ def clear(folder: Path) -> None:
     """Remove the work folder of a published stage; one inside a study stays until the trial's value is settled as well."""
     if _watch.get() is None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def told(run_id: str, client: MlflowClient | None = None) -> dict[str, str]:
+    """Return the tags that a stage gave its run, and its note: not those that say where and by which command it ran."""
+    client = client or MlflowClient()
+    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues"}
+    tags = client.get_run(run_id).data.tags.items()
+    return {name: value for name, value in tags if (name.startswith("taxon.") and name not in about) or name == MLFLOW_RUN_NOTE}
 
 
 def find_finished(key: str, client: MlflowClient | None = None) -> Finished | None:
