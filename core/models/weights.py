@@ -139,6 +139,17 @@ def hub_file(repository: str, filename: str = "model.safetensors", option: str =
         raise UserError(f"pretrained weights {repository} cannot be downloaded ({_line(error)}); {instead}") from error
 
 
+def cached_files(repository: str) -> list[Path]:
+    """Return the safetensors of a hub repository that are in the cache of this machine; nothing is downloaded."""
+    import huggingface_hub as hub
+
+    try:
+        folder = Path(hub.snapshot_download(repository, local_files_only=True, allow_patterns="*.safetensors"))
+    except Exception:  # not in the cache, or no name of a repository: whoever loads it says so
+        return []
+    return sorted(folder.glob("*.safetensors"))
+
+
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 

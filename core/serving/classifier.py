@@ -16,12 +16,13 @@ from torch import nn
 
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.lineage import NOTHING, Lineage
 from core.models import backbones
 from core.models.classifiers import Classifier, CosineHead, FewShotHead, linear_head
 from core.serving.images import decode
 
 
-def write(folder: Path, model: Classifier, spec: ViewSpec, about: dict[str, Any]) -> None:
+def write(folder: Path, model: Classifier, spec: ViewSpec, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
     """Write what `_load_pyfunc` reads.
 
     Args:
@@ -29,10 +30,13 @@ def write(folder: Path, model: Classifier, spec: ViewSpec, about: dict[str, Any]
         model: the scored classifier, on any device.
         spec: its views; only the evaluation view is served.
         about: backbone, class_names, digests.
+        lineage: what its weights have learnt from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in model.state_dict().items() if name.startswith(("net.", "heads.label.", "logit_bias"))}
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}, folder / "model.safetensors", lineage.metadata()
+    )
     views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
     (folder / "model.json").write_text(json.dumps({**about, "views": views, "head": _shape_of(model.heads["label"])}, indent=1) + "\n")
 

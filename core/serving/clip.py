@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.lineage import NOTHING, Lineage
 from core.models.clip import build_image_tower
 from core.models.clip_sentences import SentenceClip
 from core.serving.images import decode
@@ -25,7 +26,7 @@ PREFIX = "visual."
 
 
 @torch.no_grad()
-def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, Any]) -> None:
+def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
     """Write what `_load_pyfunc` reads.
 
     Args:
@@ -33,6 +34,7 @@ def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, An
         model: the scored model, on any device; its mode is as before.
         spec: its views; only the evaluation view is served.
         about: image_encoder_name, image_pretrained, embed_dim, class_names, digests.
+        lineage: what its weights have learnt from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     was_training = model.training
@@ -40,7 +42,11 @@ def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, An
     tensors = {f"{PREFIX}{name}": value for name, value in model.towers.visual.state_dict().items()}
     tensors |= {"classes": F.normalize(model.class_embeddings().float(), dim=1), "scale": model.scale}
     model.train(was_training)
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
+        folder / "model.safetensors",
+        lineage.metadata(),
+    )
     views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
     (folder / "model.json").write_text(json.dumps({**about, "views": views}, indent=1) + "\n")
 

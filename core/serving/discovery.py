@@ -17,12 +17,13 @@ from core.clustering.kmeans import assign, confidences
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.evaluation.features import normalise
+from core.lineage import NOTHING, Lineage
 from core.models import backbones
 from core.models.fold import FastTrunk, fold
 from core.serving.images import decode
 
 
-def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any]) -> None:
+def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
     """Write what `_load_pyfunc` reads.
 
     Args:
@@ -31,6 +32,7 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
         spec: its views; only the evaluation view is served.
         centres: (K, d) cluster centres: means of L2-normalised features, as the evaluation assigns to.
         about: model_name, image_size, grad_from_block, batch_norm, class names per cluster, known flags, digests.
+        lineage: what its weights have learnt from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fast = isinstance(model.trunk, FastTrunk)
@@ -38,7 +40,11 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
     tensors = {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
     tensors |= {f"tail.{name}": value for name, value in model.tail.state_dict().items()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file({**tensors, "centres": torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32))}, folder / "model.safetensors")
+    save_file(
+        {**tensors, "centres": torch.from_numpy(np.ascontiguousarray(centres, dtype=np.float32))},
+        folder / "model.safetensors",
+        lineage.metadata(),
+    )
     views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
     (folder / "model.json").write_text(json.dumps({**about, "views": views, "folded": fast and model.trunk.folded}, indent=1) + "\n")
 

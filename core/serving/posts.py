@@ -17,10 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from core import lineage
 from core.data import text_cleaning
 from core.data.images import ArrayImages
 from core.data.views import ViewSpec, resize_all
 from core.errors import UserError
+from core.lineage import NOTHING, Lineage
 from core.models import clip
 from core.models.clip_towers import Tower
 from core.models.ngrams import NgramClassifier
@@ -39,6 +41,9 @@ class TowersPredictor:
         net: in evaluation mode, on any device.
         about: class_names, cleaning, image_size and whatever else is worth knowing.
     """
+
+    lineage: Lineage = NOTHING
+    """What it has learnt from."""
 
     def __init__(self, net: PostNet, about: Mapping[str, Any]) -> None:
         self.net, self.about = net.eval(), dict(about)
@@ -71,6 +76,9 @@ class NgramPredictor:
         reading: how images are normalised; None without a tower.
         about: as for TowersPredictor.
     """
+
+    lineage: Lineage = NOTHING
+    """What it has learnt from."""
 
     def __init__(self, model: NgramClassifier, visual: Tower | None, reading: Reading | None, about: Mapping[str, Any]) -> None:
         self.model, self.visual, self.reading, self.about = model, visual, reading, dict(about)
@@ -116,7 +124,8 @@ def write(folder: Path, predictor: TowersPredictor | NgramPredictor) -> None:
         tensors, towers, reading = predictor.net.state_dict(), {}, predictor.net.reading
     for name, tower in towers.items():
         tensors |= {f"{name}.{key}": value for key, value in tower.state_dict().items()}
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / FILES[1])
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(tensors, folder / FILES[1], predictor.lineage.metadata())
     if reading is not None:
         about |= {"mean": list(reading.mean), "std": list(reading.std)}
     (folder / FILES[0]).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -136,7 +145,9 @@ def read(folder: Path) -> TowersPredictor | NgramPredictor:
         raise UserError(
             f"'{folder}' holds no whole post classifier ({' '.join(str(error).split())[:120]}); train or copy it again"
         ) from None
-    return _towers_predictor(about, tensors, folder) if kind == "towers" else _ngram_predictor(about, tensors, folder)
+    predictor = _towers_predictor(about, tensors, folder) if kind == "towers" else _ngram_predictor(about, tensors, folder)
+    predictor.lineage = lineage.read(folder / FILES[1])
+    return predictor
 
 
 def _towers_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> TowersPredictor:

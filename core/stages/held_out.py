@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import importlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 from core import digest
 from core.data.images import ImageSet
 from core.evaluation.compare import METRICS, weighted_scores
+from core.lineage import Item, Lineage, items_of, matching, short
+from core.stages.leakage import Parts
 from core.tracking import registry
 
 Row = dict[str, str]
@@ -33,14 +35,20 @@ class HeldOut:
     """The items of a validation part.
 
     labels: (N,) true class names. contents: (N,) sha256 of each item's content. rows: yields N rows as a served model takes them.
+    keys: (N,) digests by which each item is found among what a model has learnt from; empty = its content alone.
     """
 
     labels: tuple[str, ...]
     contents: tuple[str, ...]
     rows: Callable[[], Iterator[Row]]
+    keys: tuple[Item, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def known_to(self, learnt: Collection[str]) -> int:
+        """Return how many of the items a model has learnt from; `learnt` holds content digests, whole or as `short` leaves them."""
+        return len(matching(self.keys or items_of(self.contents), frozenset(short(content) for content in learnt)))
 
     @property
     def digest(self) -> str:
@@ -59,18 +67,26 @@ def of_images(images: ImageSet, indices: np.ndarray, class_names: Sequence[str])
     return HeldOut(labels, contents(images, indices), lambda: _image_rows(images.source, indices))
 
 
-def evaluation(family: str, metric: str, images: Any, answers: Sequence[str], config: Any, data_options: type) -> registry.Evaluation:
+def evaluation(
+    family: str, metric: str, images: Any, answers: Sequence[str], config: Any, data_options: type, lineage: Lineage
+) -> registry.Evaluation:
     """Return how a classifier's answers do on the validation images, and what promotion needs to ask about them again.
 
     Args:
         images: a family's data, with `train`, `val` and `class_names`.
         answers: a class name for each validation image.
         data_options: the dataclass of the options in `config` that name the data.
+        lineage: what the model has learnt from.
     """
     part = of_images(images.val, np.arange(len(images.val)), images.class_names)
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(data_options)}
-    trained_on = contents(images.train, np.arange(len(images.train)))
-    return registry.Evaluation(family, metric, scores(part.labels, answers), part.digest, options, config.select_by, trained_on)
+    learnt = tuple(sorted(lineage.learnt))
+    return registry.Evaluation(family, metric, scores(part.labels, answers), part.digest, options, config.select_by, learnt)
+
+
+def parts_of(data: Any) -> Parts:
+    """Return the items of a family's data with `train`, `val` and `test` images."""
+    return Parts(*(items_of(contents(part, np.arange(len(part)))) for part in (data.train, data.val, data.test)))
 
 
 def contents(images: ImageSet, indices: np.ndarray) -> tuple[str, ...]:

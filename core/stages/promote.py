@@ -168,8 +168,7 @@ class Promotion:
             raise UserError(
                 f"{first.version} is of the family {first.evaluation.family}, {version} of {evaluation.family}: they are not compared"
             )
-        seen = set(evaluation.trained)
-        overlap = sum(registry.short(content) in seen for content in self.items.contents)
+        overlap = self.items.known_to(evaluation.trained)
         if evaluation.data != first.evaluation.data and overlap:
             raise UserError(
                 f"{first.version} was evaluated on other data than {version}, which has trained on {overlap} of these {len(self.items)} "

@@ -8,6 +8,7 @@ from typing import Any
 
 from core import config as configuration
 from core.errors import UserError
+from core.lineage import Lineage
 from core.stages import inputs
 from core.training import distributed
 from core.training import state as states
@@ -35,6 +36,9 @@ class RecordedTraining:
     """What a checkpoint must share with the training that continues it."""
     carried_facts: tuple[str, ...] = ("best",)
     """What a continued training takes over from the checkpoint's facts."""
+
+    lineage: Lineage = Lineage()
+    """What its weights have learnt from; in every checkpoint and predictor."""
 
     config: Any
     run: Any
@@ -99,7 +103,9 @@ class RecordedTraining:
             self.facts["best"] = {"epoch": epoch, "score": score}
         folder = self.work / "checkpoints"
         if epoch > 0:
-            states.save_checkpoint(folder, self.state(epoch))
+            state = self.state(epoch)
+            state.lineage = self.lineage
+            states.save_checkpoint(folder, state)
             states.prune(folder, self._kept)
         self._tell(epoch, metrics)
 

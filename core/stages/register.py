@@ -49,7 +49,7 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
     tags = {key: str(about[key]) for key in ("data", "data_digest", "epoch", "model_name")}
     folder = scratch("predictor")
     try:
-        serving.write(folder / "data", model, spec, found.result.centres, about)
+        serving.write(folder / "data", model, spec, found.result.centres, about, trained.state.lineage)
         # Names of their own: MLflow stores a model's metrics on its run too, where these names are curves.
         finite = {f"registered/{key}": value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
         return registry.register(
@@ -82,7 +82,7 @@ def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clusteri
         part.digest,
         {f.name: getattr(trained.config, f.name) for f in dataclasses.fields(DataOptions)},
         trained.config.select_by,
-        held.contents(data.train, took_part),
+        (*held.contents(data.train, took_part), *sorted(trained.state.lineage.learnt)),
     )
 
 

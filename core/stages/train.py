@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from core import config as configuration
-from core import digest
+from core import digest, lineage
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import checks, feature_files, inputs, keys, reuse
+from core.stages import checks, feature_files, held_out, inputs, keys, leakage, reuse
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
@@ -141,6 +141,7 @@ class Training(RecordedTraining):
     def __init__(self, config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None):
         self.config, self.run = config, run
         loaded = loaded or materials_module.load_data(config)
+        self.lineage = leakage.admit(config, parts_of(*loaded))
         self.pseudo = self._read_pseudo_labels(*loaded)
         self.model, mean, std = materials_module.build_model(config)
         self.materials: Materials = materials_module.gather(config, mean, std, loaded)
@@ -326,6 +327,13 @@ class Training(RecordedTraining):
             "kept": "in the number format of the forward pass",
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
+
+
+def parts_of(data: Any, split: Any) -> leakage.Parts:
+    """Return the images of a discovery by what a training does with them."""
+    train, test = (held_out.contents(images, np.arange(len(images))) for images in (data.train, data.test))
+    pick = {name: [(train[i],) for i in getattr(split, name)] for name in ("labelled", "validation", "unlabelled")}
+    return leakage.Parts(pick["labelled"], pick["validation"], lineage.items_of(test), pick["unlabelled"])
 
 
 def _figure(metrics: dict[str, float], name: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core import digest
+from core.lineage import short
 from core.tracking import provenance, served
 from core.tracking.run import Run
 from core.tracking.store import machine_lock, scratch
@@ -75,11 +76,6 @@ class Evaluation:
         named = {"taxon.family": self.family, "taxon.metric": self.metric, "taxon.evaluated_on": self.data}
         scores = {f"taxon.held_out.{name}": repr(float(value)) for name, value in self.values.items()}
         return {**named, "taxon.select_by": self.select_by, **scores}
-
-
-def short(content: str) -> str:
-    """Return the part of a content digest that is kept of training data: 64 bits tell millions of images apart."""
-    return content[:16]
 
 
 def model_name(family: str, data: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from core import digest
 from core.errors import UserError
+from core.lineage import Lineage
 
 INDEX = "checkpoints.json"
 FORMAT = "taxon-checkpoint-1"
@@ -37,6 +38,7 @@ class TrainState:
         history: one [epoch, {metric: value}] per finished epoch, so that metrics not yet stored travel with the weights.
         facts: JSON values that must agree on resume (recipe, digests) or that selection needs (best epoch and score).
         rng: torch's generator state after the epoch.
+        lineage: what the weights have learnt from.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class TrainState:
     history: list[list[Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     rng: Tensor = field(default_factory=torch.get_rng_state)
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def set_rng(state: TrainState) -> None:
@@ -76,7 +79,7 @@ def to_bytes(state: TrainState) -> bytes:
         "param_groups": state.optimizer["param_groups"],
         "scalars": scalars,
     }
-    return save(tensors, metadata={"taxon": json.dumps(meta)})
+    return save(tensors, metadata={"taxon": json.dumps(meta), **state.lineage.metadata()})
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -135,7 +138,8 @@ def load_checkpoint(path: Path) -> TrainState:
     """Read a checkpoint; raise UserError when it is not one, is cut short, or is a pickle."""
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("taxon", "{}"))
+            metadata = file.metadata() or {}
+            meta = json.loads(metadata.get("taxon", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, ValueError, OSError) as error:
         if _is_pickle(path):
@@ -143,7 +147,7 @@ def load_checkpoint(path: Path) -> TrainState:
         raise UserError(f"checkpoint '{path}' is damaged ({str(error).splitlines()[0][:100]}); use the one before it") from None
     if meta.get("format") != FORMAT:
         raise UserError(f"'{path}' is no checkpoint of taxon; give an epoch_NNNN.safetensors that a training wrote")
-    return _assemble(meta, tensors)
+    return _assemble(meta, tensors, Lineage.of_metadata(metadata, str(path)))
 
 
 def _is_pickle(path: Path) -> bool:
@@ -153,7 +157,7 @@ def _is_pickle(path: Path) -> bool:
     return head == b"PK" or head[:1] == b"\x80"
 
 
-def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
+def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor], lineage: Lineage) -> TrainState:
     slots: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in meta["scalars"].items()}
     model = {}
     for key, value in tensors.items():
@@ -163,7 +167,7 @@ def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
             _, index, slot = key.split(".", 2)
             slots.setdefault(int(index), {})[slot] = value
     optimizer = {"state": slots, "param_groups": meta["param_groups"]}
-    return TrainState(meta["epoch"], model, optimizer, meta["history"], meta["facts"], tensors["rng"])
+    return TrainState(meta["epoch"], model, optimizer, meta["history"], meta["facts"], tensors["rng"], lineage)
 
 
 def prune(folder: Path, keep: Callable[[int], bool]) -> None:

@@ -35,7 +35,7 @@ def register(training: Any, metrics: dict[str, float]) -> str:
     }
     folder = scratch("predictor")
     try:
-        serving.write(folder / "data", training.task.model, training.m.spec, about)
+        serving.write(folder / "data", training.task.model, training.m.spec, about, training.lineage)
         finite = {f"registered/{name}": value for name, value in metrics.items()}
         tags = {name: str(about[name]) for name in ("data", "data_digest", "epoch", "image_encoder_name", "text_encoder_name")}
         return registry.register(
@@ -59,7 +59,7 @@ def evaluation(training: Any) -> registry.Evaluation | None:
     if not len(data.val):
         return None
     answers = [data.class_names[best] for best in training.m.logits(training.task.model, "val").argmax(axis=1)]
-    return held.evaluation("clip", METRIC, data, answers, config, ClipData)
+    return held.evaluation("clip", METRIC, data, answers, config, ClipData, training.lineage)
 
 
 def held_out(options: dict[str, Any]) -> HeldOut:

@@ -15,9 +15,10 @@ from core import config as configuration
 from core import digest
 from core.data.longtail import duplicates_across
 from core.errors import UserError
+from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
-from core.stages import keys
-from core.stages.clip import baselines, checks, data, evaluate, materials, register
+from core.stages import keys, leakage
+from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
 from core.stages.clip.config import TrainClipConfig
 from core.stages.longtail import evaluate as shared
 from core.stages.recorded import RecordedTraining
@@ -40,17 +41,19 @@ class Prepared:
     m: materials.Materials
     facts: dict[str, Any]
     key: str
+    lineage: Lineage
 
 
 def prepare(config: TrainClipConfig, pool: data.Pool | None = None) -> Prepared:
     """Check the configuration, read images and sentences (unless `pool` has them), build the towers."""
     checks.check_training(config)
     pool = pool or data.load(config)
+    record = leakage.admit(config, _parts(config, pool))
     towers = materials.make_towers(config)
     m = materials.gather(config, pool, towers)
     _require_validation(config, m)
     facts = _facts(config, towers, m)
-    return Prepared(config, towers, m, facts, _stage_key(config, m, facts, states.weights_digest(towers.state_dict())))
+    return Prepared(config, towers, m, facts, _stage_key(config, m, facts, states.weights_digest(towers.state_dict())), record)
 
 
 def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class ClipTraining(RecordedTraining):
 
     def __init__(self, prepared: Prepared, run: Any):
         self.config, self.run, self.m = prepared.config, run, prepared.m
-        self.facts, self.key = prepared.facts, prepared.key
+        self.facts, self.key, self.lineage = prepared.facts, prepared.key, prepared.lineage
         model, words_of = materials.sentence_model(self.config, self.m.pool, prepared.towers, self.m)
         self.before = {name: value.cpu().clone() for name, value in model.trained_state().items()}
         self.task = self._task(model, words_of)
@@ -238,6 +241,13 @@ class ClipTraining(RecordedTraining):
             )
         self.run.tags({"taxon.duplicates_across_parts": len(pairs)})
         self.run.started()
+
+
+def _parts(config: TrainClipConfig, pool: data.Pool) -> leakage.Parts:
+    """Return the images of each part; those of a fold are its own."""
+    digests, rows = pool.images.source.file_digests, folds.parts(pool, config)
+    found: dict[str, list[Item]] = {part: [(digests[i],) for i in rows[part]] for part in data.PARTS}
+    return leakage.Parts(found["train"], found["val"], found["test"])
 
 
 def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) -> dict[str, Any]:

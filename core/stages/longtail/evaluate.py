@@ -15,11 +15,13 @@ from scipy.special import log_softmax
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from core import lineage
 from core.data.classification import ClassificationData, tail_classes
 from core.errors import UserError
 from core.evaluation import classification, compare, linear_probe
 from core.plots import class_bars, class_confusion, figure, reliability
 from core.plots import mistakes as mistake_plots
+from core.stages import leakage
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.tracking.store import scratch
 
@@ -135,12 +137,15 @@ def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model:
 
 def run(config: LongtailEvaluateConfig, run: Any) -> dict[str, Any]:
     """Run `evaluate_longtail`: one checkpoint on one part, with 95 % bootstrap intervals and pictures."""
+    from core.stages import held_out
     from core.stages.longtail import rebuild
 
     trained = rebuild.open_checkpoint(config)
     images = trained.m.part(config.part)
     if not len(images):
         raise UserError(f"part = {config.part}: the data has no such images; give {config.part}_dir or {config.part}_meta")
+    items = lineage.items_of(held_out.contents(images, np.arange(len(images))))
+    leakage.evaluated(trained.lineage, items, config.part, "images", "checkpoint", config.checkpoint)
     run.dataset(trained.m.data.name, trained.m.data.digest, config.data_root or config.train_dir, "evaluation")
     run.started()
     logits = trained.m.outputs(trained.model, config.part, trained.size)["label"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.data.classification import Attribute, ClassificationData
 from core.errors import UserError
+from core.lineage import Lineage
 from core.models.classifiers import Classifier
 from core.stages import inputs
 from core.stages.longtail import materials
@@ -30,6 +31,7 @@ class Trained:
     size: int
     model: Classifier
     m: materials.Materials
+    lineage: Lineage
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     model, about = scored_model(merged, data, state, path.name)
     m = materials.gather(merged, data, tuple(about["mean"]), tuple(about["std"]))
     size = timeline.phase_at(trained, state.epoch - 1).image_size
-    return Trained(path, state.epoch, size, model.to(m.device).eval(), m)
+    return Trained(path, state.epoch, size, model.to(m.device).eval(), m, state.lineage)
 
 
 def scored_model(config: LongtailTrainConfig, data: ClassificationData, state: states.TrainState, name: str) -> tuple[Classifier, dict]:

@@ -35,7 +35,7 @@ def register(training: Any, size: int, metrics: dict[str, float]) -> str:
     }
     folder = scratch("predictor")
     try:
-        serving.write(folder / "data", training.task.scored, training.m.spec(size), about)
+        serving.write(folder / "data", training.task.scored, training.m.spec(size), about, training.lineage)
         finite = {f"registered/{name}": value for name, value in metrics.items()}
         tags = {name: str(about[name]) for name in ("data", "data_digest", "epoch", "backbone", "loss_type")}
         return registry.register(
@@ -60,7 +60,7 @@ def evaluation(training: Any, size: int) -> registry.Evaluation | None:
         return None
     logits = training.m.outputs(training.task.scored, "val", size)["label"]
     answers = [data.class_names[best] for best in logits.argmax(axis=1)]
-    return held.evaluation("longtail", METRIC, data, answers, config, LongtailData)
+    return held.evaluation("longtail", METRIC, data, answers, config, LongtailData, training.lineage)
 
 
 def held_out(options: dict[str, Any]) -> HeldOut:

@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import keys
+from core.stages import held_out, keys, leakage
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.recorded import RecordedTraining
@@ -63,6 +63,7 @@ class LongtailTraining(RecordedTraining):
         self.config, self.run = config, run
         data = data or materials.load_data(config)
         require_validation(config, data)
+        self.lineage = leakage.admit(config, held_out.parts_of(data))
         model, about = materials.build_model(config, data, config.pretrained)
         self.m = materials.gather(config, data, about["mean"], about["std"])
         self.m.kept = self.m.kept if kept is None else kept

@@ -37,7 +37,7 @@ def run(config: BaselineConfig, run: Any) -> dict[str, Any]:
         for name, uri in given.items():
             require_same_test(posts, uri, name)
         run.dataset("posts/test", posts.digest, config.data_root, "test")
-        found = {name: probabilities_of(uri, posts) for name, uri in given.items()}
+        found = {name: probabilities_of(uri, posts, name) for name, uri in given.items()}
         report = judge(posts.labels, found["baseline_weights"], found["weights"], config)
         report |= {"posts": len(posts), "data_digest": posts.digest, "compared": given}
         write(folder, posts, found, report)
@@ -85,9 +85,10 @@ def require_same_test(posts: Posts, uri: str, option: str) -> None:
         raise UserError(f"{option} = '{uri}' knew test posts {results.named(relabelled)} by other labels; compare models of one split")
 
 
-def probabilities_of(uri: str, posts: Posts) -> np.ndarray:
-    """Return (N, C) of the classifier behind a URI; UserError where its classes are not those of the posts."""
+def probabilities_of(uri: str, posts: Posts, option: str) -> np.ndarray:
+    """Return (N, C) of the classifier behind a URI; UserError where its classes are not those of the posts, or it has learnt from them."""
     predictor = model.open_predictor(uri)
+    results.require_fair(predictor, posts, "test", option, uri)
     if tuple(predictor.class_names) != posts.class_names:
         raise UserError(f"'{uri}' tells {', '.join(predictor.class_names)} apart, the test posts are {', '.join(posts.class_names)}")
     return predictor.probabilities(posts.texts, model.images_of(posts, predictor.image_size))

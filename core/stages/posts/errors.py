@@ -54,6 +54,7 @@ def _predictions(config: ErrorAnalysisConfig, posts: Posts) -> tuple[str, ...]:
     """Return the predicted class name of each post; UserError for bad cases that are not among the posts."""
     if config.weights:
         predictor = model.open_predictor(config.weights)
+        results.require_fair(predictor, posts, config.part, "weights", config.weights)
         probabilities = predictor.probabilities(posts.texts, model.images_of(posts, predictor.image_size))
         return tuple(predictor.class_names[c] for c in probabilities.argmax(axis=1))
     path = file_at(config.badcase_csv, "badcase_csv", "bad_cases*.csv")

@@ -17,10 +17,11 @@ from core.cores import threads
 from core.data import post_splits, text_cleaning
 from core.data.posts import CLASS_NAMES, Posts
 from core.errors import UserError
+from core.lineage import NOTHING, Lineage
 from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
-from core.stages import keys
+from core.stages import keys, leakage
 from core.stages.posts import features, results
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.config import sides_read
@@ -40,6 +41,7 @@ class Materials:
         rows: posts by part; test may be absent.
         texts: their cleaned texts.
         cut: how many texts a part has that are longer than the context.
+        lineage: what a training on these rows has learnt from, its weights' own included.
     """
 
     config: Any
@@ -48,6 +50,7 @@ class Materials:
     number_format: str
     texts: dict[str, list[str]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
+    lineage: Lineage = NOTHING
 
     def __post_init__(self):
         rules = text_cleaning.rules_of(self.config.cleaning)
@@ -175,11 +178,12 @@ def refuse_leaks(rows: dict[str, Posts]) -> None:
 
 
 def gather(config: Any, rows: dict[str, Posts]) -> Materials:
-    """Build the materials of a stage on this machine."""
+    """Build the materials of a stage on this machine; UserError where its weights have learnt from what it holds out."""
+    record = leakage.admit(config, results.parts_of(rows), "posts")
     device = precision.pick_device(config.gpu)
     torch.set_num_threads(threads(config))
     threadpool_limits(threads(config))
-    return Materials(config, rows, device, precision.mixed_precision(config.use_amp, device))
+    return Materials(config, rows, device, precision.mixed_precision(config.use_amp, device), lineage=record)
 
 
 def never_trains(config: Any, side: str) -> bool:

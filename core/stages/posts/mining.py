@@ -25,7 +25,7 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.plots import figure, mistakes, reliability
-from core.stages import reuse
+from core.stages import leakage, reuse
 from core.stages.posts import model, optimize, results
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
@@ -45,6 +45,7 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
     _check(config)
     with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
         train, val, source = read(config)
+        leakage.require_unseen(config, results.items_of(train), "training posts, which are to be predicted out of fold")
         folds = fold_of(train, source, config.folds, config.seed)
         run.dataset("posts/train", train.digest, config.data_root, "training")
         probabilities = out_of_fold(config, train, val, folds, run)

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.data.posts import Posts
 from core.errors import UserError
+from core.lineage import Lineage
 from core.serving import posts as serving
 from core.stages import inputs
 from core.stages.posts import checks, features, materials, optimize, publish, reference
@@ -26,10 +27,12 @@ class PostPredictor(Protocol):
     Attributes:
         class_names: C names.
         image_size: side S of the pictures it takes, in pixels.
+        lineage: what it has learnt from.
     """
 
     class_names: tuple[str, ...]
     image_size: int
+    lineage: Lineage
 
     def probabilities(self, texts: Sequence[str], images: np.ndarray | None) -> np.ndarray:
         """Return (N, C) float64 rows that sum to 1, of raw texts and images (N, 3, S, S) uint8 (None: it sees the text only)."""
@@ -62,7 +65,9 @@ def open_predictor(uri: str) -> PostPredictor:
     state = states.load_checkpoint(checkpoint)
     net, config = optimize.net_of(state, checkpoint)
     about = {"class_names": state.facts["class_names"], "image_size": config.image_size, "cleaning": config.cleaning}
-    return serving.TowersPredictor(net, about)
+    predictor = serving.TowersPredictor(net, about)
+    predictor.lineage = state.lineage
+    return predictor
 
 
 def _require_whole(folder: Path) -> None:

@@ -97,6 +97,7 @@ class PostsTraining(RecordedTraining):
     def __init__(self, config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, key: str, work: Path | None = None):
         self.config, self.run, self.key = config, run, key
         self.m = materials.gather(config, rows)
+        self.lineage = self.m.lineage
         net = materials.build_net(config, self.m.class_names)
         towers = {side: tower.digest() for side, tower in net.towers.items()}
         self.net = net.to(self.m.device, memory_format=torch.channels_last)
@@ -212,7 +213,9 @@ class PostsTraining(RecordedTraining):
         net = self.net.cpu()
         for tower in net.towers.values():
             lora.merge(tower.body)
-        return TowersPredictor(net, publish.about_of(self.m, materials.build_arguments(self.config)))
+        predictor = TowersPredictor(net, publish.about_of(self.m, materials.build_arguments(self.config)))
+        predictor.lineage = self.lineage
+        return predictor
 
     def publish(self) -> dict[str, Any]:
         """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""

@@ -37,6 +37,7 @@ def fit(config: OptimizeClipConfig, m: Materials) -> tuple[NgramPredictor, dict[
     build = None if net is None else materials.build_arguments(materials.frozen_image(config))
     visual = None if net is None else net.visual.cpu()
     predictor = NgramPredictor(model, visual, None if net is None else net.reading, publish.about_of(m, build))
+    predictor.lineage = m.lineage
     return predictor, probabilities
 
 

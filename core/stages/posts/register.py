@@ -16,6 +16,7 @@ from core.stages import held_out as held
 from core.stages.held_out import HeldOut, Row
 from core.stages.posts import materials
 from core.stages.posts.config import PostsData
+from core.stages.posts.results import items_of
 from core.tracking import registry
 
 NAME = registry.model_name("posts", "")
@@ -55,7 +56,7 @@ def evaluation(m: materials.Materials, probabilities: np.ndarray) -> registry.Ev
         part.digest,
         {f.name: getattr(m.config, f.name) for f in dataclasses.fields(PostsData)},
         m.config.select_by,
-        contents(m.rows["train"]),
+        tuple(sorted(m.lineage.learnt)),
     )
 
 
@@ -66,7 +67,8 @@ def held_out(options: dict[str, Any]) -> HeldOut:
 
 def of_posts(posts: Posts) -> HeldOut:
     """Return labelled posts as held-out items."""
-    return HeldOut(posts.tags, contents(posts), lambda: _rows(posts))
+    keys = tuple((*item, content) for item, content in zip(items_of(posts), contents(posts), strict=True))
+    return HeldOut(posts.tags, contents(posts), lambda: _rows(posts), keys)
 
 
 def contents(posts: Posts) -> tuple[str, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core import digest
 from core.data import post_splits
 from core.data.posts import Posts
 from core.errors import UserError
+from core.lineage import NOTHING, Item
 from core.stages.inputs import file_at
+from core.stages.leakage import Parts, evaluated
 from core.tracking import stage
 from core.tracking.store import scratch
 
@@ -58,6 +61,23 @@ def refuse_sources(sources: Sequence[str], held_out: dict[str, Posts], what: str
         found = sorted({source.strip() for source in sources} & set(part.guids))
         if found:
             raise UserError(f"{what} holds rows that were made from {name} posts {named(found)}; {remedy}")
+
+
+def items_of(posts: Posts) -> tuple[Item, ...]:
+    """Return the keys of each post: its image file and its text, as `post_splits` compares them; posts that share one are one item."""
+    texts = [post_splits.normalise(text) for text in posts.texts]
+    pairs = zip(posts.fingerprints, texts, strict=True)
+    return tuple((image.content, *([digest.of_bytes(text.encode("utf-8", "surrogatepass"))] if text else [])) for image, text in pairs)
+
+
+def parts_of(rows: Mapping[str, Posts]) -> Parts:
+    """Return the posts of each part as items."""
+    return Parts(**{part: items_of(posts) for part, posts in rows.items()})
+
+
+def require_fair(predictor: Any, posts: Posts, part: str, option: str, given: str) -> None:
+    """Check a finished classifier against the posts that it is evaluated on (core.stages.leakage.evaluated)."""
+    evaluated(getattr(predictor, "lineage", NOTHING), items_of(posts), part, "posts", option, given)
 
 
 def named(items: Sequence[str]) -> str:

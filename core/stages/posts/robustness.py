@@ -39,6 +39,7 @@ def run(config: RobustnessConfig, run: Any) -> dict[str, Any]:
     with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
         posts = sample(results.read_part(config, config.part), config.max_posts, config.seed)
         predictor = model.open_predictor(config.weights)
+        results.require_fair(predictor, posts, config.part, "weights", config.weights)
         run.dataset(f"posts/{config.part}", posts.digest, config.data_root, config.part)
         report = {"part": config.part, "posts": len(posts), "data_digest": posts.digest, "seed": config.seed}
         report |= test(predictor, posts, chosen, config.seed)
