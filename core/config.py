@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import jsonargparse
 
+from core.data import texts
 from core.errors import UserError, nearest
 
 C = TypeVar("C")
@@ -109,7 +110,7 @@ def _read_object(uri: str) -> dict[str, Any]:
         store.prepare()
     path = resolve(uri, "config")
     try:
-        read = json.loads(path.read_text())
+        read = json.loads(texts.decode(path.read_bytes())[0])
     except (OSError, ValueError) as error:
         raise UserError(f"config = '{uri}' is no readable JSON file: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(read, dict):

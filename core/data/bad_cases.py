@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from core.data import texts
 from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
 from core.errors import UserError, nearest
 
@@ -93,20 +93,22 @@ def read(path: Path, data_root: str | Path = "", class_names: tuple[str, ...] = 
         row[column] or f"the {column} of {row['guid']}" for column in found for row, at in zip(rows, found[column], strict=True) if not at
     ]
     require_all(missing, roots[0], path)
-    texts = tuple(decode(text.read_bytes())[0].strip() for text in found["text_path"])
+    said = tuple(decode(text.read_bytes())[0].strip() for text in found["text_path"])
     guids, predicted, reasons = (tuple(row.get(name, "") for row in rows) for name in ("guid", "pred_label", "reason"))
-    posts = Posts(guids, texts, tuple(found["image_path"]), np.zeros(0, np.int64) if labels is None else labels, class_names)
+    posts = Posts(guids, said, tuple(found["image_path"]), np.zeros(0, np.int64) if labels is None else labels, class_names)
     return BadCases(posts, predicted, _confidences(rows, places), reasons)
 
 
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return the rows, stripped, and where each stands."""
     try:
-        text = decode(path.read_bytes())[0]
+        text, encoding, guessed = decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV with {','.join(COLUMNS)}") from None
+    if guessed:
+        texts.announce_guess(path, encoding)
     header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    reader = texts.dict_rows(text, delimiter=max(",;\t", key=header.count), strict=True)
     rows, places = [], []
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]

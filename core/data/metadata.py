@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.data import texts
 from core.data.class_names import MISSING, plain
 from core.errors import UserError
 
@@ -196,15 +197,8 @@ def _label(text: str, column: str, source: str) -> str:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return the text of a UTF-8 file without its byte order mark; UserError when it is absent, empty or no UTF-8."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"the {what} file '{path}' cannot be read: {error.strerror or error}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    """Return the text of a file in UTF-8 or with a byte order mark; UserError when it is absent, empty or neither."""
+    text = texts.read(path, what)
     if not text.strip():
         raise UserError(f"the {what} file {path} is empty")
     return text
@@ -212,7 +206,7 @@ def read_text(path: Path, what: str) -> str:
 
 def _rows(path: Path, what: str) -> list[tuple[str, dict[str, str]]]:
     """Return (where, cells by column) of every row of a CSV; at least one. Cells are stripped of surrounding blanks."""
-    reader = csv.reader(io.StringIO(read_text(path, what), newline=""), strict=True)
+    reader = texts.rows(read_text(path, what), strict=True)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:

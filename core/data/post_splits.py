@@ -6,7 +6,6 @@ Also the CSV files `guid,text,image_path,label` that hold the parts, and the sea
 from __future__ import annotations
 
 import csv
-import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -19,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from core import digest
-from core.data import looks, text_cleaning
+from core.data import looks, text_cleaning, texts
 from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
 from core.errors import UserError, nearest
 
@@ -200,8 +199,8 @@ def read_csv(path: str | Path, image_root: str | Path = "", class_names: tuple[s
     roots = tuple(Path(root).expanduser().resolve() for root in ([image_root] if str(image_root) else []) + [path.parent])
     images = [_locate(row["image_path"], roots, where) for row, where in zip(rows, places, strict=True)]
     require_all([row["image_path"] for row, image in zip(rows, images, strict=True) if image is None], roots[0], path)
-    guids, texts = (tuple(row[name] for row in rows) for name in ("guid", "text"))
-    return Posts(guids, texts, tuple(images), labels, class_names, {encoding: len(rows)})
+    guids, said = (tuple(row[name] for row in rows) for name in ("guid", "text"))
+    return Posts(guids, said, tuple(images), labels, class_names, {encoding: len(rows)})
 
 
 def read_column(path: str | Path, name: str) -> list[str]:
@@ -212,11 +211,13 @@ def read_column(path: str | Path, name: str) -> list[str]:
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str], str]:
     """Return the rows, where each stands, and the file's encoding; UserError for a file that is no CSV of posts."""
     try:
-        text, encoding = decode(path.read_bytes())
+        text, encoding, guessed = decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV with {','.join(COLUMNS)}") from None
+    if guessed:
+        texts.announce_guess(path, encoding)
     header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    reader = texts.dict_rows(text, delimiter=max(",;\t", key=header.count), strict=True)
     rows, places = [], []
     try:
         names = [name.strip().lower() for name in reader.fieldnames or ()]

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from core import digest
+from core.data import texts
 from core.data.class_folders import EXTENSIONS
 from core.data.decoding import read_rgb
 from core.data.images import DECODE_THREADS, FileImages
@@ -23,7 +24,7 @@ from core.errors import UserError, nearest
 from core.progress import bar
 
 CLASS_NAMES = ("negative", "neutral", "positive")
-ENCODINGS = ("utf-8", "gb18030", "latin-1")
+ENCODINGS = ("utf-8", "gb18030", "latin-1")  # whose texts are counted, be there any or not
 NO_TAG = "null"
 _LAYOUT = "expected {root}/train.txt with the header guid,tag and {root}/data/<guid>.txt|jpg"
 _SHOWN = 8  # names in a list of missing files
@@ -45,7 +46,7 @@ class Posts:
 
     guids: unique. texts: decoded, stripped; '' where the file holds nothing. image_paths: existing files.
     labels: (N,) int64 index into class_names, or None where no post has a tag.
-    encodings: how many texts were decoded as what.
+    encodings: how many texts were decoded as what. guessed: encoding -> names of the files of which it was a guess.
     """
 
     guids: tuple[str, ...]
@@ -54,6 +55,7 @@ class Posts:
     labels: np.ndarray | None
     class_names: tuple[str, ...] = CLASS_NAMES
     encodings: Mapping[str, int] = field(default_factory=dict)
+    guessed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self):
         if not len(self.guids) == len(self.texts) == len(self.image_paths):
@@ -116,29 +118,29 @@ def load(data_root: str | Path, index: str = "train.txt") -> Posts:
     labels = parse_tags([tag for _, tag, _ in rows], [where for *_, where in rows])
     files = _files(root)
     guids = tuple(guid for guid, *_ in rows)
-    texts = [files.get(f"{guid}.txt") for guid in guids]
+    written = [files.get(f"{guid}.txt") for guid in guids]
     images = [next((files[guid + kind] for kind in EXTENSIONS if guid + kind in files), None) for guid in guids]
-    wanted = [(f"{guid}.txt", text) for guid, text in zip(guids, texts, strict=True)]
+    wanted = [(f"{guid}.txt", text) for guid, text in zip(guids, written, strict=True)]
     wanted += [(f"{guid}.jpg", image) for guid, image in zip(guids, images, strict=True)]
     require_all([name for name, path in wanted if path is None], root / "data", root / index)
-    decoded = [decode(path.read_bytes()) for path in texts]
-    counts = Counter(encoding for _, encoding in decoded)
-    encodings = {encoding: counts[encoding] for encoding in ENCODINGS}
-    return Posts(guids, tuple(text.strip() for text, _ in decoded), tuple(images), labels, encodings=encodings)
+    decoded = [decode(path.read_bytes()) for path in written]
+    counts = Counter(encoding for _, encoding, _ in decoded)
+    encodings = {encoding: counts[encoding] for encoding in (*ENCODINGS, *sorted(counts.keys() - set(ENCODINGS)))}
+    guessed: dict[str, list[str]] = {}
+    for path, (_, encoding, guess) in zip(written, decoded, strict=True):
+        if guess:
+            guessed.setdefault(encoding, []).append(path.name)
+    named = {encoding: tuple(names) for encoding, names in sorted(guessed.items())}
+    return Posts(guids, tuple(text.strip() for text, *_ in decoded), tuple(images), labels, encodings=encodings, guessed=named)
 
 
-def decode(content: bytes) -> tuple[str, str]:
-    """Return the text and its encoding: UTF-8, else GB18030, else latin-1, which takes any bytes.
+def decode(content: bytes) -> tuple[str, str, bool]:
+    """Return the text, its encoding, and whether that was a guess (core.data.texts).
 
-    A byte order mark and control characters (a broken file's; no post means them) are left out.
+    Control characters (a broken file's; no post means them) are left out.
     """
-    for encoding in ENCODINGS:
-        try:
-            text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-        except UnicodeDecodeError:
-            continue
-        return text.translate(_CONTROL), encoding
-    raise AssertionError("latin-1 decodes everything")
+    text, encoding, guessed = texts.decode(content)
+    return text.translate(_CONTROL), encoding, guessed
 
 
 def read_index(path: Path) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from core import config as configuration
+from core.data import texts
 from core.evaluation import compare
 from core.plots import class_confusion, figure
 from core.stages.clip import checks, data, evaluate, folds, train
@@ -116,8 +117,7 @@ def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str
 
 def read_predictions(folder: Path) -> list[dict[str, str]]:
     """Return the rows of a folder's predictions.csv: image, true, predicted, confidence."""
-    with open(folder / "predictions.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(texts.dict_rows((folder / "predictions.csv").read_text(encoding="utf-8")))
 
 
 def lines(summary: dict[str, Any]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core import digest
-from core.data import class_folders, label_map
+from core.data import class_folders, label_map, texts
 from core.data.class_names import plain
 from core.data.images import FileImages, ImageSet
 from core.data.metadata import Entry
@@ -126,8 +126,8 @@ def _read_object(path: Path, file: str) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (OSError, ValueError) as error:
+        read = json.loads(texts.read(path, "sentences"), object_pairs_hook=unique)
+    except (UserError, OSError, ValueError) as error:
         raise UserError(f"class_texts_file = '{file}' is no readable JSON file: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(read, dict):
         raise UserError(f'class_texts_file = \'{file}\' holds no JSON object; write {{"class folder": "sentence", ...}}')
@@ -154,9 +154,10 @@ def _groups(config: Any, ids: Sequence[str], files: Sequence[str]) -> np.ndarray
 
 def _read_groups(config: Any) -> dict[str, str]:
     try:
-        with open(Path(config.groups_file).expanduser(), newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+        text = texts.read(Path(config.groups_file).expanduser(), "groups")
+        header = text.partition("\n")[0]
+        rows = list(texts.dict_rows(text, delimiter=max(",;\t", key=header.count)))
+    except (UserError, csv.Error) as error:
         raise UserError(f"groups_file = '{config.groups_file}' cannot be read: {' '.join(str(error).split())[:120]}") from None
     for column in ("image_path", config.group_column):
         if not rows or column not in rows[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from core import config as configuration
+from core.data import texts
 from core.errors import UserError, nearest
 from core.evaluation import compare
 from core.stages.clip import checks, cross_validation, evaluate, train
@@ -87,9 +87,9 @@ def _parsed(uri: str) -> Any:
 
     path = resolve(uri, "config_file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = texts.read(path, "config_file")
         return yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json5.loads(text, allow_duplicate_keys=False)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (UserError, OSError, ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:160]
         raise UserError(f"config_file = '{uri}' is no readable JSON5 or YAML file: {said}") from None
 
@@ -166,8 +166,7 @@ def _predictions(path: Path) -> dict[str, tuple[str, str]]:
     """Return image -> (true, predicted); {} where the run was no cross-validation."""
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
-        return {row["image"]: (row["true"], row["predicted"]) for row in csv.DictReader(file)}
+    return {row["image"]: (row["true"], row["predicted"]) for row in texts.dict_rows(path.read_text(encoding="utf-8"))}
 
 
 def _differences(compared: dict[str, dict[str, list[float]]]) -> dict[str, str]:

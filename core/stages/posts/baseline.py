@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from core.data import texts
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
@@ -71,8 +72,7 @@ def require_same_test(posts: Posts, uri: str, option: str) -> None:
             f"{option} = '{uri}' keeps no {RECORD}: whether it was trained on the test posts cannot be told; give a run of "
             "optimize_clip that had this test part"
         )
-    with open(record, encoding="utf-8", newline="") as file:
-        theirs = {row["guid"]: row["true"] for row in csv.DictReader(file)}
+    theirs = {row["guid"]: row["true"] for row in texts.dict_rows(record.read_text(encoding="utf-8"))}
     ours = dict(zip(posts.guids, posts.tags, strict=True))
     if theirs.keys() != ours.keys():
         strange = sorted(theirs.keys() ^ ours.keys())

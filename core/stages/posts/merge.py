@@ -5,7 +5,6 @@ What a held-out post is known by: its guid, the guid a row was made from, the co
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from core.data import bad_cases, post_splits
+from core.data import bad_cases, post_splits, texts
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.inputs import file_at
@@ -99,8 +98,7 @@ def read_rows(path: Path, data_root: str, option: str) -> Rows:
 
 def _is_empty(path: Path) -> bool:
     """Say whether a table of variants has its header only: no bad case had a variant."""
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        rows = list(csv.reader(file))
+    rows = list(texts.rows(texts.decode(path.read_bytes())[0]))
     return len(rows) == 1 and {"guid", "text", "image_path"} <= {name.strip().lower() for name in rows[0]}
 
 

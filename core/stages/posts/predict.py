@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core import digest
-from core.data import post_splits
+from core.data import post_splits, texts
 from core.data import posts as post_files
 from core.data.posts import Posts
 from core.errors import UserError
@@ -85,7 +85,7 @@ def table_of(guids: tuple[str, ...], tags: list[str]) -> str:
 
 def check(content: str, guids: tuple[str, ...], class_names: tuple[str, ...]) -> None:
     """Read the written lines back: every guid once, in its order, each with a known tag; ValueError otherwise."""
-    rows = list(csv.reader(io.StringIO(content)))
+    rows = list(texts.rows(content))
     if rows[0] != ["guid", "tag"] or [row[0] for row in rows[1:]] != list(guids):
         raise ValueError("the predictions do not name every guid in the input's order")
     if unknown := {row[1] for row in rows[1:]} - set(class_names):

@@ -18,6 +18,7 @@ from core.data.post_splits import PARTS, PostSplit
 from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.posts.config_tools import PreparePostsConfig
+from core.stages.posts.results import named
 from core.tracking.store import scratch
 
 ENTRY_POINT = "prepare_posts"
@@ -83,6 +84,7 @@ def describe(labelled: Posts, unlabelled: Posts | None, split: PostSplit, parts:
         "by_class": by_class,
         "class_shares": {name: {tag: count / sum(counts.values()) for tag, count in counts.items()} for name, counts in by_class.items()},
         "encodings": {name: dict(part.encodings) for name, part in tests.items()},
+        "guessed_encodings": {name: {encoding: list(files) for encoding, files in part.guessed.items()} for name, part in tests.items()},
         "empty_texts": {name: part.n_empty for name, part in tests.items()},
         "duplicates": {
             "groups": len(duplicates),
@@ -148,6 +150,8 @@ def summary_of(report: Mapping[str, Any]) -> str:
     found = report["duplicates"]
     kinds = ", ".join(f"{kind} {count}" for kind, count in found["groups_by"].items())
     lines.append(f"texts: {encodings}")
+    for name, found_as in report["guessed_encodings"].items():
+        lines += [f"guessed: {name} {encoding} {len(files)}: {named(files)}" for encoding, files in found_as.items()]
     lines.append(
         f"duplicates: {found['groups']} groups of {found['posts']} posts ({kinds}), {found['label_conflicts']} with differing labels"
     )

@@ -119,10 +119,18 @@ def test_one_image_path_and_one_label_have_several_spellings(table):
     assert entry.path.is_file() and entry.label == "caf\u00e9"
 
 
-@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
-def test_other_encodings_are_named(table, encoding):
+def test_other_encodings_are_named(table):
     with pytest.raises(UserError, match="not UTF-8 text"):
-        metadata.read(table("image_path,label\na.png,苹果\n", encoding))
+        metadata.read(table("image_path,label\na.png,苹果\n", "gb18030"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_decides(table, encoding):
+    assert metadata.read(table("image_path,label\na.png,苹果\n", encoding))[0].label == "苹果"
+
+
+def test_a_long_cell_is_read(table):
+    assert len(metadata.read(table("image_path,label,remark\na.png,1," + "very long " * 20000 + "\n"))) == 1
 
 
 @pytest.mark.parametrize("what", ["absent", "folder"])

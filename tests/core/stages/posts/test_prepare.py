@@ -79,6 +79,7 @@ def test_the_report_says_what_the_data_are_like(root):
     assert report["posts"] == {"labelled": 60, "predict": 5, "test": 6, "train": 48, "val": 6}
     assert report["by_class"]["val"] == {"negative": 2, "neutral": 2, "positive": 2}
     assert report["class_shares"]["train"]["neutral"] == pytest.approx(1 / 3)
+    assert [len(files) for files in report["guessed_encodings"]["labelled"].values()] == [1]
     assert report["encodings"]["labelled"] == {"utf-8": 59, "gb18030": 1, "latin-1": 0}
     assert report["empty_texts"] == {"labelled": 1, "predict": 0}
     duplicates = report["duplicates"]
