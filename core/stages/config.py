@@ -212,7 +212,7 @@ class PipelineConfig(ClusterOptions, PseudoOptions, EvalOptions, LossOptions, Mo
     update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels (published 5)")
     total_epochs: int | Auto = option("auto", "all epochs (published 200)")
     save_ckpt_every: int = option(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", affects_result=False)
-    resume_run_id: str = option("", "continue this pipeline run instead of starting a new one", affects_result=False)
+    resume_run_id: str = option("", "continue this pipeline run, with its own options; total_epochs may be raised", affects_result=False)
     compare_without: bool | Auto = option(
         "auto", "also train the same epochs without pseudo labels, from the same warm-up, and report both"
     )

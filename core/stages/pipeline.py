@@ -13,29 +13,34 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from core import config as configuration
+from core.errors import UserError
 from core.evaluation import discovery
-from core.stages import checks, inputs, keys, materials, pipeline_report, rebuild, ssddbc
+from core.stages import checks, keys, materials, pipeline_report, rebuild, ssddbc
 from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.server import Request, StageServer
 from core.tracking import stage as stages
-from core.tracking.run import Run, reopen, require_same_work
+from core.tracking.run import Run, reopen, started_with
 from core.tracking.stage import Finished
 from core.tracking.store import machine_lock
 from core.training import precision, recipes
 
 ENTRY_POINT = "pseudo_pipeline"
+TOTALS_TAG = "taxon.total_epochs"
+PLACES = ("data_root", "weights", "warmup_model_dir")  # the keys hold what lies there
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One training segment: from `start` to `stop` finished epochs."""
+    """One training segment: from `start` to `stop` finished epochs of a training of `total`."""
 
     start: int
     stop: int
+    total: int
 
 
 def segments(stage1_epochs: int, update_interval: int, total_epochs: int) -> Iterator[Segment]:
@@ -43,34 +48,80 @@ def segments(stage1_epochs: int, update_interval: int, total_epochs: int) -> Ite
     start = stage1_epochs
     while start < total_epochs:
         stop = min(start + update_interval, total_epochs)
-        yield Segment(start, stop)
+        yield Segment(start, stop, total_epochs)
         start = stop
+
+
+def planned(stage1_epochs: int, update_interval: int, totals: tuple[int, ...]) -> Iterator[Segment]:
+    """Yield the segments of a pipeline whose epochs were raised from one of `totals` to the next: those of before stay as they were."""
+    for start, total in pairwise((stage1_epochs, *totals)):
+        yield from segments(start, update_interval, total)
 
 
 def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
     """Run `pseudo_pipeline` (and `main`, its embedded default)."""
+    config, totals = as_started(config) if config.resume_run_id else (config, ())
     config = checks.check_pipeline(recipes.resolve(config))
     run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
     if config.resume_run_id:
-        return _continue(config, run)
-    return Pipeline(config, run).run()
+        return _continue(config, run, totals)
+    return Pipeline(config, run, (config.total_epochs,)).run()
 
 
-def _continue(config: PipelineConfig, launched: Run) -> dict[str, Any]:
+def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]:
+    """Return the options with which `config.resume_run_id` goes on, and how many epochs it had in all, oldest first, the new number last.
+
+    Every option is the run's own; those given go before it where they say how many epochs there are in all, where something lies or how
+    the machine is used. Any other value than the run's would mix two pipelines' curves.
+
+    Raises:
+        UserError: the run is none of this entry point, was started with another value, or has more epochs than are asked for.
+    """
+    run_id = config.resume_run_id
+    params, tags = started_with(run_id, ENTRY_POINT)
+    known = {f.name: f for f in dataclasses.fields(config) if f.name != "resume_run_id"}
+    words = [f"--{name}={_word(params[f'resolved.{name}'])}" for name in known if f"resolved.{name}" in params]
+    started = configuration.parse(PipelineConfig, words, ENTRY_POINT)
+    given = {name: getattr(config, name) for name, f in known.items() if getattr(config, name) != f.default}
+    for name, value in given.items():
+        free = name == "total_epochs" or not known[name].metadata["affects_result"] or name in PLACES
+        if value != getattr(started, name) and not free:
+            raise UserError(
+                f"run {run_id} was started with {name} = {params.get(f'resolved.{name}', getattr(started, name))}, not {value}; "
+                "continue it with its own parameters (its tag taxon.command), or start a new run"
+            )
+    totals = tuple(int(total) for total in tags.get(TOTALS_TAG, str(started.total_epochs)).split(","))
+    total = given.get("total_epochs", totals[-1])
+    if total < totals[-1]:
+        raise UserError(f"total_epochs = {total}, but run {run_id} has {totals[-1]}; raise it to train on, or leave it out")
+    totals += (total,) if total > totals[-1] else ()
+    return dataclasses.replace(started, **given | {"total_epochs": total}, resume_run_id=run_id), totals
+
+
+def _word(value: str) -> str:
+    return value.lower() if value in ("True", "False") else value
+
+
+def _continue(config: PipelineConfig, launched: Run, totals: tuple[int, ...]) -> dict[str, Any]:
     """Continue another pipeline run; the run that `mlflow run` opened for this command points to it."""
-    asked = {f"resolved.{name}": value for name, value in inputs.parameters(config).items()}
-    require_same_work(config.resume_run_id, ENTRY_POINT, asked)  # other parameters would mix two pipelines' curves
     launched.tags({"taxon.continues": config.resume_run_id})
     with reopen(config.resume_run_id) as resumed:
-        resumed.params(asked)
-        return Pipeline(config, resumed).run()
+        resumed.tags({TOTALS_TAG: ",".join(map(str, totals))})
+        return Pipeline(config, resumed, totals).run()
 
 
 class Pipeline:
-    """One pipeline run: what it was asked for, its tracking run, and what its stages have made."""
+    """One pipeline run: what it was asked for, its tracking run, and what its stages have made.
 
-    def __init__(self, config: PipelineConfig, run: Run):
-        self.config, self.run_ = config, run
+    Args:
+        config: resolved and checked.
+        run: the tracking run.
+        totals: how many epochs it was to have in all, one number for each time that it was raised. What had been planned stays as it was,
+            with the learning rate of the shorter training; from there on it is that of the longer one.
+    """
+
+    def __init__(self, config: PipelineConfig, run: Run, totals: tuple[int, ...]):
+        self.config, self.run_, self.totals = config, run, totals
         self.server = StageServer()
         self.server.warm_up()
         self.data, self.split = materials.load_data(config)
@@ -84,8 +135,8 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run every stage in order and publish the pipeline's result."""
         config = self.config
-        self.trainings.append(self._train(Segment(0, config.stage1_epochs), "", ""))
-        for segment in segments(config.stage1_epochs, config.update_interval, config.total_epochs):
+        self.trainings.append(self._train(Segment(0, config.stage1_epochs, self.totals[0]), "", ""))
+        for segment in planned(config.stage1_epochs, config.update_interval, self.totals):
             self.clusterings.append(self._cluster(segment.start))
             self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels()))
         without = self._train_without() if config.compare_without else None
@@ -110,16 +161,17 @@ class Pipeline:
 
     def _train_without(self) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
-        first = self.trainings[0]
-        segment = Segment(self.config.stage1_epochs, self.config.total_epochs)
-        name = f"train {segment.start}-{segment.stop} without pseudo labels"
-        return self._train(segment, str(first.folder / first.summary["checkpoint"]), "", name, curves=False)
+        last = self.trainings[0]
+        for segment in planned(self.config.stage1_epochs, self.totals[-1], self.totals):
+            name = f"train {segment.start}-{segment.stop} without pseudo labels"
+            last = self._train(segment, str(last.folder / last.summary["checkpoint"]), "", name, curves=False)
+        return last
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
         shared = {f.name for f in dataclasses.fields(TrainConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
         values = {name: getattr(self.config, name) for name in shared}
         return TrainConfig(
-            **values, epochs=self.config.total_epochs, stop_at_epoch=segment.stop, resume_from_ckpt=checkpoint, pseudo_labels_path=pseudo
+            **values, epochs=segment.total, stop_at_epoch=segment.stop, resume_from_ckpt=checkpoint, pseudo_labels_path=pseudo
         )
 
     def _cluster(self, epoch: int) -> Finished:

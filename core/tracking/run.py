@@ -238,18 +238,13 @@ def _opened(client: MlflowClient, run_id: str, tags: dict[str, Any]) -> Run:
     return run
 
 
-def require_same_work(run_id: str, entry_point: str, params: dict[str, Any]) -> None:
-    """Raise UserError unless run `run_id` is one of `entry_point` whose logged parameters do not contradict `params`."""
+def started_with(run_id: str, entry_point: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return parameters and tags of a run that is to be continued; UserError unless it is one of `entry_point`."""
     data = _existing(MlflowClient(), run_id).data
     is_of = data.tags.get("taxon.entry_point", "no entry point of taxon")
     if is_of != entry_point:
         raise UserError(f"run '{run_id}' is one of {is_of}, which {entry_point} cannot continue; give the id of a {entry_point} run")
-    for key, value in params.items():
-        if key in data.params and data.params[key] != str(value)[:5000]:
-            raise UserError(
-                f"run {run_id} was started with {key.removeprefix('resolved.')} = {data.params[key]}, not {value}; "
-                "continue it with its own parameters (its tag taxon.command), or start a new run"
-            )
+    return data.params, data.tags
 
 
 def _existing(client: MlflowClient, run_id: str) -> Any:

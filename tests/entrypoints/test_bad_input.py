@@ -313,6 +313,21 @@ def test_resuming_a_run_of_another_entry_point(command):
 
 
 @pytest.mark.slow
+def test_a_run_id_alone_goes_on_and_more_epochs_train_on(command):
+    command.works(pseudo_pipeline, *PIPELINE)
+    experiment = command.client.get_experiment_by_name("taxon").experiment_id
+    parent = [one for one in command.client.search_runs([experiment]) if one.data.tags["taxon.entry_point"] == "pseudo_pipeline"][-1]
+    run, total = parent.info.run_id, int(TINY["total_epochs"])
+    before = command.client.get_metric_history(run, "val/accuracy_old")
+    assert pseudo_pipeline.main([f"--resume_run_id={run}", f"--total_epochs={total + 1}"]) == 0
+    after = command.client.get_metric_history(run, "val/accuracy_old")
+    assert [(one.step, one.value) for one in after if one.step <= total] == [(one.step, one.value) for one in before]
+    assert max(one.step for one in after) == total + 1
+    tags = command.client.get_run(run).data.tags
+    assert tags["taxon.total_epochs"] == f"{total},{total + 1}" and "taxon.reused.train_0-2" in tags
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["off", "unreachable"])
 def test_no_network_for_pretrained_weights(make_place, network, monkeypatch):
     place = make_place("offline")

@@ -91,7 +91,7 @@ def test_digits_are_neither_mirrored_nor_coloured():
 
 def test_the_segments_of_two_known_pipelines():
     assert [(s.start, s.stop) for s in segments(5, 3, 15)] == [(5, 8), (8, 11), (11, 14), (14, 15)]
-    assert list(segments(50, 5, 60)) == [Segment(50, 55), Segment(55, 60)]
+    assert list(segments(50, 5, 60)) == [Segment(50, 55, 60), Segment(55, 60, 60)]
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
