@@ -19,7 +19,8 @@ from core.models import weights as weight_files
 from core.stages import inputs
 
 WEIGHTS = ("weights", "image_weights", "text_weights")
-CHECKPOINTS = ("warmup_model_dir", "resume_from_ckpt", "resume")
+RESUMED = ("resume_from_ckpt", "resume")  # the same training: another split of it is refused by its digest, which says more
+CHECKPOINTS = ("warmup_model_dir", *RESUMED)
 REMEDY = "figures on them would mean nothing; give weights that have not seen them, or hold out others"
 
 
@@ -43,11 +44,13 @@ def admit(config: Any, parts: Parts, noun: str = "images") -> Lineage:
     train, val = lineage.flat(parts.train), lineage.flat(parts.val)
     inherited = Lineage()
     for option, given, record in sources(config):
+        inherited |= record
+        if option in RESUMED:
+            continue
         learnt, trained = record.learnt - train, record.trained - train
         refuse(parts.val, (learnt,), f"validation {noun}", option, given)
         refuse(parts.test, (learnt, record.chosen - train - val), f"test {noun}", option, given)
         refuse(parts.unlabelled, (trained, record.chosen - train), f"unlabelled {noun}", option, given)
-        inherited |= record
     held_out = val | lineage.flat(parts.test)
     own = Lineage(train, lineage.flat(parts.unlabelled), val)
     return replace(inherited | own, shared=held_out & train)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.lineage import NOTHING
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
 from core.models.heads import ProjectionHead
@@ -51,7 +52,8 @@ def evaluation(images: Path, names: tuple[str, ...] = GOOD, **changes: Any) -> r
     chosen = options(images, **changes)
     data, split = load_data(chosen)
     found = SimpleNamespace(train=data.train.labels)
-    trained = SimpleNamespace(data=data, split=split, config=SimpleNamespace(**dataclasses.asdict(chosen), select_by="last"))
+    config = SimpleNamespace(**dataclasses.asdict(chosen), select_by="last")
+    trained = SimpleNamespace(data=data, split=split, config=config, state=SimpleNamespace(lineage=NOTHING))
     return register.evaluation(trained, [{"name": name} for name in (*names, "ring")], found)
 
 

@@ -42,9 +42,10 @@ def given(tmp_path, option: str, record: Lineage) -> SimpleNamespace:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_looked_into(tmp_path, option):
     config = given(tmp_path, option, Lineage(trained=flat(TEST[:2])))
-    with pytest.raises(UserError, match=rf"^{option} = '.*' has learnt from 2 of the 3 test images: ") as said:
-        leakage.admit(config, Parts(TRAIN, VAL, TEST))
-    assert "\n" not in str(said.value)
+    if option not in leakage.RESUMED:  # a checkpoint of another split is refused by the digest of the split
+        with pytest.raises(UserError, match=rf"^{option} = '.*' has learnt from 2 of the 3 test images: ") as said:
+            leakage.admit(config, Parts(TRAIN, VAL, TEST))
+        assert "\n" not in str(said.value)
     with pytest.raises(UserError, match="has learnt from 2 of the 3 items of a fold"):
         leakage.require_unseen(config, TEST, "items of a fold")
     assert leakage.admit(config, Parts(TRAIN, VAL, NEW)).trained == flat(TRAIN) | flat(TEST[:2])  # and hands on what they learnt from
