@@ -15,6 +15,18 @@ class UserError(Exception):
     """
 
 
+class Gone(UserError):
+    """Somebody deleted what is worked on: a run, its experiment, a study. Waiting does not help; the line says how to go on.
+
+    Attributes:
+        restorable: it can be brought back, so that what is meant for it is kept.
+    """
+
+    def __init__(self, line: str, restorable: bool = True):
+        self.restorable = restorable
+        super().__init__(line)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest of `known`, or an empty string when nothing is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

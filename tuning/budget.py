@@ -8,18 +8,14 @@ All decisions are made under the storage's lock, so that `finished + running + w
 from __future__ import annotations
 
 import copy
-import os
-import time
 import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -28,11 +24,8 @@ from core.tracking import provenance
 from core.tracking.store import machine_lock
 from tuning.storage import Storage
 
-T = TypeVar("T")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FAILURES = 5  # failed trials for each finished one, and for none, that end a study: its options cannot work
-PATIENCE = 300.0  # seconds for which a storage may be out of reach
-STORAGE_OUTAGES = (StorageInternalError, sqlalchemy.exc.OperationalError)
 
 
 class Answer(Enum):
@@ -87,11 +80,13 @@ class Budget:
 
         Raises:
             UserError: trials only fail.
+            Gone: the study was deleted.
         """
-        return patiently(self._claim)
+        return self.storage.patiently(self._claim)
 
     def _claim(self) -> Trial | Answer:
         with self.storage.lock(self.study.study_name):
+            self.storage.require(self.study)
             self._bury()
             self._requeue()
             trials = self.study.get_trials(deepcopy=False)
@@ -181,7 +176,7 @@ class Budget:
 
     def settle(self, trial: Trial, outcome: Outcome) -> bool:
         """Record how a trial ended; False when it had been taken for dead and given to another worker."""
-        return patiently(lambda: self._settle(trial, outcome))
+        return self.storage.patiently(lambda: self._settle(trial, outcome))
 
     def _settle(self, trial: Trial, outcome: Outcome) -> bool:
         rdb = self.storage.rdb
@@ -204,16 +199,3 @@ class Budget:
 
 def _place(number: int, trials: list[FrozenTrial]) -> int:
     return sum(trial.number < number and not RetryHeartbeatStaleTrialCallback.retry_history(trial) for trial in trials)
-
-
-def patiently(work: Callable[[], T]) -> T:
-    """Do what needs the storage; while it is out of reach try again for some minutes: a trial may have taken hours."""
-    end, delay = time.monotonic() + PATIENCE, 0.5
-    while True:
-        try:
-            return work()
-        except STORAGE_OUTAGES:
-            if time.monotonic() > end:
-                raise
-        time.sleep(delay + int.from_bytes(os.urandom(1), "big") / 256)
-        delay = min(2 * delay, 15.0)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +19,7 @@ from core import config as configuration
 from core import digest
 from core.tracking import run as tracking
 from core.tracking.outbox import BATCH
+from core.tracking.patience import Client
 from core.tracking.store import scratch
 from tuning import plots
 from tuning.budget import FINISHED, Budget
@@ -46,7 +46,7 @@ def publish(task: Task, budget: Budget, signature: dict[str, str], done: bool) -
     """
     with budget.storage.lock(f"{task.study_name} report"):
         summary = summarise(task, budget)
-        client = MlflowClient()
+        client = Client()
         state = digest.of_json(summary)
         if summary["finished"] and client.get_run(task.run_id).data.tags.get(PUBLISHED_TAG) != state:
             _log_curves(task, budget)
@@ -114,7 +114,7 @@ def _best(task: Task, trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _log_missing(run_id: str, rows: dict[tuple[str, int], float]) -> None:
-    client, now = MlflowClient(), int(time.time() * 1000)
+    client, now = Client(), int(time.time() * 1000)
     have = {(key, metric.step) for key in {key for key, _ in rows} for metric in client.get_metric_history(run_id, key)}
     missing = [Metric(key, value, now, step) for (key, step), value in rows.items() if (key, step) not in have]
     for start in range(0, len(missing), BATCH):
@@ -145,7 +145,7 @@ def _write(place: Path, task: Task, budget: Budget, summary: dict[str, Any], sig
         plots.write(place / "plots", budget.study, task.metric, task.parameters)
 
 
-def _tag(client: MlflowClient, task: Task, budget: Budget, summary: dict[str, Any]) -> None:
+def _tag(client: Client, task: Task, budget: Budget, summary: dict[str, Any]) -> None:
     run_id, best = task.run_id, summary["best"]
     facts = f"{summary['finished']} trials finished, {summary['pruned']} of them pruned early; {summary['failed']} failed."
     lines = [f"**Study `{task.study_name}`** by `{task.metric}` ({task.space.direction}). {facts}", ""]
@@ -159,7 +159,7 @@ def _tag(client: MlflowClient, task: Task, budget: Budget, summary: dict[str, An
     client.set_tag(run_id, MLFLOW_RUN_NOTE, "\n".join(lines))
 
 
-def _close(client: MlflowClient, run_id: str) -> None:
+def _close(client: Client, run_id: str) -> None:
     """End the study's run, whose own process may be gone, and trials' runs that no worker holds: no trial is running any more."""
     info = client.get_run(run_id).info
     children = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"

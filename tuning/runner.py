@@ -28,9 +28,9 @@ from core.tracking import run as tracking
 from core.tracking.run import Run
 from tuning import config as tune_config
 from tuning import report, samplers
-from tuning.budget import STORAGE_OUTAGES, Answer, Budget, patiently
+from tuning.budget import Answer, Budget
 from tuning.space import Parameters, Space
-from tuning.storage import Storage, open_storage, unusable
+from tuning.storage import STORAGE_OUTAGES, Storage, open_storage, unusable
 from tuning.trial import Task, status_of
 
 ATTRIBUTE = "taxon"  # the study's user attribute with its signature
@@ -125,14 +125,14 @@ def run_study(plan: Plan, run: Run, own: bool = True) -> dict[str, Any]:
 
 def _run_study(plan: Plan, storage: Storage, run: Run, own: bool) -> dict[str, Any]:
     options = plan.options
-    study = patiently(lambda: _open_study(plan, storage))
-    with _study_run(plan, study, storage, run, own) as run_id:
+    study = storage.patiently(lambda: _open_study(plan, storage))
+    with storage.deletion_named(study), _study_run(plan, study, storage, run, own) as run_id:
         metric = plan.space.metric(options.metric)
         task = Task(plan.space, plan.base, plan.parameters, metric, plan.inputs, plan.name, run_id, options.keep_checkpoints)
         budget = Budget(study, storage, plan.n_trials, options.max_retries, samplers.maker(options), plan.points)
         try:
             done = _work(budget, task, options)
-            summary = patiently(lambda: report.publish(task, budget, plan.signature, done))
+            summary = storage.patiently(lambda: report.publish(task, budget, plan.signature, done))
         finally:
             budget.close()
     best = "no trial is complete" if summary["best"] is None else f"best {metric} {summary['best']['value']:.4f}"
@@ -154,7 +154,7 @@ def _work(budget: Budget, task: Task, options: Any) -> bool:
             task.run(got, budget)
             frozen()
             with contextlib.suppress(MlflowException):  # the curves are completed when the study is published
-                patiently(lambda: report.log_values(task, budget))
+                budget.storage.patiently(lambda: report.log_values(task, budget))
     return False
 
 

@@ -12,17 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
-from core.errors import UserError
+from core.errors import Gone, UserError
 from core.places import cache_home
 from core.tracking.store import file_lock, without_password
 
+T = TypeVar("T")
+PATIENCE = 300.0  # seconds for which a storage may be out of reach
+STORAGE_OUTAGES = (StorageInternalError, sqlalchemy.exc.OperationalError)
+ANEW = "the same command makes it anew and takes over finished trials that are in the tracking store"
 # Optuna and MLflow both keep their version in a table `alembic_version`: in one database each needs a schema of its own.
 SCHEMA = "taxon_studies"
 SESSION = f"-c search_path={SCHEMA} -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -36,10 +40,18 @@ QUEUE = 60.0  # seconds that a worker waits for a connection while the server ha
 
 
 class Storage:
-    """An open storage: Optuna's tables, and a lock that all workers of the storage share; `close` gives its connections back."""
+    """An open storage: Optuna's tables, and a lock that all workers of the storage share; `close` gives its connections back.
 
-    def __init__(self, rdb: RDBStorage, lock: Any, address: str):
-        self.rdb, self._lock, self.address = rdb, lock, address
+    Args:
+        rdb: Optuna's tables.
+        lock: makes the context of a lock by its name.
+        address: as the user gave it.
+        path: the file of a SQLite storage; while the storage is open no other may take its place.
+    """
+
+    def __init__(self, rdb: RDBStorage, lock: Any, address: str, path: Path | None = None):
+        self.rdb, self._lock, self.address, self.path = rdb, lock, address, path
+        self._file = _identity(path)
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold the lock `name` against every worker of this storage; it ends with its holder's process."""
@@ -49,6 +61,64 @@ class Storage:
         """Give every connection back: an engine that is only forgotten keeps its own until the garbage collector comes by."""
         self.rdb.remove_session()
         self.rdb.engine.dispose()
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Do what needs the storage; while it is out of reach try again for some minutes: a trial may have taken hours.
+
+        Raises:
+            Gone: its file or its tables were removed, for which no waiting helps.
+        """
+        end, delay = time.monotonic() + PATIENCE, 0.5
+        while True:
+            try:
+                return work()
+            except STORAGE_OUTAGES as error:
+                self.require_tables(error)
+                if time.monotonic() > end:
+                    raise
+            time.sleep(delay + int.from_bytes(os.urandom(1), "big") / 256)
+            delay = min(2 * delay, 15.0)
+
+    def require_tables(self, error: BaseException | None = None) -> None:
+        """Raise Gone when the storage's file was removed or replaced, or `error` says that its tables were."""
+        where = f"storage = '{without_password(self.address)}'"
+        if _identity(self.path) != self._file:
+            what = "replaced by another file" if self.path.exists() else "removed"
+            raise Gone(f"{where}: its file was {what} while a study was worked on; put it back, or {ANEW}") from None
+        if error is not None and re.search(r"no such table|relation .* does not exist", str(error.__cause__ or error)):
+            raise Gone(f"{where}: its tables were removed while a study was worked on; restore them, or {ANEW}") from None
+
+    def require(self, study: optuna.Study) -> None:
+        """Raise Gone when the study was deleted, or another of its name made, since it was loaded."""
+        self.require_tables()
+        try:
+            found = self.rdb.get_study_id_from_name(study.study_name)
+        except KeyError:
+            found = None
+        if found != study._study_id:
+            what = "was deleted" if found is None else "was deleted and made anew"
+            raise Gone(f"study '{study.study_name}' {what} while it was worked on; {ANEW}") from None
+
+    @contextlib.contextmanager
+    def deletion_named(self, study: optuna.Study) -> Iterator[None]:
+        """Turn whatever a deleted study, or a storage that was removed, raises inside into one line; other errors pass as they are."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            self.require_tables(error)
+            with contextlib.suppress(*STORAGE_OUTAGES):  # it does not answer: nothing is known of the study
+                self.require(study)
+            raise
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from another one at its place; None where there is none."""
+    if path is None or not path.exists():
+        return None
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def open_storage(address: str, heartbeat: int) -> Storage:
@@ -102,7 +172,7 @@ def _open_sqlite(address: str, heartbeat: int) -> Storage:
     with lock("open"):
         with closing(sqlite3.connect(path, timeout=60)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # several workers read while one writes
-        return Storage(_tables(f"sqlite:///{path}", heartbeat, {"connect_args": {"timeout": 60}}), lock, address)
+        return Storage(_tables(f"sqlite:///{path}", heartbeat, {"connect_args": {"timeout": 60}}), lock, address, path)
 
 
 def _open_postgresql(address: str, heartbeat: int) -> Storage:

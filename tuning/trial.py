@@ -17,24 +17,25 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
 from core import config as configuration
-from core.errors import UserError, nearest
+from core.errors import Gone, UserError, nearest
 from core.tracking import lifeline, stage
 from core.tracking import run as tracking
+from core.tracking.patience import Client
 from core.tracking.run import Run
 from core.tracking.store import machine_lock
-from tuning.budget import STORAGE_OUTAGES, Budget, Outcome, patiently
+from tuning.budget import Budget, Outcome
 from tuning.space import Parameters, Space
+from tuning.storage import STORAGE_OUTAGES
 
 KEY_TAG, VALUE_TAG, STATE_TAG, NUMBER_TAG = "taxon.trial_key", "taxon.trial_value", "taxon.trial_state", "taxon.trial"
 # Not the trial's fault: the worker ends, and the trial is continued by another one or by the same command.
-OUTAGES = (MlflowException, *STORAGE_OUTAGES)
+OUTAGES = (Gone, MlflowException, *STORAGE_OUTAGES)
 
 
 class Heartbeat:
@@ -54,7 +55,8 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self.ended.wait(self.rdb.heartbeat_interval):
-            with contextlib.suppress(StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
+            # A study that was deleted has no such trial any more; the trial's next step says so.
+            with contextlib.suppress(StorageInternalError, sqlalchemy.exc.SQLAlchemyError, KeyError):
                 self.rdb.record_heartbeat(self.trial_id)
         self.rdb.remove_session()
 
@@ -84,7 +86,7 @@ class Task:
         """Run one trial that `budget` handed out, and record its outcome there."""
         with Heartbeat(budget.storage.rdb, trial._trial_id), stage.watched(self._is_kept) as folders:
             try:
-                outcome = self._outcome(trial)
+                outcome = self._outcome(trial, budget)
                 settled = budget.settle(trial, outcome) if outcome is not None else False
             except KeyboardInterrupt:
                 # A trial that cannot be handed back is found dead instead.
@@ -109,7 +111,7 @@ class Task:
     def _is_kept(self, path: Path) -> bool:
         return self.keep_checkpoints or path.parent.name != "checkpoints"
 
-    def _outcome(self, trial: Trial) -> Outcome | None:
+    def _outcome(self, trial: Trial, budget: Budget) -> Outcome | None:
         values = {name: parameter.suggest(trial, name) for name, parameter in self.parameters.items()}
         _end_run_of_dead_worker(trial)
         try:
@@ -120,26 +122,27 @@ class Task:
         with machine_lock(f"trial {key}"):  # whoever was taken for dead may still be at it
             found = _finished(key)
             if found:
-                patiently(lambda: trial.set_user_attr("run_id", found[0]))
+                budget.storage.patiently(lambda: trial.set_user_attr("run_id", found[0]))
                 return Outcome(TrialState.COMPLETE, found[1])
             described = {NUMBER_TAG: trial.number, "taxon.study": self.study_name}
             run = tracking.open_child(self.run_id, f"trial {trial.number:03d}", self.space.entry_point, described)
             try:
-                patiently(lambda: trial.set_user_attr("run_id", run.run_id))
+                budget.storage.patiently(lambda: trial.set_user_attr("run_id", run.run_id))
                 run.params({name: repr(value) if isinstance(value, float) else value for name, value in values.items()})
-                outcome = self._train(config, trial, run)
+                outcome = self._train(config, trial, run, budget)
                 self._finish(run, outcome, key)
             except BaseException as error:
                 run.finish(*tracking.ending(error))
                 raise
         return outcome
 
-    def _train(self, config: Any, trial: Trial, run: Run) -> Outcome | None:
+    def _train(self, config: Any, trial: Trial, run: Run, budget: Budget) -> Outcome | None:
         """Train; return the outcome, None when the trial was given to another worker meanwhile."""
         run.forward = self._reporter(trial, getattr(config, "stop_at_epoch", 0) or getattr(config, "epochs", 0))
         module, name = self.space.train.split(":")
         try:
-            summary = getattr(importlib.import_module(module), name)(config, run)
+            with budget.storage.deletion_named(budget.study):
+                summary = getattr(importlib.import_module(module), name)(config, run)
             value = self._value(summary["metrics"])
         except optuna.TrialPruned:
             return Outcome(TrialState.PRUNED)
@@ -201,7 +204,7 @@ class Task:
 
 def _finished(key: str) -> tuple[str, float] | None:
     """Return (run id, value) of a complete trial with this key: its worker may have died before it could say so."""
-    client = MlflowClient()
+    client = Client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     wanted = f"tags.`{KEY_TAG}` = '{key}' and tags.`{STATE_TAG}` = 'COMPLETE' and attributes.status = 'FINISHED'"
     found = client.search_runs(experiments, wanted, max_results=1)
@@ -218,7 +221,7 @@ def _end_run_of_dead_worker(trial: Trial) -> None:
 def status_of(run_id: str) -> str:
     """Return the status of a run; '' when this store does not have it, or only deleted."""
     try:
-        info = MlflowClient().get_run(run_id).info
+        info = Client().get_run(run_id).info
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

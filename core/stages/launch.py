@@ -53,7 +53,7 @@ def _tracked(entry_point: str, config: Any, stage: str, check: str) -> int:
 
     lifeline.follow_launcher()
     lifeline.interrupt_on_sigterm()
-    from core.tracking import provenance, store
+    from core.tracking import patience, provenance, store
     from core.tracking import run as tracking
 
     provenance.remember_parameters({f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default})
@@ -62,7 +62,7 @@ def _tracked(entry_point: str, config: Any, stage: str, check: str) -> int:
         return 0
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
-    with run, full_disk_named():
+    with run, full_disk_named(), patience.outage_named():
         if check:
             _function(check)(config)
         run.monitor_system()

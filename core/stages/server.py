@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from core.errors import UserError, full_disk_named
+from core.errors import Gone, UserError, full_disk_named
+from core.tracking import patience
 from core.tracking import run as tracking
 
 PRELOAD = [
@@ -74,7 +75,7 @@ class StageServer:
         try:
             return _listen(receiver, request, on_metrics)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, (KeyboardInterrupt, Gone)):  # the pipeline's own run may be the one that was deleted
                 _let_end(process)
             _reap(process)
             tracking.sweep_now()  # a stage stopped while its run was being made could not end it
@@ -137,7 +138,7 @@ def _child(request: Request, sender: Connection) -> None:
         run.monitor_system()
         run.forward = lambda values, step: sender.send(("metrics", values, step))
         module, name = request.stage.split(":")
-        with full_disk_named():
+        with full_disk_named(), patience.outage_named():
             getattr(importlib.import_module(module), name)(request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))

@@ -10,17 +10,21 @@ import logging
 import os
 import shutil
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from mlflow.exceptions import MlflowException
 
 from core import digest
 from core.lineage import short
-from core.tracking import provenance, served
-from core.tracking.run import Run
+from core.tracking import names, provenance, served
+from core.tracking.patience import patiently
+from core.tracking.run import Run, tag_texts
 from core.tracking.store import machine_lock, scratch
 
+T = TypeVar("T")
 Columns = tuple[dict[str, str], dict[str, str]]
 # What serving any model imports, and what the modules that read some of them import besides.
 REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "safetensors", "pillow", "pandas", "mlflow", "tqdm")
@@ -118,9 +122,6 @@ def register(
         tags: facts shown beside the model (recipe, digests).
         evaluation: what promotion has to know; a model without it can be served, but not promoted.
     """
-    import mlflow
-    from mlflow.entities import Metric
-
     if evaluation is not None:
         evaluation.write(data)
         tags = {**tags, **evaluation.tags()}
@@ -128,20 +129,57 @@ def register(
     place = scratch("model")
     try:
         folder = _save(place / "model", data, columns, example, requirements(loader_module))
-        tags = {**tags, FILES_TAG: files_digest(folder)}
-        with quiet():
-            model = mlflow.initialize_logged_model(name=name, source_run_id=run.run_id, tags=tags, model_type="taxon")
-            run.client.log_model_artifacts(model.model_id, str(folder))
-            mlflow.finalize_logged_model(model.model_id, "READY")
-            stamped = [Metric(key, value, 0, 0, model_id=model.model_id, run_id=run.run_id) for key, value in metrics.items()]
-            run.client.log_batch(run.run_id, metrics=stamped)
-            with machine_lock(f"register {name}"):
-                version = mlflow.register_model(f"models:/{model.model_id}", name, tags=tags)
-                run.client.update_model_version(name, version.version, description=_described(name, metrics, evaluation))
-                run.client.set_registered_model_alias(name, "challenger", version.version)
+        tags = tag_texts({**tags, FILES_TAG: files_digest(folder)})
+        model_id = _log(run, name, folder, tags, metrics)
+        with machine_lock(f"register {name}"):
+            number = _version(run, name, model_id, tags)
+            run.client.update_model_version(name, number, description=_described(name, metrics, evaluation))
+            run.client.set_registered_model_alias(name, "challenger", number)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return f"models:/{name}/{version.version}"
+    return f"models:/{name}/{number}"
+
+
+def _log(run: Run, name: str, folder: Path, tags: dict[str, str], metrics: dict[str, float]) -> str:
+    """Store a model's files as a logged model of the run, in the run's experiment, with its metrics; return its id."""
+    from mlflow.entities import LoggedModelStatus, Metric
+
+    raw, what = run.client.raw, f"register {name}"
+    making = {"name": name, "source_run_id": run.run_id, "tags": tags, "model_type": "taxon"}
+    model_id = ask(lambda: raw.create_logged_model(run.experiment_id, **making), what).model_id
+    ask(lambda: raw.log_model_artifacts(model_id, str(folder)), what)
+    ask(lambda: raw.finalize_logged_model(model_id, LoggedModelStatus.READY), what)
+    cleaned = {names.key(key): value for key, value in metrics.items()}
+    stamped = [Metric(key, value, 0, 0, model_id=model_id, run_id=run.run_id) for key, value in cleaned.items()]
+    run.client.log_batch(run.run_id, metrics=stamped)
+    return model_id
+
+
+def _version(run: Run, name: str, model_id: str, tags: dict[str, str]) -> str:
+    """Make the version of a logged model and return its number; one that was made when an answer was lost is found."""
+    raw, source = run.client.raw, f"models:/{model_id}"
+
+    def make() -> str:
+        try:
+            raw.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = [one for one in raw.search_model_versions(f"name = '{name}'") if one.source == source]
+        version = made[0] if made else raw.create_model_version(name, source, run_id=run.run_id, tags=tags, model_id=model_id)
+        return str(version.version)
+
+    return ask(make, f"register {name}")
+
+
+def ask(call: Callable[[], T], what: str) -> T:
+    """Do what the store is asked for without its notices, and wait for a store that is away (which is said)."""
+
+    def work() -> T:
+        with quiet():
+            return call()
+
+    return patiently(work, what)
 
 
 def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | None) -> str:

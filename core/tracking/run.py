@@ -10,43 +10,50 @@ import shlex
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-from mlflow import MlflowClient
 from mlflow.entities import Experiment, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from core.errors import UserError
-from core.tracking import provenance
+from core.errors import Gone, UserError
+from core.tracking import names, provenance
 from core.tracking.outbox import Outbox, flush_spools, stored
+from core.tracking.patience import Client, at_most, patiently, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
 
 EXPERIMENT = "taxon"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # how stores say that there is no such run or experiment
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
+MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
+BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
+SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
 class Run:
     """A run that is open in this process.
 
-    Metrics go through an outbox (asynchronous, exactly once); artifacts are written to a scratch folder first, so that the store
-    never holds half a file. `finish` ends it; a killed process leaves it RUNNING and the next start marks it KILLED (`sweep`).
+    Metrics go through an outbox (asynchronous, exactly once); all else waits for a store that is away (core.tracking.patience);
+    artifacts are written to a scratch folder first, so that the store never holds half a file. Whatever is told to a run that was
+    deleted meanwhile raises Gone: metrics at the latest one epoch later. `finish` ends it;
+    a killed process leaves it RUNNING and the next start marks it KILLED (`sweep`).
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, continued: bool = False):
+    def __init__(self, client: Client, run_id: str, continued: bool = False):
         self.client, self.run_id = client, run_id
         self.asked_at = psutil.Process().create_time()
         self.forward: Callable[[dict[str, float], int], None] = lambda values, step: None  # a stage's way to its pipeline's curves
         self._lock = machine_lock(f"run {run_id}", blocking=False)
         if not self._lock.__enter__():
             raise UserError(f"run {run_id} is in use by another process of this machine; wait for it or stop it, then try again")
-        self.outbox = Outbox(client, run_id, known=stored(client, run_id) if continued else ())
-        self.artifact_uri = client.get_run(run_id).info.artifact_uri
+        self.outbox = Outbox(client.raw, run_id, known=stored(client, run_id) if continued else ())
+        info = client.get_run(run_id).info
+        self.artifact_uri, self.experiment_id = info.artifact_uri, info.experiment_id
 
     def __enter__(self) -> Run:
         return self
@@ -55,8 +62,10 @@ class Run:
         self.finish(*ending(error))
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Queue metrics of one global epoch; never blocks."""
+        """Queue metrics of one global epoch; never blocks. Raise Gone once the store has said that the run was deleted."""
         self.outbox.put(values, step)
+        if self.outbox.gone is not None:
+            raise self.outbox.gone
 
     def started(self) -> None:
         """Record, once, how long it took from asking for this work to its first useful step."""
@@ -65,7 +74,7 @@ class Run:
     @property
     def experiment(self) -> str:
         """Return the name of the run's experiment."""
-        return self.client.get_experiment(self.client.get_run(self.run_id).info.experiment_id).name
+        return self.client.get_experiment(self.experiment_id).name
 
     def monitor_system(self) -> None:
         """Log processor, memory, disk and GPU use every 10 s as `system/*`, until the run ends.
@@ -81,12 +90,13 @@ class Run:
 
     def tags(self, values: dict[str, Any]) -> None:
         """Set tags, all in one request; values are cut to what every store accepts."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:4000]) for key, value in values.items()])
+        self.client.log_batch(self.run_id, tags=run_tags(values))
 
     def params(self, values: dict[str, Any]) -> None:
         """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""
         have = self.client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)[:5000]) for key, value in values.items() if key not in have]
+        values = {names.key(key): names.cut(value, names.PARAM) for key, value in values.items()}
+        new = [Param(key, value) for key, value in values.items() if key not in have]
         for start in range(0, len(new), 100):
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
@@ -125,21 +135,58 @@ class Run:
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
     def finish(self, status: str = "FINISHED", reason: str = "") -> None:
-        """Send what is left and end the run as FINISHED, FAILED or KILLED, with the reason in a tag."""
-        unsent = not self.outbox.close()
-        if unsent:
-            print(
-                f"taxon: the store did not answer; unsent metrics of run {self.run_id} are kept and sent at the next start", file=sys.stderr
-            )
+        """Send what is left and end the run as FINISHED, FAILED or KILLED, with the reason in a tag.
+
+        Raises:
+            Gone: the run would be FINISHED, but was deleted.
+        """
         try:
-            if reason:
-                self.tags({"taxon.reason": reason})
-            self.client.set_terminated(self.run_id, status)
+            with at_most(BRIEFLY) if status == "KILLED" else contextlib.nullcontext():
+                gone = self._end(status, reason)
+        finally:
+            self._lock.__exit__(None, None, None)
+        if gone is not None and status == "FINISHED":
+            raise gone
+
+    def _end(self, status: str, reason: str) -> Gone | None:
+        try:
+            gone = self._wait_for_store()
+            if not self.outbox.close(0.0 if gone else SPOOL_PATIENCE) and not (gone or self.outbox.gone):
+                kept = f"unsent metrics of run {self.run_id} are kept and sent at the next start"
+                print(f"taxon: the store did not answer; {kept}", file=sys.stderr)
+            gone = gone or self.outbox.gone
+            if gone is None:
+                if reason:
+                    self.tags({"taxon.reason": reason})
+                self.client.set_terminated(self.run_id, status)
+        except Gone as error:
+            return error
         except MlflowException as error:  # must not hide why the run ends
             said = str(error).splitlines()[0][:160]
             print(f"taxon: run {self.run_id} could not be marked {status} ({said}); the next start marks it KILLED", file=sys.stderr)
-        finally:
-            self._lock.__exit__(None, None, None)
+            return None
+        return gone
+
+    def _wait_for_store(self) -> Gone | None:
+        """Wait for a store that is away, as long as patience goes; return what it says of a run that was deleted."""
+        if self.outbox.gone is None:
+            with contextlib.suppress(MlflowException):
+                if self.client.get_run(self.run_id).info.lifecycle_stage == "active":
+                    return None
+                return why_gone(self.client.raw, self.run_id)
+            return why_gone(self.client.raw, self.run_id)
+        return self.outbox.gone
+
+
+def run_tags(values: dict[str, Any]) -> list[RunTag]:
+    """Return tags as every store takes them."""
+    return [RunTag(name, text) for name, text in tag_texts(values).items()]
+
+
+def tag_texts(values: dict[str, Any]) -> dict[str, str]:
+    """Return names and values of tags as every store takes them; the name of a run is a tag that PostgreSQL keeps in 250 characters."""
+    limits = {MLFLOW_RUN_NAME: names.KEY, MLFLOW_RUN_NOTE: names.TAG}
+    return {names.key(key): names.cut(value, limits.get(key, names.TAG)) for key, value in values.items()}
 
 
 def ending(error: BaseException | None) -> tuple[str, str]:
@@ -155,9 +202,9 @@ def ending(error: BaseException | None) -> tuple[str, str]:
 
 def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
     """End a run that was never taken over; a store that does not answer is no further error."""
-    client = MlflowClient()
-    with contextlib.suppress(MlflowException):
-        client.set_tag(run_id, "taxon.reason", reason[:4000])
+    client = Client()
+    with contextlib.suppress(MlflowException, Gone), at_most(BRIEFLY):
+        client.set_tag(run_id, "taxon.reason", names.cut(reason, names.TAG))
         client.set_terminated(run_id, status)
 
 
@@ -166,8 +213,8 @@ def open_run(entry_point: str, name: str) -> Run:
 
     The variable is cleared, so that nothing started from here resumes this run by accident.
     """
-    client = MlflowClient()
-    flush_spools(client)
+    client = Client()
+    flush_spools(client.raw)
     sweep(client)
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
     described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
@@ -177,7 +224,7 @@ def open_run(entry_point: str, name: str) -> Run:
     return _made(client, experiment_id(client), described)
 
 
-def _require_live_run(client: MlflowClient, run_id: str) -> None:
+def _require_live_run(client: Client, run_id: str) -> None:
     """Raise UserError when the run of MLFLOW_RUN_ID is not in this store or was deleted."""
     remedy = "unset MLFLOW_RUN_ID to start a run of its own"
     with _refused(f"MLFLOW_RUN_ID = '{run_id}' is no run of this store", f"{remedy}, or set MLFLOW_TRACKING_URI to the run's store"):
@@ -205,8 +252,11 @@ def _first_line(error: MlflowException) -> str:
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
     """Make a child run below `parent_run_id` in the parent's experiment: the one place where children are made."""
     os.environ.pop("MLFLOW_RUN_ID", None)
-    client = MlflowClient()
-    experiment = client.get_run(parent_run_id).info.experiment_id
+    client = Client()
+    info = client.get_run(parent_run_id).info
+    if info.lifecycle_stage != "active" and (gone := why_gone(client.raw, parent_run_id)):
+        raise gone
+    experiment = info.experiment_id
     own = {MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point}
     asked_at = time.time()
     run = _made(client, experiment, {**own, **tags})
@@ -214,15 +264,29 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     return run
 
 
-def _made(client: MlflowClient, experiment: str, tags: dict[str, Any]) -> Run:
+def _made(client: Client, experiment: str, tags: dict[str, Any]) -> Run:
     """Make a run and take it over. The shared lock keeps a sweep from seeing it before this process holds it."""
     with machine_lock(MAKING):
-        texts = {key: str(value) for key, value in tags.items()}  # a server takes nothing else
-        run_id = client.create_run(experiment, tags={**texts, "taxon.host": provenance.host()}).info.run_id
-        return _opened(client, run_id, {})
+        texts = tag_texts({**tags, "taxon.host": provenance.host(), MADE_TAG: uuid.uuid4().hex})
+        return _opened(client, _create_once(client, experiment, texts), {})
 
 
-def _opened(client: MlflowClient, run_id: str, tags: dict[str, Any]) -> Run:
+def _create_once(client: Client, experiment: str, tags: dict[str, str]) -> str:
+    """Make a run and return its id; when an answer was lost on the way, that of the run which was made then."""
+    asked = []
+
+    def make() -> str:
+        if asked:
+            made = client.raw.search_runs([experiment], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
+            if made:
+                return made[0].info.run_id
+        asked.append(True)
+        return client.raw.create_run(experiment, tags=tags).info.run_id
+
+    return patiently(make, "make a run")
+
+
+def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:
     """Take a run over and tag it; an interruption meanwhile ends it properly."""
     run = None
     try:
@@ -240,14 +304,14 @@ def _opened(client: MlflowClient, run_id: str, tags: dict[str, Any]) -> Run:
 
 def started_with(run_id: str, entry_point: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return parameters and tags of a run that is to be continued; UserError unless it is one of `entry_point`."""
-    data = _existing(MlflowClient(), run_id).data
+    data = _existing(Client(), run_id).data
     is_of = data.tags.get("taxon.entry_point", "no entry point of taxon")
     if is_of != entry_point:
         raise UserError(f"run '{run_id}' is one of {is_of}, which {entry_point} cannot continue; give the id of a {entry_point} run")
     return data.params, data.tags
 
 
-def _existing(client: MlflowClient, run_id: str) -> Any:
+def _existing(client: Client, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
@@ -256,17 +320,18 @@ def _existing(client: MlflowClient, run_id: str) -> Any:
 
 def reopen(run_id: str) -> Run:
     """Continue a run that ended or was killed; metrics that it already has are not sent again."""
-    client = MlflowClient()
+    client = Client()
     tags = _existing(client, run_id).data.tags
     run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
     if "taxon.reason" in tags:
-        client.delete_tag(run_id, "taxon.reason")
+        with contextlib.suppress(MlflowException):  # an answer that was lost: it is deleted already
+            client.delete_tag(run_id, "taxon.reason")
     run.tags({"taxon.host": provenance.host()})
     return run
 
 
-def experiment_id(client: MlflowClient) -> str:
+def experiment_id(client: Client) -> str:
     """Return the id of MLFLOW_EXPERIMENT_ID / MLFLOW_EXPERIMENT_NAME, or of the experiment `taxon`, made when absent."""
     if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         remedy = "unset MLFLOW_EXPERIMENT_ID, or name the experiment in MLFLOW_EXPERIMENT_NAME"
@@ -292,7 +357,7 @@ def _require_live_experiment(found: Experiment, variable: str) -> None:
         raise UserError(f"experiment '{found.name}' has been deleted; bring it back with '{restore}' or set {variable} to another")
 
 
-def sweep(client: MlflowClient) -> list[str]:
+def sweep(client: Client) -> list[str]:
     """Mark runs of this host that are RUNNING without a process as KILLED; return their ids.
 
     A live run's process holds the machine lock of its run id, which the kernel drops with the process.
@@ -315,8 +380,8 @@ def sweep(client: MlflowClient) -> list[str]:
 
 def sweep_now() -> None:
     """Sweep in this process's store; a store that does not answer is left for the next start."""
-    with contextlib.suppress(MlflowException):
-        sweep(MlflowClient())
+    with contextlib.suppress(MlflowException), at_most(BRIEFLY):
+        sweep(Client())
 
 
 def command_line(entry_point: str) -> str:

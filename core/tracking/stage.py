@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
@@ -19,7 +18,8 @@ from core import digest
 from core.errors import UserError
 from core.places import cache_home, made
 from core.tracking import provenance
-from core.tracking.run import Run
+from core.tracking.patience import Client
+from core.tracking.run import MADE_TAG, Run
 from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"
@@ -111,17 +111,17 @@ def clear(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def told(run_id: str, client: MlflowClient | None = None) -> dict[str, str]:
+def told(run_id: str, client: Client | None = None) -> dict[str, str]:
     """Return the tags that a stage gave its run, and its note: not those that say where and by which command it ran."""
-    client = client or MlflowClient()
-    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues"}
+    client = client or Client()
+    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues", MADE_TAG}
     tags = client.get_run(run_id).data.tags.items()
     return {name: value for name, value in tags if (name.startswith("taxon.") and name not in about) or name == MLFLOW_RUN_NOTE}
 
 
-def find_finished(key: str, client: MlflowClient | None = None) -> Finished | None:
+def find_finished(key: str, client: Client | None = None) -> Finished | None:
     """Return the newest FINISHED run of this stage key whose artifacts verify, or None."""
-    client = client or MlflowClient()
+    client = client or Client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'", max_results=20)
     for run in found:
@@ -131,9 +131,9 @@ def find_finished(key: str, client: MlflowClient | None = None) -> Finished | No
     return None
 
 
-def load_finished(run_id: str, client: MlflowClient | None = None) -> Finished | None:
+def load_finished(run_id: str, client: Client | None = None) -> Finished | None:
     """Return a stage run's verified result, or None when a file is missing or differs from its manifest."""
-    client = client or MlflowClient()
+    client = client or Client()
     try:
         folder = _artifacts_here(client, run_id)
         manifest = json.loads((folder / MANIFEST).read_text())["files"]
@@ -147,7 +147,7 @@ def _verifies(path: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["size"] and digest.of_file(path) == entry["sha256"]
 
 
-def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
+def _artifacts_here(client: Client, run_id: str) -> Path:
     """Return a run's artifacts as a local folder, downloaded into the cache when the store is remote."""
     local = local_artifacts(client.get_run(run_id).info.artifact_uri)
     if local is not None:
@@ -156,12 +156,12 @@ def _artifacts_here(client: MlflowClient, run_id: str) -> Path:
     return Path(client.download_artifacts(run_id, "", str(folder)))
 
 
-def best_checkpoint(data_name: str, seed: int | None = None, client: MlflowClient | None = None) -> str:
+def best_checkpoint(data_name: str, seed: int | None = None, client: Client | None = None) -> str:
     """Return the URI of the checkpoint with the best selection score among finished trainings of a data set (and seed); '' if none.
 
     Trainings selected by oracle never win: their choice used novel-class truth.
     """
-    client = client or MlflowClient()
+    client = client or Client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     if "'" in data_name:
         raise UserError(f"auto_find_best cannot search for the data set {data_name}: its name holds an apostrophe; give model_path")

@@ -33,19 +33,22 @@ def local_artifacts(artifact_uri: str) -> Path | None:
 
 
 def _fetch(uri: str, what: str) -> Path:
-    from mlflow import MlflowClient, artifacts
+    from mlflow import artifacts
     from mlflow.exceptions import MlflowException
+
+    from core.tracking.patience import Client, patiently
 
     try:
         if uri.startswith("runs:/"):
             run_id, _, path = uri.removeprefix("runs:/").partition("/")
             if ".." in PurePosixPath(path).parts or path.startswith("/"):
                 raise UserError(f"{what} = '{uri}' leaves its run's folder; give a path inside the run's artifacts")
-            folder = local_artifacts(MlflowClient().get_run(run_id).info.artifact_uri)
+            folder = local_artifacts(Client().get_run(run_id).info.artifact_uri)
             if folder is not None:
                 if not (folder / path).exists():
                     raise UserError(f"{what} = '{uri}': the run has no artifact '{path}'; look at the run's Artifacts page")
                 return folder / path
-        return Path(artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch("download"))))
+        place = str(scratch("download"))
+        return Path(patiently(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=place), f"fetch {what}"))
     except (MlflowException, OSError) as error:
         raise UserError(f"{what} = '{uri}' cannot be read: {str(error).splitlines()[0][:160]}") from None

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow import MlflowClient, artifacts
+from mlflow import artifacts
 from mlflow.exceptions import MlflowException
 
 from core.errors import UserError, nearest
 from core.tracking import registry, served
+from core.tracking.patience import Client
 
 CHAMPION = "champion"
 PROMOTED_TAG = "taxon.promoted"  # says by which run a version was promoted
@@ -56,7 +57,7 @@ def registry_named(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be read from the registry: {str(error).splitlines()[0][:200]}") from None
 
 
-def names(client: MlflowClient) -> list[str]:
+def names(client: Client) -> list[str]:
     """Return the names of all registered models."""
     with registry_named("the list of models"):
         found, page = [], client.search_registered_models()
@@ -66,7 +67,7 @@ def names(client: MlflowClient) -> list[str]:
     return sorted(found)
 
 
-def require_name(client: MlflowClient, name: str) -> None:
+def require_name(client: Client, name: str) -> None:
     """Raise UserError unless a model of this name is registered; name the nearest one."""
     known = names(client)
     if name not in known:
@@ -74,7 +75,7 @@ def require_name(client: MlflowClient, name: str) -> None:
         raise UserError(f"no model '{name}' is registered{nearest(name, known) or there}")
 
 
-def all_versions(client: MlflowClient, name: str) -> list[Version]:
+def all_versions(client: Client, name: str) -> list[Version]:
     """Return the versions of a model, oldest first, deleted ones left out."""
     with registry_named(f"model '{name}'"):
         found, token = [], None
@@ -86,7 +87,7 @@ def all_versions(client: MlflowClient, name: str) -> list[Version]:
                 return sorted(found, key=lambda version: int(version.number))
 
 
-def aliased(client: MlflowClient, name: str, alias: str) -> tuple[Version | None, str]:
+def aliased(client: Client, name: str, alias: str) -> tuple[Version | None, str]:
     """Return the version that holds an alias and ''; or None and why: nobody holds it, or a version that has been deleted."""
     with registry_named(f"model '{name}'"):
         number = client.get_registered_model(name).aliases.get(alias)
@@ -100,7 +101,7 @@ def aliased(client: MlflowClient, name: str, alias: str) -> tuple[Version | None
             return None, f"the alias {alias} of {name} is held by version {number}, which has been deleted; it counts as absent"
 
 
-def find(client: MlflowClient, name: str, wanted: str) -> Version:
+def find(client: Client, name: str, wanted: str) -> Version:
     """Return the version that a number, an alias, `models:/...` or `runs:/<id>` means; raise UserError when it is none of `name`."""
     if wanted.startswith("runs:/"):
         return _of_source(client, name, wanted, lambda version: version.run_id == wanted.removeprefix("runs:/").split("/")[0])
@@ -130,8 +131,7 @@ def find(client: MlflowClient, name: str, wanted: str) -> Version:
 def fetch(version: Version, folder: Path) -> Path:
     """Fetch a version's files into `folder` and verify them; return the folder. Raise UserError naming what is missing or damaged."""
     try:
-        with registry.quiet():
-            found = Path(artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)))
+        found = Path(registry.ask(lambda: artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)), f"fetch {version}"))
     except (MlflowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{version}: its files are missing or cannot be fetched ({said}); {served.REMEDY}") from None
@@ -164,7 +164,7 @@ def evaluation(version: Version, folder: Path) -> registry.Evaluation:
         ) from None
 
 
-def chosen_by_oracle(client: MlflowClient, version: Version) -> bool:
+def chosen_by_oracle(client: Client, version: Version) -> bool:
     """Say whether the version, or the run it comes from, was selected with the truth of what is to be found."""
     if version.tags.get("taxon.select_by") == "oracle":
         return True
@@ -173,14 +173,14 @@ def chosen_by_oracle(client: MlflowClient, version: Version) -> bool:
     return False
 
 
-def finished(client: MlflowClient, version: Version) -> bool:
+def finished(client: Client, version: Version) -> bool:
     """Say whether the run that a version comes from has finished."""
     with contextlib.suppress(MlflowException):
         return client.get_run(version.run_id).info.status == "FINISHED"
     return False
 
 
-def move_champion(client: MlflowClient, version: Version, promoted_by: str, why: str) -> None:
+def move_champion(client: Client, version: Version, promoted_by: str, why: str) -> None:
     """Make `version` the champion. It is tagged first: who moves the alias at the same time from elsewhere sees the tag afterwards."""
     with registry_named(str(version)):
         client.set_model_version_tag(version.name, version.number, PROMOTED_TAG, promoted_by)
@@ -188,12 +188,12 @@ def move_champion(client: MlflowClient, version: Version, promoted_by: str, why:
         client.set_registered_model_alias(version.name, CHAMPION, version.number)
 
 
-def explain(client: MlflowClient, version: Version, why: str) -> None:
+def explain(client: Client, version: Version, why: str) -> None:
     """Record in a version's tag what became of its promotion, and why."""
     client.set_model_version_tag(version.name, version.number, WHY_TAG, why[:4000])
 
 
-def promotions(client: MlflowClient, name: str) -> dict[str, str]:
+def promotions(client: Client, name: str) -> dict[str, str]:
     """Return by which run each version was promoted, of those that ever were."""
     return {version.number: version.tags[PROMOTED_TAG] for version in all_versions(client, name) if PROMOTED_TAG in version.tags}
 
@@ -202,7 +202,7 @@ def _version(found: Any) -> Version:
     return Version(found.name, str(found.version), found.run_id or "", found.source or "", dict(found.tags))
 
 
-def _of_source(client: MlflowClient, name: str, wanted: str, matches: Any) -> Version:
+def _of_source(client: Client, name: str, wanted: str, matches: Any) -> Version:
     found = [version for version in all_versions(client, name) if matches(version)]
     if not found:
         raise UserError(f"candidate '{wanted}': {name} has no version from there; give a version's number or another alias")
