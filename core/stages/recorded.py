@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from core import config as configuration
 from core.errors import UserError
 from core.lineage import Lineage
 from core.stages import inputs
+from core.stages.sources import Source
 from core.training import distributed
 from core.training import state as states
 
@@ -20,8 +23,8 @@ class RecordedTraining:
     """A training whose finished epochs are on disk and in the store; families derive from it.
 
     The order of resuming: newest valid checkpoint of this very stage in its work folder; else the checkpoint that the
-    configuration names; else the start. A family sets the attributes below in its constructor, calls `begin`, and supplies
-    `stop`, `score`, `state`, `load_state` and `weights`.
+    configuration names, and the best one with it; else the start. A family sets the attributes below in its constructor, calls
+    `begin`, and supplies `stop`, `score`, `state`, `load_state` and `weights`.
 
     Attributes:
         config: the resolved configuration, with `save_best_thresh`.
@@ -91,7 +94,43 @@ class RecordedTraining:
             self.start_fresh()
             return 0
         self._restore(state)
+        if distributed.is_main():
+            self._settle_best(resume_from, option)
         return state.epoch
+
+    def _settle_best(self, resume_from: str, option: str) -> None:
+        """Let the best epoch so far be one whose checkpoint is in the work folder: brought along from `resume_from`, or the next best.
+
+        The checkpoint resumed from comes first: a restart continues from the newest one that lies here.
+        """
+        folder, now = self.work / "checkpoints", self.history[-1][0]
+
+        def is_here(epoch: int) -> bool:
+            return states.is_vouched(folder, epoch) or (
+                bool(resume_from) and Source(resume_from, option, self.history).bring(epoch, folder)
+            )
+
+        if not is_here(now):
+            raise UserError(f"{option} = '{resume_from}': the checkpoint of epoch {now} is damaged; use the one before it")
+        ranked = self._ranked()
+        chosen = next((place for place, (epoch, _) in enumerate(ranked) if is_here(epoch)), None)
+        self.facts["best"] = dict(NO_BEST) if chosen is None else {"epoch": ranked[chosen][0], "score": ranked[chosen][1]}
+        if chosen:
+            (lost, score), (epoch, instead) = ranked[0], ranked[chosen]
+            print(
+                f"taxon: the checkpoint of epoch {lost}, the best one so far ({score:.4g}), is not beside the one resumed from; "
+                f"epoch {epoch} ({instead:.4g}) takes its place",
+                file=sys.stderr,
+            )
+
+    def _ranked(self) -> list[tuple[int, float]]:
+        """Return (epoch, score) of the finished epochs that may be the best one, the best first."""
+        now, found = self.history[-1][0], []
+        for epoch, metrics in self.history:
+            with contextlib.suppress(KeyError):  # a metric that was not measured then
+                if self.counts(epoch, now) and (score := self.score(metrics, epoch)) > self.config.save_best_thresh:
+                    found.append((epoch, score))
+        return sorted(found, key=lambda row: (-row[1], row[0]))
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Choose, save, then track: metrics are in the checkpoint before they are on their way to the store."""

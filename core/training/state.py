@@ -89,11 +89,20 @@ def _plain(tensor: Tensor) -> Tensor:
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
     """Write `state` atomically into `folder` and return its path; a full disk leaves no half file and raises UserError."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / checkpoint_name(state.epoch)
-    data = to_bytes(state)
-    write_atomically(path, data, f"checkpoint of epoch {state.epoch}")
+    return _vouched(folder, state.epoch, to_bytes(state))
+
+
+def adopt(folder: Path, path: Path, epoch: int) -> Path:
+    """Copy a checkpoint from elsewhere into `folder`, vouched for as if it had been saved there; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _vouched(folder, epoch, path.read_bytes())
+
+
+def _vouched(folder: Path, epoch: int, data: bytes) -> Path:
+    path = folder / checkpoint_name(epoch)
+    write_atomically(path, data, f"checkpoint of epoch {epoch}")
     index = read_index(folder)
-    index[path.name] = {"epoch": state.epoch, "size": len(data), "sha256": digest.of_file(path)}
+    index[path.name] = {"epoch": epoch, "size": len(data), "sha256": digest.of_file(path)}
     write_atomically(folder / INDEX, json.dumps(index, indent=1).encode(), "checkpoint index")
     return path
 
@@ -123,11 +132,23 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(index.items(), key=lambda item: item[1]["epoch"]))
 
 
+def is_whole(path: Path, entry: dict[str, Any]) -> bool:
+    """Say whether a checkpoint is the file that its entry in the index vouches for."""
+    return path.is_file() and path.stat().st_size == entry["size"] and digest.of_file(path) == entry["sha256"]
+
+
+def is_vouched(folder: Path, epoch: int) -> bool:
+    """Say whether a folder holds the whole checkpoint of an epoch."""
+    name = checkpoint_name(epoch)
+    entry = read_index(folder).get(name)
+    return entry is not None and is_whole(folder / name, entry)
+
+
 def newest_valid(folder: Path) -> tuple[Path, TrainState] | None:
     """Return the newest checkpoint that verifies; damaged ones are named on stderr and passed over."""
     for name, entry in reversed(read_index(folder).items()):
         path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["size"] or digest.of_file(path) != entry["sha256"]:
+        if not is_whole(path, entry):
             print(f"taxon: checkpoint {path} is damaged or missing; using the one before it", file=sys.stderr)
             continue
         return path, load_checkpoint(path)

@@ -57,7 +57,7 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     if "class_counts" not in state.facts:
         raise UserError(f"checkpoint '{path.name}' is not one of train_longtail; give one that it wrote")
     names = {f.name for f in dataclasses.fields(LongtailTrainConfig)}
-    trained = LongtailTrainConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
+    trained = trained_config(state)
     given = {f.name: getattr(config, f.name) for f in dataclasses.fields(LongtailEvaluateConfig) if f.name in names}
     places = {name: value for name, value in given.items() if value != "" and name != "seed"}
     if config.data_root:  # then nothing is where the training found it, folder by folder
@@ -69,6 +69,12 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
     m = materials.gather(merged, data, tuple(about["mean"]), tuple(about["std"]))
     size = timeline.phase_at(trained, state.epoch - 1).image_size
     return Trained(path, state.epoch, size, model.to(m.device).eval(), m, state.lineage)
+
+
+def trained_config(state: states.TrainState) -> LongtailTrainConfig:
+    """Return the configuration that a checkpoint was trained with: its schedule says what the epoch was like."""
+    names = {f.name for f in dataclasses.fields(LongtailTrainConfig)}
+    return LongtailTrainConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
 
 
 def scored_model(config: LongtailTrainConfig, data: ClassificationData, state: states.TrainState, name: str) -> tuple[Classifier, dict]:

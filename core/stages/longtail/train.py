@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,9 @@ class LongtailTraining(RecordedTraining):
     def publish(self) -> dict[str, Any]:
         """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
         summary = self.summarise()
-        self._restore_best()
+        size = self._restore_best()
         summary["weights_digest"] = self.digest()
         best = self.facts["best"]["epoch"]
-        size = timeline.phase_at(self.config, best - 1).image_size
         metrics: dict[str, float] = {"best_epoch": float(best)}
         for part in ("val", "test"):
             if len(self.m.part(part)):
@@ -225,16 +225,20 @@ class LongtailTraining(RecordedTraining):
         """Return the validation metric that chooses tau and the probe's strength."""
         return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
 
-    def _restore_best(self) -> None:
-        """Let the best epoch's model be the scored one; the last epoch's where no epoch was good enough, or the best is not here."""
+    def _restore_best(self) -> int:
+        """Let the best epoch's model, or the last one's where none was good enough, be the scored one; return its image size."""
         best = self.facts["best"]["epoch"]
         if not self.has_checkpoint(best):
             last, metrics = self.history[-1]
             self.facts["best"] = {"epoch": last, "score": self.score(metrics, last)}
-            return
+            return timeline.phase_at(self.config, last - 1).image_size
         name = states.checkpoint_name(best)
-        model, _about = rebuild.scored_model(self.config, self.m.data, states.load_checkpoint(self.work / "checkpoints" / name), name)
+        state = states.load_checkpoint(self.work / "checkpoints" / name)
+        # An epoch that was brought along from another training was as that one's schedule says.
+        trained = dataclasses.replace(rebuild.trained_config(state), weights=self.config.weights, pretrained=self.config.pretrained)
+        model, _about = rebuild.scored_model(trained, self.m.data, state, name)
         self.task.end_with(model.to(self.m.device))
+        return timeline.phase_at(trained, best - 1).image_size
 
     def _adjust(self, size: int) -> float:
         """Choose tau on validation and make it part of the models; return it."""

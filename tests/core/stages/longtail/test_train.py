@@ -301,16 +301,3 @@ def test_duplicates_across_parts_are_said(place, tmp_path, capsys):
     train.LongtailTraining(place.config(images=images), run)
     assert run.tagged["taxon.duplicates_across_parts"] == "1"
     assert "1 images are in more than one part" in capsys.readouterr().err
-
-
-def test_a_best_checkpoint_that_is_not_here_makes_the_last_epoch_what_is_published(place, monkeypatch):
-    """The training continued elsewhere: the best epoch's file stayed behind."""
-    choose(monkeypatch, 1)
-    first = place.fitted(epochs=2, save_freq=0)
-    lonely = place.folder / "epoch_0002.safetensors"
-    shutil.copy(first.work / "checkpoints" / lonely.name, lonely)
-    summary, run = place.publish(epochs=3, resume=str(lonely), progressive_resize_epoch=2)
-    assert summary["best"]["epoch"] == 1 and summary["best_checkpoint"] == ""
-    assert summary["best_metrics"]["best_epoch"] == 3
-    published = json.loads((run.folder / "evaluation" / "val" / "metrics.json").read_text())
-    assert published["nll"] == summary["history"][-1][1]["val/nll"]
