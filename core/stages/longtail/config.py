@@ -66,7 +66,11 @@ class LongtailModel:
     image_size: int = option(224, "side of the square crop in pixels")
     use_cosine_classifier: bool = scheduled(False, "cosine head from center_update_epoch on, made from the linear one")
     use_center_loss: bool = scheduled(False, "center loss from center_update_epoch on")
-    center_loss_weight: float = option(0.01, "weight of the center loss", acts=_in_some_epoch(lambda phase: phase.center))
+    center_loss_weight: float = option(
+        0.01,
+        "weight of the center loss, which is of features of length 1: 0..4 on any backbone",
+        acts=_in_some_epoch(lambda phase: phase.center),
+    )
     fewshot_freeze_backbone: bool = option(True, "fewshot: the backbone never trains", acts=lambda c: c.model_type == "fewshot")
     fewshot_hidden: int = option(512, "fewshot: width of the hidden layer", acts=lambda c: c.model_type == "fewshot")
     fewshot_dropout: float = option(0.5, "fewshot: dropout after the hidden layer", acts=lambda c: c.model_type == "fewshot")

@@ -22,8 +22,9 @@ def test_it_is_the_plain_formula(targets):
     center, f = CenterLoss(3, 5).double(), features()
     total = 0.0
     for i in range(4):
+        length = sum(f[i, d].item() ** 2 for d in range(5)) ** 0.5
         for c in range(3):
-            total += targets[i, c].item() * sum((f[i, d].item() - center.centres[c, d].item()) ** 2 for d in range(5))
+            total += targets[i, c].item() * sum((f[i, d].item() / length - center.centres[c, d].item()) ** 2 for d in range(5))
     assert center(f, targets).item() == pytest.approx(total / 4, abs=1e-12)
 
 
@@ -45,16 +46,36 @@ def test_a_step_brings_features_and_centres_together():
     assert center(f, targets) < before and [name for name, _ in center.named_parameters()] == ["centres"]
 
 
-def test_small_distances_far_from_the_origin_are_exact():
-    center = CenterLoss(1, 4)
-    torch.nn.init.constant_(center.centres, 1000.0)
-    assert center(torch.full((2, 4), 1000.125), torch.ones(2, 1)).item() == 4 * 0.125**2
+def test_small_distances_are_exact():
+    center = CenterLoss(1, 4).from_features(torch.full((1, 4), 3.0), torch.tensor([0]))
+    torch.nn.init.constant_(center.centres, 0.5 + 2**-12)
+    assert center(torch.full((2, 4), 1000.0), torch.ones(2, 1)).item() == 4 * 2**-24
+
+
+@pytest.mark.parametrize("n_classes", [3, 40])
+def test_the_loss_means_the_same_at_any_width_and_scale_of_features(n_classes):
+    found = []
+    labels = torch.arange(n_classes).repeat(30)
+    for dim, scale in ((64, 1.0), (2048, 7.0), (2048, 0.01)):
+        generator = torch.Generator().manual_seed(dim)
+        means = torch.randn(n_classes, dim, generator=generator)
+        f = scale * (means[labels] + torch.randn(len(labels), dim, generator=generator))
+        center = CenterLoss(n_classes, dim).from_features(f, labels)
+        found.append(center(f, torch.eye(n_classes)[labels]).item())
+    assert found == pytest.approx([found[0]] * 3, rel=0.05) and 0.3 < found[0] < 0.7
+
+
+def test_the_loss_stays_below_4_with_centres_of_length_1():
+    center = CenterLoss(3, 5)
+    torch.testing.assert_close(center.centres.detach().norm(dim=1), torch.ones(3))
+    assert center(-100 * center.centres.detach(), torch.eye(3)).item() == pytest.approx(4)
 
 
 def test_centres_start_as_class_means_where_there_are_features():
     center, f = CenterLoss(3, 5), features()
     kept = center.centres[1].clone()
     assert center.from_features(f, torch.tensor([0, 2, 2, 0])) is center
+    f = torch.nn.functional.normalize(f, dim=1)
     torch.testing.assert_close(center.centres.detach(), torch.stack([f[[0, 3]].mean(dim=0), kept, f[[1, 2]].mean(dim=0)]).float())
     assert center.centres.requires_grad and center.centres.is_leaf
 

@@ -465,6 +465,7 @@ def test_the_centres_start_as_class_means_join_the_optimiser_act_and_train():
     assert "L_center" not in train(task, 0, 1)
     task.prepare(1)
     features, labels = task.class_means(task.model)
+    features = F.normalize(features, dim=1)
     for label in range(4):
         torch.testing.assert_close(task.center.centres[label].detach(), features[labels == label].mean(dim=0), rtol=1e-4, atol=1e-5)
     groups = {group["name"]: group for group in task.optimizer.param_groups}
@@ -483,7 +484,7 @@ def test_the_center_loss_is_the_plain_formula_of_the_features_the_network_gives(
     task = task_of(center_update_epoch=0, use_center_loss=True)
     task.start_fresh()
     images, targets = next(iter(task.batches(0)))
-    features = task.model(images)["features"].detach()
+    features = F.normalize(task.model(images)["features"].detach(), dim=1)
     distances = [(row - task.center.centres[label]).square().sum() for row, label in zip(features, targets.argmax(dim=1), strict=True)]
     torch.testing.assert_close(task.losses((images, targets), 0)["L_center"], torch.stack(distances).mean())
 
