@@ -28,6 +28,7 @@ from core.stages.recorded import RecordedTraining
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
+from core.training.finite import require_outputs
 from core.training.loop import Plan, fit
 from core.training.view_cache import CachedViews
 
@@ -193,7 +194,8 @@ class Training(RecordedTraining):
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""
-        return tuple(features_module.normalise(extract.extract(self.model)) for extract in (self.extract_train, self.extract_test))
+        found = ((part, extract.extract(self.model)) for part, extract in (("training", self.extract_train), ("test", self.extract_test)))
+        return tuple(features_module.normalise(require_outputs(values, f"{part} images")) for part, values in found)
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the metrics without the versions of accuracy that `eval_funcs` does not name: it is in no stage key."""

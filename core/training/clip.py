@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.loader import Batch
@@ -16,6 +17,7 @@ from core.losses.ldam import effective_number_weights
 from core.losses.word_supervision import WordFrequency, word_supervision
 from core.models.clip_sentences import SentenceClip, class_means
 from core.training import distributed, optimizers
+from core.training.tally import Tally
 
 
 def class_weights(counts: Tensor, method: str, exponent: float) -> Tensor:
@@ -36,6 +38,12 @@ def class_weights(counts: Tensor, method: str, exponent: float) -> Tensor:
 def laid_out(x: Tensor) -> Tensor:
     """Return images or feature maps (B, C, H, W) channels last, as convolutions are fastest; anything else as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+@torch.no_grad()
+def nearest(images: Tensor, texts: Tensor) -> Tensor:
+    """Return for each image embedding (B, d) the row (B,) of the text embedding (S, d) with the largest cosine."""
+    return (images @ F.normalize(texts, dim=1).T).argmax(dim=1)
 
 
 class KeptViews:
@@ -96,6 +104,7 @@ class ClipTask:
         counts = torch.bincount(labels, minlength=model.n_classes)
         weights = class_weights(counts, config.weight_method, config.weight_smooth_factor)
         self.class_weights = weights.to(device) if config.use_class_weights else None
+        self.counted = Tally()
         self.words_of = None if words_of is None else words_of.to(device)
         self.frequency = None if words_of is None else WordFrequency(words_of.shape[1]).to(device)
         # Sentences lie class by class: class c has `per_class[c]` of them from `first[c]` on.
@@ -142,8 +151,11 @@ class ClipTask:
         total = losses["L_contrastive"]
         if c.use_superclip_loss:
             classes = class_means(texts, model.class_of, model.n_classes)
+            self.counted.add(nearest(images, classes), labels)
             losses["L_class"] = superclip_class_loss(images, classes, labels, out["scale"], self.class_weights)
             total = c.class_loss_weight * losses["L_class"] + c.contrastive_loss_weight * total
+        else:  # among the sentences that were drawn: that of the nearest one is the class that is answered
+            self.counted.add(model.class_of[needed[nearest(images, texts)]], labels)
         if self.frequency is not None:
             losses["L_word"] = self._words(distributed.gather(out["words"].float()), drawn)
             total = total + c.word_supervision_weight * losses["L_word"]
@@ -151,6 +163,16 @@ class ClipTask:
 
     def stepped(self) -> None:
         """Nothing follows an optimiser step."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the trained weights and buffers, and the word counts."""
+        yield from self.model.trained_state().items()
+        if self.frequency is not None:
+            yield from ((f"frequency.{name}", value) for name, value in self.frequency.state_dict().items())
+
+    def tally(self) -> dict[str, float]:
+        """Return the training accuracy of the epoch."""
+        return self.counted.read()
 
     def _contrast(self, images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
         if self.config.contrastive_targets == "instance":

@@ -22,6 +22,7 @@ from core.losses.ramp import gamma
 from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
 from core.training import distributed
+from core.training.tally import Tally
 from core.training.view_cache import CachedViews
 
 PROTOTYPE_TEMPERATURE = 0.1
@@ -105,6 +106,7 @@ class DiscoveryTask:
         self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
         self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
         self.steps = loader.steps
+        self.counted = Tally()
         self.to_tail = loader.restored if isinstance(loader, CachedViews) else model.trunk
 
     def prepare(self, epoch: int) -> torch.optim.Optimizer:
@@ -131,6 +133,7 @@ class DiscoveryTask:
         supervised = supcon(projections, labels, n_views, config.sup_con_temperature, keep=labelled)
         total = (1 - config.sup_con_weight) * contrast + config.sup_con_weight * supervised
         losses = {"L_contrast": contrast, "L_supcon": supervised}
+        count_nearest_means(self.counted, projections.detach(), labels, n_views)
         ramp = gamma(epoch, self.targets.first_pseudo_epoch, config.update_interval, config.epochs, config.gamma_ramp)
         if ramp > 0:
             pseudo = self._pseudo_loss(projections, distributed.gather_views(features.float(), n_views), indices)
@@ -141,6 +144,14 @@ class DiscoveryTask:
     def stepped(self) -> None:
         """Nothing follows a step."""
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the trained weights and buffers."""
+        yield from self.model.trainable_state().items()
+
+    def tally(self) -> dict[str, float]:
+        """Return the training accuracy of the epoch."""
+        return self.counted.read()
+
     def _pseudo_loss(self, projections: Tensor, features: Tensor, indices: Tensor) -> Tensor:
         clusters, weights, n_views = self.pseudo[indices], self.weights[indices], self.config.n_views
         if self.config.pseudo_loss == "supcon":
@@ -150,3 +161,22 @@ class DiscoveryTask:
         if self.config.pseudo_loss == "prototypical":
             return hard
         return hard + soft_prototypical(centred, self.prototypes, n_views, PROTOTYPE_TEMPERATURE)
+
+
+def count_nearest_means(tally: Tally, projections: Tensor, labels: Tensor, n_views: int) -> None:
+    """Count the labelled images of a batch whose last view is nearest to its own class's mean of first views.
+
+    There is no classifier here; this is the accuracy of one that the batch itself makes, among the known classes in it.
+
+    Args:
+        tally: counts.
+        projections: (V*B, d), view-major.
+        labels: (B,) class of labelled images, -1 elsewhere.
+        n_views: V.
+    """
+    views, labelled = F.normalize(projections, dim=1).unflatten(0, (n_views, -1)), labels >= 0
+    classes, own = labels[labelled].unique(return_inverse=True)
+    if not len(classes):
+        return
+    sums = torch.zeros(len(classes), views.shape[2], device=views.device).index_add(0, own, views[0][labelled])
+    tally.add((views[-1][labelled] @ F.normalize(sums, dim=1).T).argmax(dim=1), own)

@@ -21,6 +21,7 @@ from core.losses.ldam import effective_number_weights, ldam_logits
 from core.losses.soft_cross_entropy import smooth, soft_cross_entropy
 from core.models.classifiers import Classifier, CosineHead, linear_head
 from core.training import distributed, optimizers, timeline
+from core.training.tally import Tally
 from core.training.timeline import Phase
 
 TASK_WEIGHTS = {"crop": 0.3, "disease": 0.3, "severity": 0.5}  # against 1 of the label
@@ -107,6 +108,7 @@ class LongtailTask:
         self.make_loader, self.class_means, self.evaluate, self.announce = make_loader, class_means, evaluate, announce
         self.n_classes = len(loss.counts)
         self.center: CenterLoss | None = None
+        self.counted = Tally()
         self.ema = averaged(model, config.ema_decay) if config.use_ema else None
         self.become(timeline.phase_at(config, 0))
 
@@ -160,6 +162,7 @@ class LongtailTask:
         images, targets = batch
         outputs = {name: distributed.gather(value.float()) for name, value in self.wrapped(images).items()}
         targets = distributed.gather(targets)
+        self.counted.add(outputs["label"].argmax(dim=1), targets.argmax(dim=1))  # of a mixed image the class with the larger share
         losses = {"L_label": self.loss(outputs["label"], smooth(targets, self.phase.smoothing), self.phase)}
         total = losses["L_label"]
         for name, of_class in self.attributes.items():
@@ -175,6 +178,18 @@ class LongtailTask:
         """Move the average along."""
         if self.ema is not None:
             self.ema.update_parameters(self.model)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights, the average's and the centres."""
+        yield from self.model.state_dict().items()
+        if self.ema is not None:
+            yield from ((f"average.{name}", value) for name, value in self.ema.module.state_dict().items())
+        if self.center is not None:
+            yield from ((f"center.{name}", value) for name, value in self.center.state_dict().items())
+
+    def tally(self) -> dict[str, float]:
+        """Return the training accuracy of the epoch."""
+        return self.counted.read()
 
     def end_with(self, model: Classifier) -> None:
         """Let a model be the scored one, after the training: of another epoch it may have another head, size or backbone."""

@@ -1,14 +1,15 @@
 """The one training loop, for every family, at world size 1 and N.
 
-    for epoch: prepare, set the learning rates, seed, for batch: forward, check, backward, step; evaluate; hand over
+    for epoch: prepare, set the learning rates, seed, for batch: forward, check, backward, step; check; evaluate; hand over
 
 A family supplies a `Task`; schedules are functions of the global epoch; who tracks and saves is told by `on_epoch`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from torch.amp import GradScaler
 from core.errors import UserError
 from core.progress import bar
 from core.training import distributed
+from core.training.finite import REMEDY, require_weights
 from core.training.precision import autocast
 
 
@@ -38,6 +40,12 @@ class Task(Protocol):
 
     def stepped(self) -> None:
         """Do what follows an optimiser step (a moving average of the weights)."""
+
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield whatever a step changes, by name: weights, averages, buffers. All of it has to stay finite."""
+
+    def tally(self) -> dict[str, float]:
+        """Return what was counted over the epoch's training batches, such as `train/accuracy`, and start anew."""
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics after `epoch` finished epochs; called on the main process only."""
@@ -78,24 +86,41 @@ def fit(task: Task, plan: Plan, on_epoch: Callable[[int, dict[str, float]], None
     """Train from `plan.start` to `plan.stop`; `on_epoch(finished_epochs, metrics)` saves and tracks on the main process.
 
     Raises:
-        UserError: a loss is not finite; raised before the optimiser step, so that the weights are still good.
+        UserError: a loss is not finite (raised before the optimiser step, so that the weights are still good), or the weights are not
+            after the epoch's last step; nothing of that epoch is handed over.
     """
     for epoch in range(plan.start, plan.stop):
         if distributed.from_main(plan.ended()):
             return
-        began = time.perf_counter()
-        optimizer = task.prepare(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr(epoch) * group.get("lr_scale", 1.0)
-        torch.manual_seed(hash((plan.seed, epoch, distributed.rank())) & 0x7FFFFFFF)
-        losses, waited = _train_epoch(task, optimizer, plan, epoch)
-        trained = time.perf_counter()
-        metrics = losses | {"lr": plan.lr(epoch)}
-        if distributed.is_main():
-            metrics |= task.evaluate(epoch + 1)
-            metrics |= {"time/train_seconds": trained - began, "time/evaluate_seconds": time.perf_counter() - trained}
-            metrics["time/data_wait_seconds"] = waited
-            on_epoch(epoch + 1, metrics)
+        try:
+            _run_epoch(task, plan, epoch, on_epoch)
+        except KeyboardInterrupt:
+            if distributed.is_main():
+                print(interrupted(epoch), file=sys.stderr)
+            raise
+
+
+def interrupted(epoch: int) -> str:
+    """Return what to tell whoever interrupts a (0-based) epoch: what remains, and why that epoch does not."""
+    left = f"the checkpoint of epoch {epoch} remains and the same command continues from it" if epoch else "the same command starts anew"
+    return f"taxon: interrupted in epoch {epoch + 1}: only whole epochs are kept, so that what continues is the same to the bit; {left}"
+
+
+def _run_epoch(task: Task, plan: Plan, epoch: int, on_epoch: Callable[[int, dict[str, float]], None]) -> None:
+    began = time.perf_counter()
+    optimizer = task.prepare(epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = plan.lr(epoch) * group.get("lr_scale", 1.0)
+    torch.manual_seed(hash((plan.seed, epoch, distributed.rank())) & 0x7FFFFFFF)
+    losses, waited = _train_epoch(task, optimizer, plan, epoch)
+    require_weights(task.tensors(), epoch + 1)
+    trained = time.perf_counter()
+    metrics = losses | task.tally() | {"lr": plan.lr(epoch)}
+    if distributed.is_main():
+        metrics |= task.evaluate(epoch + 1)
+        metrics |= {"time/train_seconds": trained - began, "time/evaluate_seconds": time.perf_counter() - trained}
+        metrics["time/data_wait_seconds"] = waited
+        on_epoch(epoch + 1, metrics)
 
 
 def _train_epoch(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, epoch: int) -> tuple[dict[str, float], float]:
@@ -111,7 +136,7 @@ def _train_epoch(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, epoch
         first = step - step % plan.accumulate
         plan.scaler.scale(losses["L_total"] / (min(first + plan.accumulate, task.steps) - first)).backward()
         if (step + 1) % plan.accumulate == 0 or step + 1 == task.steps:
-            _step(task, optimizer, plan)
+            _step(task, optimizer, plan, epoch)
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
         if plan.log_interval and (step + 1) % plan.log_interval == 0 and distributed.is_main():
@@ -119,11 +144,16 @@ def _train_epoch(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, epoch
     return {name: value / task.steps for name, value in sums.items()}, batches.waited
 
 
-def _step(task: Task, optimizer: torch.optim.Optimizer, plan: Plan) -> None:
+def _step(task: Task, optimizer: torch.optim.Optimizer, plan: Plan, epoch: int) -> None:
     if plan.clip_norm:
         plan.scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
-    plan.scaler.step(optimizer)
+    try:
+        plan.scaler.step(optimizer)
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise UserError(f"the training diverged in epoch {epoch + 1}: a step is larger than any number; {REMEDY}") from None
     plan.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     task.stepped()

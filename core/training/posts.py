@@ -20,6 +20,7 @@ from core.models.clip_towers import Tower
 from core.models.layer_decay import layer_of
 from core.models.post_net import PostNet
 from core.training import distributed, optimizers
+from core.training.tally import Tally
 
 _NO_DECAY = ("positional_embedding", "class_embedding", "cls_emb", "pos_embed", "cls_token")
 
@@ -106,6 +107,7 @@ class PostsTask:
         self.evaluate, self.config, self.device = evaluate, config, device
         self.waiting = tuple(net.towers[side] for side in pretrained if side in net.towers and not net.towers[side].locked)
         self.optimizer = torch.optim.AdamW(groups_of(net, pretrained, config), lr=config.lr, weight_decay=config.weight_decay)
+        self.counted = Tally()
         self.wrapped: Any = None
         self.step = 0
         self.become(0)
@@ -158,13 +160,23 @@ class PostsTask:
         """Return L_total of one global batch, equal on every rank."""
         text, image, labels = batch
         logits = distributed.gather(self.wrapped(text, image).float())
-        return {"L_total": self.loss(logits, distributed.gather(labels))}
+        labels = distributed.gather(labels)
+        self.counted.add(logits.argmax(dim=1), labels)
+        return {"L_total": self.loss(logits, labels)}
 
     def stepped(self) -> None:
         """Set the learning rates of the next step."""
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.factor(self.step) * group["lr_scale"]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the network's weights and buffers."""
+        yield from self.net.state_dict().items()
+
+    def tally(self) -> dict[str, float]:
+        """Return the training accuracy of the epoch."""
+        return self.counted.read()
 
     @property
     def _views(self) -> int:

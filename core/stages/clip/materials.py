@@ -34,6 +34,7 @@ from core.stages.clip import folds
 from core.stages.clip.data import Pool
 from core.training import distributed, precision
 from core.training.clip import KeptViews, class_weights, laid_out
+from core.training.finite import require_outputs
 
 FORWARD_BATCH = 128
 MAX_WORKERS = 4  # more threads only take turns: a view is one short computation
@@ -205,7 +206,8 @@ class Materials:
         with precision.autocast(self.device, self.number_format):
             classes = model.class_embeddings().float().cpu()
         model.train(was_training)
-        return model.logits(embeddings.to(self.device), classes.to(self.device)).float().cpu().numpy()
+        found = model.logits(embeddings.to(self.device), classes.to(self.device)).float().cpu().numpy()
+        return require_outputs(found, f"{part} images")
 
     def _inputs(self, towers: ClipTowers, rows: np.ndarray) -> Iterator[Tensor]:
         """Yield batches of what `trained` takes, of plain images: kept outputs where something is frozen and they fit."""

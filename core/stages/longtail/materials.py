@@ -23,6 +23,7 @@ from core.models.classifiers import Classifier, FewShotHead, linear_head
 from core.models.weights import digest_of
 from core.progress import bar
 from core.training import distributed, precision
+from core.training.finite import require_outputs
 from core.training.timeline import Phase
 
 FORWARD_BATCH = 128
@@ -93,7 +94,7 @@ class Materials:
                 for name, value in model(views).items():
                     found.setdefault(name, []).append(value.float().cpu())
         model.train(was_training)
-        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+        return {name: require_outputs(torch.cat(parts).numpy(), f"{part} images") for name, parts in found.items()}
 
 
 def load_data(config: Any) -> ClassificationData:

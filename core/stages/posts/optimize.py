@@ -23,6 +23,7 @@ from core.stages.posts.config import OptimizeClipConfig
 from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision
 from core.training import state as states
+from core.training.finite import require_outputs
 from core.training.loop import Plan, fit
 from core.training.posts import PostLoss, PostsTask, trained_state
 from core.training.stopping import stale_epochs
@@ -177,7 +178,7 @@ class PostsTraining(RecordedTraining):
                     image = image[:, 0] if image.ndim == 3 else self.net.reading.normalise(image)
                 found.append(self.net(text, image).float().cpu())
         self.net.train(was_training)
-        return torch.cat(found).numpy()
+        return require_outputs(torch.cat(found).numpy(), f"{part} posts")
 
     def probabilities(self, part: str) -> np.ndarray:
         """Return (N, C) float64 of a part."""

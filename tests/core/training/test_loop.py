@@ -49,6 +49,12 @@ class Toy:
             part = part * self.spoil[2]
         return {"L_total": loss, "L_part": part}
 
+    def tensors(self):
+        return self.model.state_dict().items()
+
+    def tally(self):
+        return {"train/accuracy": 0.5}
+
     def evaluate(self, epoch):
         self.evaluated.append(epoch)
         return {"accuracy": float(epoch)}
@@ -88,6 +94,57 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
     assert len(digests) == 5 and states.weights_digest(toy.model.state_dict()) == digests[-1]
     fit(good, plan(0, 1), lambda *_: None)
     assert states.weights_digest(good.model.state_dict()) == digests[2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
+@pytest.mark.parametrize("what", ["0.weight", "2.bias"])
+def test_weights_that_diverge_in_the_last_step_end_the_training_before_anything_is_scored_or_handed_over(value, what):
+    """1e38 is a number, but no network computes with it: the learning rate of that size leaves weights of that size."""
+    toy, handed = Toy(), []
+
+    def stepped():
+        toy.steps_done += 1
+        if toy.steps_done == 6:
+            with torch.no_grad():
+                toy.model.state_dict()[what].flatten()[0] = value
+
+    toy.stepped = stepped
+    with pytest.raises(UserError, match=rf"the training diverged in epoch 2: {what} is not finite; lower the learning rate") as caught:
+        fit(toy, plan(0, 2), lambda epoch, metrics: handed.append(epoch))
+    assert handed == toy.evaluated == [1] and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("lr", [1e30, 1e37, 1e38])
+def test_a_learning_rate_beyond_all_numbers_diverges_in_its_only_step(optimizer, lr):
+    toy = Toy()
+    toy.optimizer, toy.steps = optimizer(toy.model.parameters(), lr=1.0), 1
+    toy.batches = lambda epoch: iter([(0, torch.ones(4, 4))])
+    with pytest.raises(UserError, match=r"the training diverged in epoch 1: .*; lower the learning rate"):
+        fit(toy, Plan(0, 1, lambda epoch: lr, CPU), lambda *_: pytest.fail("nothing to hand over"))
+
+
+@pytest.mark.parametrize(("epoch", "said"), [(0, "the same command starts anew"), (2, "the checkpoint of epoch 2 remains")])
+def test_an_interruption_says_which_epoch_remains_and_why_the_one_it_cut_off_does_not(capsys, epoch, said):
+    toy, handed = Toy(), []
+
+    def stepped():
+        toy.steps_done += 1
+        if toy.steps_done == 3 * epoch + 2:
+            raise KeyboardInterrupt
+
+    toy.stepped = stepped
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy, plan(0, 4), lambda finished, metrics: handed.append(finished))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("taxon:")]
+    assert line.startswith(f"taxon: interrupted in epoch {epoch + 1}: only whole epochs are kept") and said in line
+    assert handed == list(range(1, epoch + 1))
+
+
+def test_what_was_counted_over_the_batches_is_among_the_metrics():
+    handed = []
+    fit(Toy(), plan(0, 1), lambda epoch, metrics: handed.append(metrics["train/accuracy"]))
+    assert handed == [0.5]
 
 
 @pytest.mark.parametrize("cut", [1, 3])
