@@ -20,6 +20,7 @@ MIXUP_DECAYS = (0.5, 0.25)  # 0.4 -> 0.2 -> 0.1
 SMOOTHING_DECAY = 0.4  # 0.05 -> 0.02
 STEP_DECAY, STEPS = 0.1, 3
 LEVELS = ("head", "last_stage", "all")
+CORRECTING = ("weighted_ce", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt")  # losses that answer the classes' sizes themselves
 FEWEST_RETRAINED = 2  # epochs in which a new classifier can learn at all
 
 
@@ -121,13 +122,20 @@ def retrained_from(config: Any) -> int:
     return min(scaled_epoch(config.crt_epoch, config), config.epochs)
 
 
+def draws_by_frequency(config: Any) -> bool:
+    """Say whether images are drawn by class frequency at the start; `auto` does where nothing else corrects for the classes' sizes."""
+    if config.balance_sampler != "auto":
+        return bool(config.balance_sampler)
+    return config.loss_type not in CORRECTING and not config.use_class_weights
+
+
 def first_phase(config: Any) -> Phase:
     """Return what a training starts with, before any change."""
     return Phase(
         mixup_alpha=config.mixup_alpha,
         cutmix_alpha=config.cutmix_alpha,
         smoothing=config.label_smoothing,
-        balanced=config.balance_sampler,
+        balanced=draws_by_frequency(config),
         image_size=config.image_size,
         cosine=_margins(config),
     )

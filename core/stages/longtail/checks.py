@@ -47,7 +47,25 @@ def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
     late = timeline.beyond(config)
     if late:
         print(f"taxon: never reached in {config.epochs} epochs: {', '.join(late)}", file=sys.stderr)
+    for line in double_corrections(config):
+        print(f"taxon: {line}", file=sys.stderr)
     return config
+
+
+def double_corrections(config: LongtailTrainConfig) -> list[str]:
+    """Return one line where the classes' sizes are corrected for more than once, which only happens when it is asked for."""
+    weighted = config.use_class_weights and config.loss_type != "weighted_ce"
+    found = {
+        "balance_sampler = true": timeline.phase_at(config, 0).balanced and config.sampler_power > 0 and config.balance_sampler != "auto",
+        "use_class_weights = true": weighted,
+        f"loss_type = {config.loss_type}": config.loss_type in timeline.CORRECTING,
+    }
+    given = [name for name, acts in found.items() if acts]
+    if len(given) < 2:
+        return []
+    fitted = given == ["balance_sampler = true", "loss_type = balanced_softmax"]
+    how = "the loss corrects only for what the draws leave" if fitted else "together they overdo it"
+    return [f"{' and '.join(given)} each correct for the classes' sizes: {how}; one of them is enough"]
 
 
 def refuse(config: LongtailTrainConfig) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from core.config import ConfigFile, option, place
+from core.config import Auto, ConfigFile, option, place
 from core.training import timeline
 
 scheduled = partial(option, acts=lambda config: False)
@@ -114,7 +114,10 @@ class LongtailLoss:
         "exponent of focal loss and of the tail's",
         acts=lambda c: c.loss_type == "focal" or _in_some_epoch(lambda phase: phase.tail_focal)(c),
     )
-    balance_sampler: bool = scheduled(True, "draw images by 1 / n_c^sampler_power until disable_sampler_epoch")
+    balance_sampler: bool | Auto = scheduled(
+        "auto",
+        "draw images by 1 / n_c^sampler_power until disable_sampler_epoch; auto = unless loss_type or use_class_weights corrects already",
+    )
     sampler_power: float = option(
         0.5,
         "exponent of the balanced draws: 0 = natural, 1 = every class equally often",

@@ -110,6 +110,14 @@ def idle_options(config: OptimizeClipConfig) -> list[str]:
     return [f"encoder = {config.encoder} makes no use of {', '.join(given)}"] if given else []
 
 
+def double_corrections(config: OptimizeClipConfig) -> list[str]:
+    """Return one line where the classes' sizes are corrected for twice, which only happens when it is asked for."""
+    if not (config.encoder == "towers" and config.loss in ("cb", "combo") and config.beta > 0 and config.logit_adjustment):
+        return []
+    given = f"loss = {config.loss} and logit_adjustment = true"
+    return [f"{given} each correct for the classes' sizes: together they overdo it; one of them is enough"]
+
+
 def announce(lines: Sequence[str]) -> None:
     """Tell whoever watches."""
     for line in lines:

@@ -38,7 +38,7 @@ def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     checks.check_training(config)
     if run is None:
         return train(config, run)
-    checks.announce(checks.idle_options(config))
+    checks.announce(checks.idle_options(config) + checks.double_corrections(config))
     rows = materials.load_rows(config)
     key = key_of(config, rows)
     with reuse.alone(key):

@@ -71,7 +71,7 @@ def check(config: PostsPipelineConfig) -> PostsPipelineConfig:
     made, build = training_config(config), compare_variants.builder()
     build(made)
     if config.encoder == "tfidf":
-        checks.announce(checks.idle_options(made))
+        checks.announce(checks.idle_options(made) + checks.double_corrections(made))
     if config.encoder == "tfidf" or not config.variants:
         return config
     names, left_out = checks.head_variants(config, build)

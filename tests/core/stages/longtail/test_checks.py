@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.stages.longtail import checks, evaluate, materials, rebuild, train
 from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
 from core.training import state as states
+from core.training import timeline
 from tests.core.stages.longtail import tiny
 from tests.core.stages.tiny import refused
 
@@ -89,6 +90,47 @@ def test_epoch_options_beyond_the_end_are_named_in_one_warning(capsys):
     assert said == f"taxon: never reached in 26 epochs: {late}\n"
     checks.check_training(dataclasses.replace(GOOD, epochs=26, schedule_epochs=50))
     assert capsys.readouterr().err == ""
+
+
+CORRECTIONS = [
+    ({"loss_type": "ce"}, True, ""),
+    ({"loss_type": "focal"}, True, ""),
+    *(({"loss_type": loss}, False, "") for loss in timeline.CORRECTING),
+    ({"use_class_weights": True}, False, ""),
+    ({"loss_type": "weighted_ce", "use_class_weights": True}, False, ""),
+    ({"balance_sampler": True}, True, ""),
+    ({"balance_sampler": False}, False, ""),
+    ({"balance_sampler": False, "loss_type": "weighted_ce"}, False, ""),
+    ({"balance_sampler": True, "sampler_power": 0.0, "loss_type": "weighted_ce"}, True, ""),
+    ({"balance_sampler": True, "disable_sampler_epoch": 0, "loss_type": "crt"}, True, ""),
+    *(
+        ({"balance_sampler": True, "loss_type": loss}, True, f"balance_sampler = true and loss_type = {loss} each")
+        for loss in timeline.CORRECTING
+    ),
+    ({"balance_sampler": True, "use_class_weights": True}, True, "balance_sampler = true and use_class_weights = true each"),
+    ({"loss_type": "ldam_drw", "use_class_weights": True}, False, "use_class_weights = true and loss_type = ldam_drw each"),
+    (
+        {"loss_type": "crt", "use_class_weights": True, "balance_sampler": True},
+        True,
+        "balance_sampler = true and use_class_weights = true and loss_type = crt each",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "drawn", "said"), CORRECTIONS)
+def test_sizes_are_corrected_for_once_unless_asked_for_twice_which_one_line_says(capsys, options, drawn, said):
+    config = dataclasses.replace(GOOD, **options)
+    checks.check_training(config)
+    lines = capsys.readouterr().err.splitlines()
+    assert timeline.first_phase(config).balanced == drawn
+    assert len(lines) == bool(said) and (not said or (lines[0].startswith(f"taxon: {said}") and "one of them is enough" in lines[0]))
+    if options.get("loss_type") == "balanced_softmax" and said:
+        assert "the loss corrects only for what the draws leave" in lines[0]
+
+
+@pytest.mark.parametrize(("word", "value"), [("auto", "auto"), ("true", True), ("false", False)])
+def test_the_sampler_takes_auto_true_and_false(word, value):
+    assert parse(LongtailTrainConfig, [f"--balance_sampler={word}"], "train_longtail").balance_sampler == value
 
 
 @pytest.mark.parametrize(
