@@ -35,6 +35,11 @@ def class_weights(counts: Tensor, method: str, exponent: float) -> Tensor:
     return (raw * counts.sum() / (raw * counts).sum()).float()
 
 
+def weighs_classes(config: Any) -> bool:
+    """Say whether the class term is weighted; `auto` does where sampling does not correct for the classes' sizes already."""
+    return not config.use_weighted_sampling if config.use_class_weights == "auto" else bool(config.use_class_weights)
+
+
 def laid_out(x: Tensor) -> Tensor:
     """Return images or feature maps (B, C, H, W) channels last, as convolutions are fastest; anything else as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -103,7 +108,7 @@ class ClipTask:
         self.labels, self.evaluate = labels.to(device), evaluate
         counts = torch.bincount(labels, minlength=model.n_classes)
         weights = class_weights(counts, config.weight_method, config.weight_smooth_factor)
-        self.class_weights = weights.to(device) if config.use_class_weights else None
+        self.class_weights = weights.to(device) if weighs_classes(config) else None
         self.counted = Tally()
         self.words_of = None if words_of is None else words_of.to(device)
         self.frequency = None if words_of is None else WordFrequency(words_of.shape[1]).to(device)
@@ -173,6 +178,22 @@ class ClipTask:
     def tally(self) -> dict[str, float]:
         """Return the training accuracy of the epoch."""
         return self.counted.read()
+
+    @torch.no_grad()
+    def validation_losses(self, images: Tensor, sentences: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return {'L_class', 'L_contrastive'} of image embeddings (n, d), all sentences' (S, d) and labels (n,), as in training.
+
+        The contrast is the mean over batches of the training's size, in an order and with sentences that are the same every epoch.
+        """
+        images, sentences, labels, model = images.to(self.device), sentences.to(self.device), labels.to(self.device), self.model
+        classes = class_means(sentences, model.class_of, model.n_classes)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(self.device)
+        total = 0.0
+        for rows in order.split(self.config.batch_size):
+            drawn = self.first[labels[rows]] + rows % self.per_class[labels[rows]]
+            total += len(rows) * float(self._contrast(images[rows], sentences[drawn], labels[rows], model.scale))
+        part = superclip_class_loss(images, classes, labels, model.scale, self.class_weights)
+        return {"L_class": float(part), "L_contrastive": total / len(labels)}
 
     def _contrast(self, images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
         if self.config.contrastive_targets == "instance":

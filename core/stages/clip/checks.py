@@ -7,6 +7,7 @@ import re
 from core.errors import UserError
 from core.stages import limits
 from core.stages.clip.config import TrainClipConfig
+from core.training.clip import weighs_classes
 
 POSITIVE = ("epochs", "batch_size", "learning_rate", "img_size", "embed_dim")
 NOT_NEGATIVE = (
@@ -104,3 +105,14 @@ def idle_options(config: TrainClipConfig) -> list[str]:
     if config.contrastive_loss_weight == 0 and config.contrastive_targets != "multi_positive":
         lines.append("contrastive_targets does not act while contrastive_loss_weight = 0")
     return lines
+
+
+def double_corrections(config: TrainClipConfig) -> list[str]:
+    """Return one line where the classes' sizes are corrected for twice, which only happens when it is asked for."""
+    weighted = config.use_superclip_loss and config.class_loss_weight > 0 and weighs_classes(config)
+    if not (weighted and config.use_weighted_sampling and config.weight_smooth_factor > 0):
+        return []
+    return [
+        "use_class_weights = true and use_weighted_sampling = true each correct for the classes' sizes: together they overdo it; "
+        "one of them is enough (use_class_weights = auto leaves the weights out)"
+    ]

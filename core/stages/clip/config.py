@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.config import ConfigFile, option, place
+from core.config import Auto, ConfigFile, option, place
 
 
 def _weighs_classes(config: Any) -> bool:
@@ -72,7 +72,9 @@ class ClipLoss:
         "what is positive: every sentence of the image's class in the batch, or the image's own; the same where classes have one sentence",
         acts=lambda c: not c.use_superclip_loss or c.contrastive_loss_weight != 0,
     )
-    use_class_weights: bool = option(True, "weight L_class by weight_method", acts=_weighs_classes)
+    use_class_weights: bool | Auto = option(
+        "auto", "weight L_class by weight_method; auto = unless use_weighted_sampling corrects already", acts=_weighs_classes
+    )
     use_weighted_sampling: bool = option(False, "draw images by weight_method, with replacement")
     weight_method: Literal["inverse_freq", "sqrt_inverse", "effective_num"] = option(
         "inverse_freq", "class weights: 1 / n, 1 / sqrt(n), or (1 - b) / (1 - b^n) with b = 0.9999", acts=_weighs_anything

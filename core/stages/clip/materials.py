@@ -24,7 +24,7 @@ from core.errors import UserError
 from core.losses.word_supervision import words_present
 from core.models import embedding_cache
 from core.models.clip import ClipTowers, Temperature, build_towers
-from core.models.clip_sentences import SentenceClip
+from core.models.clip_sentences import SentenceClip, class_means
 from core.models.embedding_cache import EmbeddingKey
 from core.models.split import compact
 from core.models.tokenizers import VOCABULARY
@@ -198,16 +198,25 @@ class Materials:
         return torch.cat(found).numpy()
 
     @torch.no_grad()
-    def logits(self, model: SentenceClip, part: str) -> np.ndarray:
-        """Return the logits (n, C) float32 of a part's plain images; the model's mode is as before."""
-        embeddings = self.embeddings(model, self.rows[part])
-        was_training = model.training
+    def embedded(self, model: SentenceClip, part: str) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of a part's plain images (n, d) and of all sentences (S, d), float32 on the CPU; the mode is as before."""
+        images, was_training = self.embeddings(model, self.rows[part]), model.training
         model.eval()
         with precision.autocast(self.device, self.number_format):
-            classes = model.class_embeddings().float().cpu()
+            sentences = model.encode_sentences(torch.arange(len(model.class_of), device=self.device)).float().cpu()
         model.train(was_training)
-        found = model.logits(embeddings.to(self.device), classes.to(self.device)).float().cpu().numpy()
+        return images, sentences
+
+    @torch.no_grad()
+    def logits_of(self, model: SentenceClip, images: Tensor, sentences: Tensor, part: str) -> np.ndarray:
+        """Return the logits (n, C) float32 of image embeddings (n, d) and the embeddings of all sentences (S, d)."""
+        classes = class_means(sentences.to(self.device), model.class_of, model.n_classes)
+        found = model.logits(images.to(self.device), classes).float().cpu().numpy()
         return require_outputs(found, f"{part} images")
+
+    def logits(self, model: SentenceClip, part: str) -> np.ndarray:
+        """Return the logits (n, C) float32 of a part's plain images; the model's mode is as before."""
+        return self.logits_of(model, *self.embedded(model, part), part)
 
     def _inputs(self, towers: ClipTowers, rows: np.ndarray) -> Iterator[Tensor]:
         """Yield batches of what `trained` takes, of plain images: kept outputs where something is frozen and they fit."""

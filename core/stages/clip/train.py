@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from core.stages.longtail import evaluate as shared
 from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision, schedule
 from core.training import state as states
-from core.training.clip import ClipTask
+from core.training.clip import ClipTask, weighs_classes
 from core.training.loop import Plan, fit
 from core.training.stopping import stale_epochs
 
@@ -129,8 +129,10 @@ class ClipTraining(RecordedTraining):
         """Return validation metrics after `epoch` finished epochs."""
         if not len(self.m.data.val):
             return {}
-        found = shared.report(self.m.data, "val", self.m.logits(self.task.model, "val"))
-        return {f"val/{name}": value for name, value in found.metrics.items()}
+        model, labels = self.task.model, torch.from_numpy(self.m.data.val.labels)
+        images, sentences = self.m.embedded(model, "val")
+        found = shared.report(self.m.data, "val", self.m.logits_of(model, images, sentences, "val"))
+        return {f"val/{name}": value for name, value in (found.metrics | self.task.validation_losses(images, sentences, labels)).items()}
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
         """Return the validation metric that chooses the best epoch; the epoch itself where the last one is wanted."""
@@ -222,7 +224,7 @@ class ClipTraining(RecordedTraining):
         self.run.params(configuration.canonical(config))
         counts = {part: len(self.m.part(part)) for part in data.PARTS}
         print(f"taxon: {found.name}: {', '.join(f'{n} {part}' for part, n in counts.items())} images", file=sys.stderr)
-        for line in checks.idle_options(config):
+        for line in (*checks.idle_options(config), *checks.double_corrections(config)):
             print(f"taxon: {line}", file=sys.stderr)
         if not (config.image_pretrained or config.image_weights or "." in config.image_encoder_name or "/" in config.image_encoder_name):
             print("taxon: the image tower starts from scratch; image_pretrained or image_weights give it weights", file=sys.stderr)
@@ -269,7 +271,8 @@ def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) 
 
 def _stage_key(config: TrainClipConfig, m: materials.Materials, facts: dict[str, Any], towers: str) -> str:
     found = {"data": facts["data_digest"], "split": facts["split_digest"], "towers": towers}
-    return keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",))
+    acting = replace(config, use_class_weights=weighs_classes(config))  # `auto` is a way to say it
+    return keys.of_stage(ENTRY_POINT, acting, found, m.device, m.number_format, ("weights",))
 
 
 def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from core.stages.clip import checks
 from core.stages.clip.config import TrainClipConfig
+from core.training.clip import weighs_classes
 from tests.core.stages.tiny import refused
 
 GIVEN = {"data_dir": "images", "class_texts_file": "texts.json"}
@@ -57,3 +58,25 @@ def test_good_options_pass_unchanged():
 def test_options_that_cannot_act_are_named(options, said):
     lines = checks.idle_options(TrainClipConfig(**GIVEN | options))
     assert bool(lines) == bool(said) and (not said or said in lines[0])
+
+
+SUPER = {"use_superclip_loss": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "weighed", "said"),
+    [
+        (SUPER, True, False),
+        (SUPER | {"use_weighted_sampling": True}, False, False),
+        (SUPER | {"use_weighted_sampling": True, "use_class_weights": False}, False, False),
+        (SUPER | {"use_weighted_sampling": True, "use_class_weights": True}, True, True),
+        (SUPER | {"use_weighted_sampling": True, "use_class_weights": True, "weight_smooth_factor": 0.0}, True, False),
+        (SUPER | {"use_weighted_sampling": True, "use_class_weights": True, "class_loss_weight": 0.0}, True, False),
+        ({"use_weighted_sampling": True, "use_class_weights": True}, True, False),  # no class term to weigh
+    ],
+)
+def test_class_weights_and_sampling_correct_once_unless_asked_for_twice(options, weighed, said):
+    config = TrainClipConfig(**GIVEN | options)
+    assert weighs_classes(config) == weighed
+    lines = checks.double_corrections(config)
+    assert len(lines) == said and (not said or "use_class_weights = true and use_weighted_sampling = true each" in lines[0])
