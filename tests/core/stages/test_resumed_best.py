@@ -165,6 +165,13 @@ def test_nothing_left_to_train_publishes_the_best_epoch(family, tmp_path):
         assert (training.work / summary[name]).is_file()
 
 
+def test_the_accuracy_on_training_batches_is_a_metric_of_every_epoch(family):
+    _found, kept = family
+    history = states.load_checkpoint(kept / "epoch_0003.safetensors").history
+    shares = [metrics["train/accuracy"] for epoch, metrics in history if epoch]
+    assert len(shares) == 3 and all(0 <= share <= 1 for share in shares) and max(shares) > 0
+
+
 def test_the_published_model_is_that_of_the_best_epoch(tmp_path, monkeypatch):
     """Long tail, the schedule moved by the longer training: the best epoch is rebuilt as it was trained."""
     monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))

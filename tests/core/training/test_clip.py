@@ -142,6 +142,34 @@ def test_superclip_is_the_weighted_sum_of_both_terms(weighted):
     assert losses["L_total"].item() == pytest.approx(0.7 * expected + 1.9 * losses["L_contrastive"].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("superclip", [True, False])
+def test_an_answer_on_a_training_batch_is_the_class_of_the_nearest_sentence(superclip):
+    """With the class term among all classes, with the contrast alone among the sentences that were drawn."""
+    t = task(2, use_superclip_loss=superclip)
+    drawn = torch.tensor([0, 1, 2, 4, 0, 3])
+    _losses, images, texts = parts(t, drawn)
+    rows = torch.arange(6) if superclip else drawn.unique()
+    sentences = F.normalize(class_means(texts, t.model.class_of, 3) if superclip else texts[rows])
+    nearest = (images @ sentences.T).argmax(dim=1)
+    answers = nearest if superclip else t.model.class_of[rows[nearest]]
+    assert t.tally() == {"train/accuracy": (answers == LABELS).sum().item() / 6} and t.tally() == {}
+
+
+@pytest.mark.parametrize("superclip", [True, False])
+def test_the_validation_loss_is_split_into_the_training_losses_parts(superclip):
+    """One batch holds all six images here, so that the contrast is that of a training batch with the same sentences."""
+    t = task(1, use_superclip_loss=superclip, batch_size=6)
+    losses, images, texts = parts(t, LABELS)
+    found = t.validation_losses(images, texts, LABELS)
+    assert found["L_contrastive"] == pytest.approx(losses["L_contrastive"].item(), rel=1e-4)
+    each = -(images @ F.normalize(texts).T / 0.07).log_softmax(1)[torch.arange(6), LABELS]
+    weights = torch.tensor([1 / 3, 1 / 2, 1.0])[LABELS]
+    assert found["L_class"] == pytest.approx(((weights * each).sum() / weights.sum()).item(), rel=1e-4)
+    assert not superclip or found["L_class"] == pytest.approx(losses["L_class"].item(), rel=1e-4)
+    smaller = task(1, use_superclip_loss=superclip, batch_size=4).validation_losses(images, texts, LABELS)
+    assert smaller["L_class"] == found["L_class"] and smaller["L_contrastive"] < found["L_contrastive"]
+
+
 def test_word_supervision_adds_its_weighted_term():
     t = task(2, words=True, word_supervision_weight=3.0)
     losses, *_ = parts(t, FIRST[2])
