@@ -7,9 +7,10 @@ clamped once at the end, where torchvision's ColorJitter (random order) clamps a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ _RESIZE_BLOCK = 256  # images resized at a time
 _AUGMENT_BLOCK = 16  # views worked on at a time: measured best from 32 to 224 px, their pixels stay in the cache
 
 
+PLAIN = ("image_size", "resize", "interpolation", "resize_mode", "mean", "std")  # what an evaluation view depends on
+
+
 @dataclass(frozen=True)
 class ViewSpec:
     """How views are made. Sizes in pixels, probabilities in 0..1.
@@ -44,7 +48,8 @@ class ViewSpec:
     brightness, contrast, saturation: factors are uniform in max(0, 1 - x)..1 + x. hue: turn uniform in -hue..hue (0.5 = half circle).
     gray_prob: chance of a grey view. rotate (degrees), scale, shear, shift (of the side): largest affine
     warp, 0 = none. interpolation: 'bicubic' or 'bilinear', antialiased.
-    mean, std: of the channels in 0..1 for the normalisation.
+    mean, std: of the channels in 0..1 for the normalisation. resize_mode: 'shortest' cuts the centred square out of an image before
+    it is resized, 'squash' resizes all of it to a square.
     """
 
     image_size: int = 224
@@ -64,6 +69,7 @@ class ViewSpec:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resize_mode: str = "shortest"
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -76,12 +82,24 @@ class ViewSpec:
             raise UserError(f"crop must be 'random' or 'centre', not '{self.crop}'")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise UserError(f"interpolation must be 'bicubic' or 'bilinear', not '{self.interpolation}'")
+        if self.resize_mode not in ("shortest", "squash"):
+            raise UserError(f"resize_mode must be 'shortest' or 'squash', not '{self.resize_mode}'")
         for name in ("flip_prob", "jitter_prob", "gray_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation", "hue", "rotate", "scale", "shear", "shift"):
             if not 0 <= getattr(self, name) <= (0.5 if name == "hue" else np.inf):
                 raise UserError(f"{name} must be 0 or more (hue at most 0.5), not {getattr(self, name)}")
+
+    def plain(self) -> dict[str, Any]:
+        """Return what the evaluation view depends on: JSON values, from which `of` makes it again."""
+        return {name: getattr(self, name) for name in PLAIN}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> ViewSpec:
+        """Return the spec with the evaluation view that `plain` gave; what an older one lacks is as it was then."""
+        values = {name: plain[name] for name in PLAIN if name in plain}
+        return cls(**values | {name: tuple(values[name]) for name in ("mean", "std")})
 
     @property
     def warps(self) -> bool:
@@ -95,8 +113,10 @@ class ResizedImages:
     Planes come first, (N,3,R,R) uint8: crops are then copies of long rows. Reading is safe from several threads.
     """
 
-    def __init__(self, source: ImageSource, resize: int, interpolation: str = "bicubic", memory_limit: int = MEMORY_LIMIT):
-        self.source, self.size, self.interpolation = source, resize, interpolation
+    def __init__(
+        self, source: ImageSource, resize: int, interpolation: str = "bicubic", memory_limit: int = MEMORY_LIMIT, mode: str = "shortest"
+    ):
+        self.source, self.size, self.interpolation, self.mode = source, resize, interpolation, mode
         self.pixels: torch.Tensor | None = None
         if len(source) * 3 * resize * resize <= memory_limit:
             self.pixels = self._resize_everything()
@@ -108,31 +128,32 @@ class ResizedImages:
         """Return the images at `indices` as (B,3,R,R) uint8."""
         if self.pixels is not None:
             return self.pixels.index_select(0, torch.as_tensor(indices, dtype=torch.int64))
-        return _resize(self.source.load(np.asarray(indices)), self.size, self.interpolation)
+        return _resize(self.source.load(np.asarray(indices)), self.size, self.interpolation, self.mode)
 
     def _resize_everything(self) -> torch.Tensor:
         pixels = torch.empty(len(self.source), 3, self.size, self.size, dtype=torch.uint8)
         starts = range(0, len(self.source), _RESIZE_BLOCK)
         for start in bar(starts, f"resizing to {self.size} px"):
             indices = np.arange(start, min(start + _RESIZE_BLOCK, len(self.source)))
-            pixels[start : start + len(indices)] = _resize(self.source.load(indices), self.size, self.interpolation)
+            pixels[start : start + len(indices)] = _resize(self.source.load(indices), self.size, self.interpolation, self.mode)
         return pixels
 
 
 def resize_all(source: ImageSource, spec: ViewSpec, memory_limit: int = MEMORY_LIMIT) -> ResizedImages:
     """Return the images of `source` resized for `spec`; kept in memory when they need at most `memory_limit` bytes."""
-    return ResizedImages(source, spec.resize, spec.interpolation, memory_limit)
+    return ResizedImages(source, spec.resize, spec.interpolation, memory_limit, spec.resize_mode)
 
 
-def _resize(images: list[np.ndarray] | np.ndarray, size: int, interpolation: str) -> torch.Tensor:
-    """Return uint8 (B,3,size,size) of uint8 images HxWx3: the centred square of each, resized with antialiasing.
+def _resize(images: list[np.ndarray] | np.ndarray, size: int, interpolation: str, mode: str = "shortest") -> torch.Tensor:
+    """Return uint8 (B,3,size,size) of uint8 images HxWx3: the centred square of each ('squash': all of it), resized with antialiasing.
 
     Taking the square first is what 'short side to R, then centre crop R' gives, up to filter taps across the crop's edge,
     and keeps a 1x10000 image from growing into gigabytes.
     """
     if isinstance(images, np.ndarray):
-        return _resize_square(_square(images), size, interpolation)
-    resized = [_resize_square(_square(image[None]), size, interpolation) for image in images]
+        return _to_square(images if mode == "squash" else _square(images), size, interpolation)
+    batches = (image[None] for image in images)
+    resized = [_to_square(image if mode == "squash" else _square(image), size, interpolation) for image in batches]
     return torch.cat(resized) if resized else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
@@ -144,12 +165,12 @@ def _square(images: np.ndarray) -> np.ndarray:
     return images[:, top : top + side, left : left + side]
 
 
-def _resize_square(images: np.ndarray, size: int, interpolation: str) -> torch.Tensor:
-    """Return (B,3,size,size) uint8 of square uint8 images (B,H,H,3)."""
+def _to_square(images: np.ndarray, size: int, interpolation: str) -> torch.Tensor:
+    """Return (B,3,size,size) uint8 of uint8 images (B,H,W,3)."""
     planes = torch.tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     if not len(planes):
         return torch.empty(0, 3, size, size, dtype=torch.uint8)
-    if planes.shape[2] != size:
+    if planes.shape[2:] != (size, size):
         planes = F.interpolate(planes, size=(size, size), mode=interpolation, antialias=True, align_corners=False)
     return planes.contiguous()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from core.errors import UserError, nearest
-from core.models import small
+from core.models import clip_files, small
 from core.models import weights as weight_files
 from core.models.split import split
 
@@ -66,10 +67,11 @@ def build(
     if model_name == small.NAME:
         net, mean, std = small.create(seed), small.MEAN, small.STD
         if weights:
-            weight_files.load_into(net, weight_files.read_safetensors(weights), model_name, weights)
+            weight_files.load_into(net, weight_files.read_safetensors(weight_files.locate(weights)), model_name, weights)
     else:
-        net = _timm_network(model_name, image_size, seed, weights, pretrained)
-        mean, std = tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"])
+        path = weights_file(model_name, weights, pretrained)
+        net = _timm_network(model_name, image_size, seed, weights, path)
+        mean, std = _colours(net, path)
     trunk, tail = split(net, model_name, grad_from_block, freeze_batch_norm=batch_norm == "frozen")
     feature_dim = _feature_dim(trunk, tail, model_name, image_size)
     return Backbone(model_name, trunk, tail, feature_dim, mean, std, weight_files.digest_of(trunk))
@@ -81,21 +83,33 @@ def weights_file(model_name: str, weights: str = "", pretrained: bool = True) ->
     Raises:
         UserError: the model has none on the hub, or the hub is out of reach.
     """
-    if weights and not weight_files.is_hub_id(weights):
-        return Path(weights)
-    if model_name == small.NAME or not (weights or pretrained):
+    if weights:
+        return weight_files.locate(weights)
+    if model_name == small.NAME or not pretrained:
         return None
-    return weight_files.hub_file(*_hub_source(model_name, weights))
-
-
-def _timm_network(model_name: str, image_size: int, seed: int, weights: str, pretrained: bool) -> nn.Module:
-    """Return the timm network without a classifier, with its weights; a bad file is refused before the network is built."""
-    state, source = {}, weights
     _check_name(model_name)
-    path = weights_file(model_name, weights, pretrained)
+    return weight_files.hub_file(*_hub_source(model_name))
+
+
+def _colours(net: nn.Module, path: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and std: what the `config.json` of timm or the CLIP's configuration beside the weights says, else the model's own."""
+    said: dict[str, Any] = {}
     if path is not None:
-        state = weight_files.read_safetensors(path)
-        source = weights or _hub_source(model_name, weights)[0]
+        clip = clip_files.beside(path)
+        if clip is not None and clip.preprocessing is not None:
+            said = vars(clip.preprocessing)
+        else:
+            about = clip_files.read_json(path.parent / "config.json")
+            said = about.get("pretrained_cfg") or {}
+    mean, std = (tuple(said.get(name) or net.pretrained_cfg[name]) for name in ("mean", "std"))
+    return mean, std
+
+
+def _timm_network(model_name: str, image_size: int, seed: int, weights: str, path: Path | None) -> nn.Module:
+    """Return the timm network without a classifier, with its weights; a bad file is refused before the network is built."""
+    _check_name(model_name)
+    state = {} if path is None else weight_files.read_safetensors(path)
+    source = weights or str(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _create(model_name, image_size, initialise=not state)
@@ -116,12 +130,10 @@ def _check_name(model_name: str) -> None:
         raise UserError(f"model_name={model_name}: {architecture} has no weights tagged '{tag}'{nearest(model_name, tagged)}")
 
 
-def _hub_source(model_name: str, weights: str) -> tuple[str, str]:
-    """Return (repository, file name) on the hub for `weights`, or for the model's own pretrained weights."""
+def _hub_source(model_name: str) -> tuple[str, str]:
+    """Return (repository, file name) on the hub of the model's own pretrained weights."""
     import timm
 
-    if weights:
-        return weights, "model.safetensors"
     config = timm.get_pretrained_cfg(model_name)
     if config is None or not config.hf_hub_id:
         raise UserError(f"model_name={model_name} has no pretrained weights on the hub; give weights=<local .safetensors file>")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from core.models import backbones, clip_names, clip_weights
 from core.models import weights as weight_files
 from core.models.clip_names import TowerName
 from core.models.clip_towers import ImageTower, OpenClipImageTower, TimmImageTower, Tower
+from core.models.preprocessing import OLDER, Preprocessing
 from core.models.tokenizers import VOCABULARY, ClipTokenizer
 
 MAX_SCALE = 100.0
@@ -37,7 +40,7 @@ class ClipTowers(nn.Module):
     Args:
         image, text: towers of one embedding width.
         tokenizer: fits the text tower's context.
-        mean, std: per channel, what the image tower's inputs are normalised by (range 0..1).
+        preprocessing: how the image tower's inputs are made.
         temperature: above 0.
 
     Example:
@@ -50,14 +53,23 @@ class ClipTowers(nn.Module):
         image: ImageTower,
         text: Tower,
         tokenizer: ClipTokenizer,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocessing: Preprocessing,
         temperature: Temperature,
     ) -> None:
         super().__init__()
         self.visual, self.text, self.tokenizer = image, text, tokenizer
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.preprocessing = preprocessing
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature.value)), requires_grad=temperature.learnable)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, what the image tower's inputs are normalised by (range 0..1)."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, what the image tower's inputs are normalised by (range 0..1)."""
+        return self.preprocessing.std
 
     @property
     def embed_dim(self) -> int:
@@ -120,67 +132,89 @@ def build_towers(
     context_length: int = 0,
     temperature: Temperature | None = None,
     seed: int = 1,
+    settings: Mapping[str, Any] | None = None,
 ) -> ClipTowers:
     """Build two towers on the CPU in float32; the global random state is left as it was. Nothing is ever unpickled.
 
     Args:
         image_encoder_name: a timm model (`resnet18`, gets a linear projection), `small_cnn`, an open_clip model
-            (`clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32` with OpenAI's weights), or `clip:small-<width>x<layers>`.
+            (`clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32` with OpenAI's weights), `clip:small-<width>x<layers>`, or a
+            folder or cached hub repository with a CLIP in transformers' or open_clip's format (configuration and safetensors).
         text_encoder_name: an open_clip model with CLIP's tokenizer, or `clip:small-<width>x<layers>`, from scratch.
         embed_dim: width of the shared space; published CLIP weights have theirs.
         image_size: side of the square input in pixels.
-        image_weights, text_weights: local .safetensors of the tower, of a whole CLIP or (timm) of the plain network, or a hub id.
+        image_weights, text_weights: .safetensors of the tower, of a whole CLIP or (timm) of the plain network; its folder, or a hub id.
+            A configuration beside it decides activation and preprocessing.
         image_pretrained, text_pretrained: tag of published weights (`openai`; timm: `default` or its own tag); '' starts from
             scratch unless the name itself has a tag. A given file goes before a tag.
         context_length: tokens a text may have; 0 takes the text model's own.
         temperature: of the contrast; 0.07 and learnable by default.
         seed: initialises what no weights are loaded for.
+        settings: by side, the `settings` of a tower that is built again without its files, whatever its name now means.
 
     Raises:
         UserError: unknown name or tag, weights absent, out of reach, damaged, pickled or of another tower, sizes that do not fit.
     """
-    image_name = clip_names.image_tower(image_encoder_name, image_pretrained, image_size)
-    text_name = clip_names.text_tower(text_encoder_name, text_pretrained, context_length)
+    image_name = _named(image_encoder_name, image_pretrained, image_size, "image", settings)
+    text_name = _named(text_encoder_name, text_pretrained, context_length, "text", settings)
     _check_width(image_name, embed_dim, image_weights)
     _check_width(text_name, embed_dim, text_weights)
-    text_state, text_source = _read(text_name, text_weights, "text")
+    text_name, text_state, text_source = _read(text_name, text_weights, "text")
     text = _text_tower(text_name, embed_dim, text_state, text_source, seed)
+    image_state, image_source = {}, ""
     if image_name.kind == "timm":
-        image, mean, std = _timm_tower(image_name, embed_dim, image_size, image_weights, seed)
-        image_state, image_source = {}, ""
+        image, seen = _timm_tower(image_name, embed_dim, image_size, image_weights, seed)
     else:
-        same = bool(text_source) and str(clip_weights.find(image_name, image_weights, "image")) == text_source
-        image_state, image_source = (text_state, text_source) if same else _read(image_name, image_weights, "image")
-        image, mean, std = _open_clip_tower(image_name, embed_dim, image_size, image_state, image_source, seed)
+        image_name, image_state, image_source = _read(image_name, image_weights, "image", (text_source, text_state))
+        image = _open_clip_tower(image_name, embed_dim, image_size, image_state, image_source, seed)
+        seen = image_name.preprocessing
     chosen = _temperature(temperature or Temperature(), image_state if image_source == text_source else {})
-    return ClipTowers(image, text, ClipTokenizer(text_name.config["context_length"]), mean, std, chosen)
+    return ClipTowers(image, text, ClipTokenizer(text_name.config["context_length"]), seen, chosen)
 
 
-def build_image_tower(image_encoder_name: str, image_pretrained: str, embed_dim: int, image_size: int) -> ImageTower:
+def _named(name: str, pretrained: str, size: int, side: str, settings: Mapping[str, Any] | None) -> TowerName:
+    """Return what a tower's name means, or the tower of `settings`."""
+    kept = (settings or {}).get(side) or {}
+    if "config" in kept:
+        return TowerName("open_clip", name, "", 0, dict(kept["config"]), bool(kept["quick_gelu"]))
+    return clip_names.image_tower(name, pretrained, size) if side == "image" else clip_names.text_tower(name, pretrained, size)
+
+
+def build_image_tower(
+    image_encoder_name: str, image_pretrained: str, embed_dim: int, image_size: int, settings: Mapping[str, Any] | None = None
+) -> ImageTower:
     """Build an image tower as `build_towers` does, but load no weights: for a registered model, which brings its own.
 
-    The pretraining tag still decides the architecture's details (QuickGELU).
+    The tower's `settings` decide the architecture; without them (older models) its name and pretraining tag do.
     """
-    name = replace(clip_names.image_tower(image_encoder_name, image_pretrained, image_size), tag="")
-    build = _timm_tower if name.kind == "timm" else _open_clip_tower
-    weights: tuple = ("", 1) if name.kind == "timm" else ({}, "", 1)
-    return build(name, embed_dim, image_size, *weights)[0]
+    named = _named(image_encoder_name, image_pretrained, image_size, "image", {"image": settings})
+    name = replace(named, tag="", source="")
+    if name.kind == "timm":
+        return _timm_tower(name, embed_dim, image_size, "", 1)[0]
+    return _open_clip_tower(name, embed_dim, image_size, {}, "", 1)
 
 
 def _check_width(tower: TowerName, embed_dim: int, weights: str) -> None:
-    if tower.tag and not weights and tower.embed_dim not in (0, embed_dim):
+    if tower.pretrained and not weights and tower.embed_dim not in (0, embed_dim):
+        whose = tower.tag or "own"
         raise UserError(
-            f"embed_dim={embed_dim}: the {tower.tag} weights of {tower.model} embed in {tower.embed_dim}; give embed_dim={tower.embed_dim}"
+            f"embed_dim={embed_dim}: the {whose} weights of {tower.model} embed in {tower.embed_dim}; give embed_dim={tower.embed_dim}"
         )
 
 
-def _read(tower: TowerName, weights: str, side: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors and the path of an open_clip tower's file, or nothing for a tower from scratch."""
+def _read(
+    tower: TowerName, weights: str, side: str, known: tuple[str, dict[str, Tensor]] = ("", {})
+) -> tuple[TowerName, dict[str, Tensor], str]:
+    """Return an open_clip tower as its weights describe it, their tensors and their path; nothing is read for a tower from scratch.
+
+    known: path and tensors of a file that is read already.
+    """
     path = clip_weights.find(tower, weights, side)
     if path is None:
-        return {}, ""
+        return tower, {}, ""
     with clip_weights.options_named(side):
-        return weight_files.read_safetensors(path), str(path)
+        state = known[1] if str(path) == known[0] else weight_files.read_safetensors(path)
+    return clip_weights.described(tower, path, state, bool(weights), side), state, str(path)
 
 
 def _temperature(asked: Temperature, state: dict[str, Tensor]) -> Temperature:
@@ -208,18 +242,13 @@ def _text_tower(name: TowerName, embed_dim: int, state: dict[str, Tensor], sourc
     return Tower(name.model, net, embed_dim, None, {"config": name.config, "quick_gelu": name.quick_gelu})
 
 
-def _open_clip_tower(
-    name: TowerName, embed_dim: int, image_size: int, state: dict[str, Tensor], source: str, seed: int
-) -> tuple[ImageTower, tuple[float, ...], tuple[float, ...]]:
-    import open_clip
-
+def _open_clip_tower(name: TowerName, embed_dim: int, image_size: int, state: dict[str, Tensor], source: str, seed: int) -> ImageTower:
     net = _open_clip_net(name, embed_dim, "image", seed)
     if state:
         clip_weights.load(net, state, "image", name.model, source)
     tower = OpenClipImageTower(name.model, net, embed_dim, None, {"config": name.config, "quick_gelu": name.quick_gelu})
     _check_image_size(tower, image_size)
-    about = open_clip.pretrained.get_pretrained_cfg(name.model, name.tag) if name.tag else {}
-    return tower, about.get("mean", open_clip.OPENAI_DATASET_MEAN), about.get("std", open_clip.OPENAI_DATASET_STD)
+    return tower
 
 
 def _open_clip_net(name: TowerName, embed_dim: int, side: str, seed: int) -> nn.Module:
@@ -250,9 +279,7 @@ def _check_image_size(tower: OpenClipImageTower, image_size: int) -> None:
         tower.train(training)
 
 
-def _timm_tower(
-    name: TowerName, embed_dim: int, image_size: int, weights: str, seed: int
-) -> tuple[ImageTower, tuple[float, ...], tuple[float, ...]]:
+def _timm_tower(name: TowerName, embed_dim: int, image_size: int, weights: str, seed: int) -> tuple[ImageTower, Preprocessing]:
     """Return a timm network with a linear projection; its weights may be the plain network's or those in a CLIP of this project."""
     with clip_weights.options_named("image"):
         found = backbones.build(name.model, image_size, 0, weights, pretrained=bool(name.tag), seed=seed)
@@ -260,4 +287,4 @@ def _timm_tower(
     nn.init.normal_(projection.weight, std=found.feature_dim**-0.5, generator=torch.Generator().manual_seed(seed))
     body = found.tail.net
     tower = TimmImageTower(name.model, body, found.feature_dim, projection, {"image_size": image_size})
-    return tower, found.mean, found.std
+    return tower, Preprocessing(found.mean, found.std, margin=OLDER.margin)

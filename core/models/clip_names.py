@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, nearest
+from core.models import clip_files, preprocessing
 from core.models import small as small_cnn
+from core.models import weights as weight_files
+from core.models.clip_files import ClipConfig
+from core.models.preprocessing import OLDER, Preprocessing
 from core.models.tokenizers import VOCABULARY
 
 SMALL = "clip:small"
@@ -39,6 +44,15 @@ class TowerName:
     """The tower's part of an open_clip configuration (vision_cfg or text_cfg)."""
     quick_gelu: bool = False
     """The weights were trained with QuickGELU, x * sigmoid(1.702 x)."""
+    source: str = ""
+    """Folder or hub repository that the name is, which holds weights; '' where it is none."""
+    preprocessing: Preprocessing = Preprocessing()
+    """How the image tower's images are made; only the colours are of any use for a text tower."""
+
+    @property
+    def pretrained(self) -> bool:
+        """The name means published weights."""
+        return bool(self.tag or self.source)
 
 
 def image_tower(name: str, pretrained: str, image_size: int) -> TowerName:
@@ -57,7 +71,8 @@ def image_tower(name: str, pretrained: str, image_size: int) -> TowerName:
     if not name.startswith("clip:") and (name == small_cnn.NAME or timm.is_model(name.partition(".")[0])):
         model, _, tag = name.partition(".")
         wanted = tag or pretrained
-        return TowerName("timm", f"{model}.{wanted}" if wanted not in ("", "default") else model, wanted)
+        full = f"{model}.{wanted}" if wanted not in ("", "default") else model
+        return TowerName("timm", full, wanted)
     if _SMALL.match(name):
         width, layers = _small_size(name, "image")
         vision = {
@@ -67,7 +82,9 @@ def image_tower(name: str, pretrained: str, image_size: int) -> TowerName:
             "layers": layers,
             "head_width": _HEAD_WIDTH,
         }
-        return _from_scratch(TowerName("small", f"{SMALL}-{width}x{layers}", config=vision), pretrained, "image_pretrained")
+        return _from_scratch(
+            TowerName("small", f"{SMALL}-{width}x{layers}", config=vision, preprocessing=OLDER), pretrained, "image_pretrained"
+        )
     found = _open_clip(name, pretrained, "image")
     return replace(found, config={**found.config, "image_size": image_size})
 
@@ -99,6 +116,9 @@ def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
 def _open_clip(name: str, pretrained: str, side: str) -> TowerName:
     import open_clip
 
+    published = _published(name)
+    if published is not None and published.model and not pretrained:
+        return _configured(name, published, side)
     model, tag = _known(name, side)
     config = open_clip.get_model_config(model)
     tag = pretrained or tag
@@ -110,7 +130,23 @@ def _open_clip(name: str, pretrained: str, side: str) -> TowerName:
     part = dict(config["vision_cfg" if side == "image" else "text_cfg"])
     part.pop("timm_model_pretrained", None)
     quick = bool(config.get("quick_gelu") or cfg.get("quick_gelu"))
-    return TowerName("open_clip", model, tag, config["embed_dim"], part, quick)
+    source = name if weight_files.is_hub_id(name) and not pretrained and tag else ""
+    return TowerName("open_clip", model, tag, config["embed_dim"], part, quick, source, preprocessing.of_open_clip(cfg, f"{model} {tag}"))
+
+
+def _published(name: str) -> ClipConfig | None:
+    """Return the configuration of a folder, or of a repository that the hub's cache holds; None for a name that is neither (disk)."""
+    if Path(name).is_dir():
+        return clip_files.beside(weight_files.snapshot(Path(name)))
+    kept = weight_files.cached(name, clip_files.CONFIGS[:2]) if weight_files.is_hub_id(name) else None
+    return None if kept is None else clip_files.beside(kept)
+
+
+def _configured(name: str, published: ClipConfig, side: str) -> TowerName:
+    part = dict(published.model["vision_cfg" if side == "image" else "text_cfg"])
+    part.pop("timm_model_pretrained", None)
+    seen = published.preprocessing or Preprocessing()
+    return TowerName("open_clip", name, "", published.model["embed_dim"], part, published.quick_gelu[side], name, seen)
 
 
 def _known(name: str, side: str) -> tuple[str, str]:
@@ -124,11 +160,16 @@ def _known(name: str, side: str) -> tuple[str, str]:
             return model, tag
     models = open_clip.list_models()
     plain = name.removeprefix("clip:").replace("/", "-")
+    if plain not in models and Path(name).is_dir():
+        raise UserError(
+            f"{side}_encoder_name={name} has no {' or '.join(clip_files.CONFIGS[:2])} of a CLIP; give {side}_weights={name} and a name"
+        )
     if plain not in models:
         import timm
 
         close = nearest(plain, [*models, *(timm.list_models() if side == "image" else []), "small"])
         kinds = "a timm model, an open_clip model (clip:ViT-B/32)" if side == "image" else "an open_clip model (clip:ViT-B/32)"
+        kinds += ", a folder with config.json and model.safetensors, a CLIP that is in the hub's cache"
         raise UserError(f"{side}_encoder_name={name} is unknown; give {kinds} or {SMALL}{close}")
     return plain, ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,10 @@ from types import SimpleNamespace
 from torch import Tensor, nn
 
 from core.errors import UserError
+from core.models import clip_files, transformers_names, weights_fit
 from core.models import weights as weight_files
-from core.models import weights_fit
 from core.models.clip_names import TowerName
 
-_HUB_FILE = "open_clip_model.safetensors"
 # What lies beside one tower in the file of a whole CLIP, in any naming; nothing is said of it.
 _OF_THE_WHOLE = (
     *("visual", "text", "towers", "words", "head", "logit_scale", "logit_bias", "projection"),
@@ -26,21 +26,41 @@ _OF_THE_WHOLE = (
 
 
 def find(tower: TowerName, weights: str, side: str) -> Path | None:
-    """Return the file with an open_clip tower's weights: `weights` (local file or hub id), or that of its tag; None for neither.
+    """Return the file with an open_clip tower's weights: `weights` (file, folder or hub id), its name's, or its tag's; None for none.
 
     Raises:
         UserError: a tag without safetensors on the hub, or a hub out of reach.
     """
     with options_named(side):
-        if weights and not weight_files.is_hub_id(weights):
-            return Path(weights)
         if weights:
-            return weight_files.hub_file(weights, _HUB_FILE)
-    if not tower.tag:
-        return None
+            return weight_files.locate(weights, clip_files.WEIGHTS, clip_files.CONFIGS)
+        if tower.source and not tower.tag:
+            return weight_files.locate(tower.source, clip_files.WEIGHTS)
+        here = weight_files.cached(tower.source, clip_files.WEIGHTS) if tower.source else None
+    if here is not None or not tower.tag:
+        return here
     repository, filename = _hub_source(tower, side)
     with options_named(side):
         return weight_files.hub_file(repository, filename)
+
+
+def described(tower: TowerName, path: Path | None, state: dict[str, Tensor], given: bool, side: str) -> TowerName:
+    """Return the tower with the activation and preprocessing of its weights.
+
+    What the configuration beside them says goes before what the name says; bare weights under a name without a tag are looked at.
+
+    Args:
+        path: their file; None for none.
+        given: an option named the file, and not the tower's own name or tag.
+    """
+    config = clip_files.beside(path) if path is not None else None
+    if config is not None:
+        quick = config.quick_gelu.get(side, tower.quick_gelu)
+        return dataclasses.replace(tower, quick_gelu=quick, preprocessing=config.preprocessing or tower.preprocessing)
+    if given and tower.kind == "open_clip" and not tower.quick_gelu and not tower.tag and clip_files.is_openai(state):
+        print(f"taxon: {side}_weights={path} are OpenAI's, with nothing beside them that says so: QuickGELU is taken", file=sys.stderr)
+        return dataclasses.replace(tower, quick_gelu=True)
+    return tower
 
 
 def _hub_source(tower: TowerName, side: str) -> tuple[str, str]:
@@ -52,7 +72,7 @@ def _hub_source(tower: TowerName, side: str) -> tuple[str, str]:
     if not repository:
         raise UserError(f"{side}_pretrained={tower.tag} of {tower.model} is not on the hub; give {side}_weights=<local .safetensors file>")
     stem = filename.rsplit(".", 1)[0] if filename else ""
-    return f"{owner}/{repository}", f"{stem}.safetensors" if stem and stem != "open_clip_pytorch_model" else _HUB_FILE
+    return f"{owner}/{repository}", f"{stem}.safetensors" if stem and stem != "open_clip_pytorch_model" else clip_files.WEIGHTS[0]
 
 
 def load(net: nn.Module, state: dict[str, Tensor], side: str, name: str, source: str) -> None:
@@ -62,6 +82,8 @@ def load(net: nn.Module, state: dict[str, Tensor], side: str, name: str, source:
         UserError: the weights are of another tower; the first mismatch is named and nothing was copied.
     """
     expected = net.state_dict()
+    if transformers_names.is_transformers(state):
+        state = transformers_names.to_open_clip(state)
     found = weights_fit.fit(state, expected)
     given = _fit_grid(net, found.given) if side == "image" else _fit_context(net, found.given, source)
     found = dataclasses.replace(found, given=given, mismatch=weights_fit.first_mismatch(expected, _known(given, expected)))

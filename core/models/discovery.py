@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.models.backbones import Backbone
-from core.models.weights import first_mismatch
+from core.models.weights_fit import first_mismatch
 
 
 class DiscoveryModel(nn.Module):

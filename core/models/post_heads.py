@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.models.post_head_names import check
-from core.models.weights import first_mismatch
+from core.models.weights_fit import first_mismatch
 
 WIDTH = 256
 """Width that each embedding is brought to before they are joined."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from core.models.clip import ClipTowers
 from core.models.clip_towers import Tower
 from core.models.post_heads import PostClassifier
+from core.models.preprocessing import OLDER, Preprocessing
 from core.models.tokenizers import ClipTokenizer
 
 
@@ -21,6 +23,19 @@ class Reading:
     tokenizer: ClipTokenizer
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    margin: float = OLDER.margin
+    resize_mode: str = "shortest"
+
+    @classmethod
+    def of(cls, tokenizer: ClipTokenizer, seen: Preprocessing) -> Reading:
+        """Return how posts are read for towers that see images as `seen` says."""
+        return cls(tokenizer, **dataclasses.asdict(seen))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are made."""
+        return Preprocessing(self.mean, self.std, self.interpolation, self.margin, self.resize_mode)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map images (B, 3, S, S) uint8 to float32 as the image tower takes them."""
@@ -46,7 +61,7 @@ class PostNet(nn.Module):
         self.visual = _body_only(towers.visual) if head.image is not None else None
         self.text = _body_only(towers.text) if head.text is not None else None
         self.head = head
-        self.reading = Reading(towers.tokenizer, towers.mean, towers.std)
+        self.reading = Reading.of(towers.tokenizer, towers.preprocessing)
         self.register_buffer("logit_bias", torch.zeros(n_classes))
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,13 @@ from torch import Tensor, nn
 
 from core import digest
 from core.errors import UserError
-from core.models.weights_fit import Fit, first_mismatch, fit, shared_prefix, unwrapped
+from core.models import transformers_names
+from core.models.weights_fit import Fit, fit, shared_prefix, unwrapped
 
 _PICKLE_MAGIC = (b"PK", b"\x80")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _CONNECT_SECONDS = 5.0
-
-__all__ = ["digest_of", "first_mismatch", "fitted", "hub_file", "is_hub_id", "load_into", "read_safetensors"]
 
 
 def is_hub_id(weights: str) -> bool:
@@ -44,11 +45,23 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         magic = file.read(2)
     # A safetensors file starts with its header's length, 8 bytes little-endian, then '{': the magic alone could be a length.
     if path.suffix in _PICKLE_SUFFIXES or (magic.startswith(_PICKLE_MAGIC) and not _has_header(path)):
-        raise UserError(f"weights={path} is a pickle, which can run code when read; convert to safetensors and give that file")
+        raise UserError(
+            f"weights={path} is a pickle, which can run code when read; convert to safetensors and give that file: {_convert(path)}"
+        )
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"weights={path} is not a whole safetensors file ({error}); copy or download it again") from error
+
+
+def _convert(path: Path) -> str:
+    """Return the command that converts a pickled file of tensors, nested as training tools nest them, for a shell."""
+    code = (
+        "import sys, torch, safetensors.torch as st; s = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+        "s = next((s[k] for k in ('state_dict', 'model', 'teacher') if isinstance(s.get(k), dict)), s); "
+        "st.save_file({k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}, sys.argv[2])"
+    )
+    return shlex.join(["python", "-c", code, str(path), str(path.with_name(f"{path.stem}-converted.safetensors"))])
 
 
 def _has_header(path: Path) -> bool:
@@ -82,6 +95,8 @@ def fitted(net: nn.Module, state: dict[str, Tensor], expected: Mapping[str, Tens
     found = fit(state, expected)
     if not found.mismatch:
         return found
+    if transformers_names.is_transformers(state):
+        state = transformers_names.to_open_clip(state)
     state = {unwrapped(name): tensor for name, tensor in state.items()}
     for inner in dict.fromkeys((found.prefix, shared_prefix(state), "")):
         renamed = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
@@ -108,6 +123,67 @@ def _converted(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state
 
 
+def locate(weights: str, names: Sequence[str] = ("model.safetensors",), beside: Sequence[str] = ("config.json",)) -> Path:
+    """Return the local file that an option of weights means: the file itself, one of `names` in a folder, or in a hub repository.
+
+    A folder may be a repository's own in the hub's cache (`models--owner--name`). The hub is asked only for what its cache lacks;
+    with weights it is asked for the files `beside` them, which say how they are used.
+
+    Raises:
+        UserError: a folder or repository without any of `names`, or a hub out of reach.
+    """
+    if is_hub_id(weights):
+        return cached(weights, names) or _downloaded(weights, names, beside)
+    folder = snapshot(Path(weights))
+    if not folder.is_dir():
+        return Path(weights)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"weights={weights} is a folder without {' or '.join(names)} (only safetensors are read); give the file itself")
+    return found
+
+
+def snapshot(folder: Path) -> Path:
+    """Return the newest snapshot of a repository's folder in the hub's cache, that of `main` where it has one; else `folder`."""
+    if not (folder / "snapshots").is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    named = folder / "snapshots" / (main.read_text().strip() if main.is_file() else "-")
+    kept = sorted((folder / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime)
+    return named if named.is_dir() or not kept else kept[-1]
+
+
+def cached(repository: str, names: Sequence[str]) -> Path | None:
+    """Return the first of a repository's files `names` that the hub's cache holds; None for none of them (disk)."""
+    import huggingface_hub as hub
+
+    for name in names:
+        try:
+            return Path(hub.hf_hub_download(repository, name, local_files_only=True))
+        except (OSError, ValueError):  # not there, or no name that a repository can have
+            continue
+    return None
+
+
+class _NoSuchFile(UserError):
+    pass
+
+
+def _downloaded(repository: str, names: Sequence[str], beside: Sequence[str]) -> Path:
+    for name in names:
+        try:
+            found = hub_file(repository, name)
+        except _NoSuchFile:
+            if name == names[-1]:
+                raise
+            continue
+        for other in beside:
+            with contextlib.suppress(UserError):
+                hub_file(repository, other)
+        return found
+    raise AssertionError("unreachable")
+
+
 def hub_file(repository: str, filename: str = "model.safetensors", option: str = "weights") -> Path:
     """Return the local path of a hub file: from the cache when it is there, else downloaded (network, disk).
 
@@ -119,10 +195,9 @@ def hub_file(repository: str, filename: str = "model.safetensors", option: str =
     import huggingface_hub as hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    try:
-        return Path(hub.hf_hub_download(repository, filename, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        pass
+    here = cached(repository, (filename,))
+    if here is not None:
+        return here
     instead = f"give weights=<local .safetensors file of {repository}>"
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=_CONNECT_SECONDS)
@@ -134,7 +209,7 @@ def hub_file(repository: str, filename: str = "model.safetensors", option: str =
     except LocalEntryNotFoundError as error:
         raise UserError(f"pretrained weights {repository} cannot be downloaded (is there a network?); {instead}") from error
     except EntryNotFoundError as error:
-        raise UserError(f"{option}={repository} has no {filename} (only safetensors are read); {instead}") from error
+        raise _NoSuchFile(f"{option}={repository} has no {filename} (only safetensors are read); {instead}") from error
     except Exception as error:  # every transport of the client raises its own kinds
         raise UserError(f"pretrained weights {repository} cannot be downloaded ({_line(error)}); {instead}") from error
 

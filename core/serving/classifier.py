@@ -37,8 +37,9 @@ def write(folder: Path, model: Classifier, spec: ViewSpec, about: dict[str, Any]
     save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in kept.items()}, folder / "model.safetensors", lineage.metadata()
     )
-    views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
-    (folder / "model.json").write_text(json.dumps({**about, "views": views, "head": _shape_of(model.heads["label"])}, indent=1) + "\n")
+    (folder / "model.json").write_text(
+        json.dumps({**about, "views": spec.plain(), "head": _shape_of(model.heads["label"])}, indent=1) + "\n"
+    )
 
 
 def _shape_of(head: nn.Module) -> dict[str, Any]:
@@ -53,8 +54,8 @@ class ClassifierPredictor:
 
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
-        views, head = about["views"], about["head"]
-        self.spec = ViewSpec(views["image_size"], views["resize"], mean=tuple(views["mean"]), std=tuple(views["std"]))
+        head = about["head"]
+        self.spec = ViewSpec.of(about["views"])
         self.class_names = about["class_names"]
         backbone = backbones.build(about["backbone"], self.spec.image_size, 0, pretrained=False)
         dim, n_classes = backbone.feature_dim, len(self.class_names)

@@ -47,8 +47,7 @@ def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, An
         folder / "model.safetensors",
         lineage.metadata(),
     )
-    views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
-    (folder / "model.json").write_text(json.dumps({**about, "views": views}, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps({**about, "tower": model.towers.visual.settings, "views": spec.plain()}, indent=1) + "\n")
 
 
 class SentencePredictor:
@@ -56,12 +55,13 @@ class SentencePredictor:
 
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
-        views = about["views"]
-        self.spec = ViewSpec(views["image_size"], views["resize"], mean=tuple(views["mean"]), std=tuple(views["std"]))
+        self.spec = ViewSpec.of(about["views"])
         self.class_names = about["class_names"]
         tensors = load_file(folder / "model.safetensors")
         self.classes, self.scale = tensors["classes"], tensors["scale"]
-        self.tower = build_image_tower(about["image_encoder_name"], about["image_pretrained"], about["embed_dim"], self.spec.image_size)
+        self.tower = build_image_tower(
+            about["image_encoder_name"], about["image_pretrained"], about["embed_dim"], self.spec.image_size, about.get("tower")
+        )
         self.tower.load_state_dict({name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)})
         self.tower.eval()
 

@@ -45,8 +45,7 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
         folder / "model.safetensors",
         lineage.metadata(),
     )
-    views = {"image_size": spec.image_size, "resize": spec.resize, "mean": spec.mean, "std": spec.std}
-    (folder / "model.json").write_text(json.dumps({**about, "views": views, "folded": fast and model.trunk.folded}, indent=1) + "\n")
+    (folder / "model.json").write_text(json.dumps({**about, "views": spec.plain(), "folded": fast and model.trunk.folded}, indent=1) + "\n")
 
 
 class DiscoveryPredictor:
@@ -55,8 +54,7 @@ class DiscoveryPredictor:
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
         tensors = load_file(folder / "model.safetensors")
-        views = about["views"]
-        self.spec = ViewSpec(views["image_size"], views["resize"], mean=tuple(views["mean"]), std=tuple(views["std"]))
+        self.spec = ViewSpec.of(about["views"])
         self.backbone = backbones.build(about["model_name"], self.spec.image_size, about["grad_from_block"], pretrained=False)
         if about["folded"]:
             self.backbone.trunk = fold(self.backbone.trunk)

@@ -6,6 +6,7 @@ of the classes, how posts are read).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from core.models.clip_towers import Tower
 from core.models.ngrams import NgramClassifier
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet, Reading
+from core.models.preprocessing import OLDER, Preprocessing
 from core.serving.images import decode
 
 FILES = ("model.json", "model.safetensors")
@@ -48,6 +50,7 @@ class TowersPredictor:
     def __init__(self, net: PostNet, about: Mapping[str, Any]) -> None:
         self.net, self.about = net.eval(), dict(about)
         self.class_names, self.image_size = tuple(about["class_names"]), int(about["image_size"])
+        self.preprocessing = net.reading.preprocessing
         self.needs_images, self.needs_texts = net.visual is not None, net.text is not None
         self.rules = text_cleaning.rules_of(about["cleaning"])
 
@@ -83,6 +86,7 @@ class NgramPredictor:
     def __init__(self, model: NgramClassifier, visual: Tower | None, reading: Reading | None, about: Mapping[str, Any]) -> None:
         self.model, self.visual, self.reading, self.about = model, visual, reading, dict(about)
         self.class_names, self.image_size = tuple(about["class_names"]), int(about["image_size"])
+        self.preprocessing = OLDER if reading is None else reading.preprocessing
         self.needs_images, self.needs_texts = visual is not None, bool(model.vocabularies)
         self.rules = text_cleaning.rules_of(about["cleaning"])
 
@@ -127,7 +131,7 @@ def write(folder: Path, predictor: TowersPredictor | NgramPredictor) -> None:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(tensors, folder / FILES[1], predictor.lineage.metadata())
     if reading is not None:
-        about |= {"mean": list(reading.mean), "std": list(reading.std)}
+        about |= dataclasses.asdict(reading.preprocessing)
     (folder / FILES[0]).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -155,9 +159,15 @@ def _towers_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], f
     n_classes = len(about["class_names"])
     head = PostClassifier(towers.text.width, towers.visual.width, n_classes, about["head_variant"], about["modalities"])
     net = PostNet(towers, head, n_classes)
-    net.reading = Reading(towers.tokenizer, tuple(about["mean"]), tuple(about["std"]))
+    net.reading = _reading(towers, about)
     _load(net, tensors, folder)
     return TowersPredictor(net, about)
+
+
+def _reading(towers: clip.ClipTowers, about: Mapping[str, Any]) -> Reading:
+    """Return how posts are read; what an older folder does not say is as it was then."""
+    said = {name: about[name] for name in ("interpolation", "margin", "resize_mode") if name in about}
+    return Reading(towers.tokenizer, tuple(about["mean"]), tuple(about["std"]), **said)
 
 
 def _ngram_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> NgramPredictor:
@@ -170,7 +180,7 @@ def _ngram_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], fo
         state = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
         _refuse_mismatch(visual, state, folder)
         visual.load_state_dict(state)
-        reading = Reading(towers.tokenizer, tuple(about["mean"]), tuple(about["std"]))
+        reading = _reading(towers, about)
     return NgramPredictor(model, visual, reading, about)
 
 
@@ -181,7 +191,7 @@ def _load(net: PostNet, tensors: dict[str, torch.Tensor], folder: Path) -> None:
 
 
 def _refuse_mismatch(module: nn.Module, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    from core.models.weights import first_mismatch
+    from core.models.weights_fit import first_mismatch
 
     mismatch = first_mismatch(module.state_dict(), state)
     if mismatch:
@@ -197,17 +207,17 @@ class PostsModel:
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return one answer per row."""
         texts = ["" if text is None else str(text) for text in table["text"]]
-        size = self.predictor.image_size
-        images = np.stack([pixels(value, size) for value in table["image"]]) if self.predictor.needs_images and len(texts) else None
+        size, seen = self.predictor.image_size, self.predictor.preprocessing
+        images = np.stack([pixels(value, size, seen) for value in table["image"]]) if self.predictor.needs_images and len(texts) else None
         probabilities = self.predictor.probabilities(texts, images) if texts else np.zeros((0, 1))
         best = probabilities.argmax(axis=1)
         names = self.predictor.class_names
         return [{"class": names[c], "confidence": float(row[c])} for c, row in zip(best, probabilities, strict=True)]
 
 
-def pixels(value: str | bytes, image_size: int) -> np.ndarray:
-    """Return one picture, base64, bytes or a path, as (3, S, S) uint8: short side to S / 0.875, centre crop."""
-    spec = ViewSpec(image_size=image_size)
+def pixels(value: str | bytes, image_size: int, seen: Preprocessing = OLDER) -> np.ndarray:
+    """Return one picture, base64, bytes or a path, as (3, S, S) uint8, resized and cut out as `seen` says."""
+    spec = ViewSpec.of(seen.views(image_size))
     resized = resize_all(ArrayImages(decode(value)[None]), spec).batch(np.array([0]))[0].numpy()
     start = (spec.resize - image_size) // 2
     return resized[:, start : start + image_size, start : start + image_size]

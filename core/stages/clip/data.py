@@ -42,7 +42,7 @@ class Pool:
     images: ImageSet
     part: np.ndarray
     groups: np.ndarray | None
-    kept: dict[int, ResizedImages] = field(default_factory=dict)
+    kept: dict[tuple[int, str, str], ResizedImages] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -58,10 +58,11 @@ class Pool:
 
     def resized(self, spec: ViewSpec) -> ResizedImages:
         """Return all images resized for views of `spec`; those of another size are let go."""
-        if spec.resize not in self.kept:
+        key = spec.resize, spec.interpolation, spec.resize_mode
+        if key not in self.kept:
             self.kept.clear()
-            self.kept[spec.resize] = resize_all(self.images.source, spec)
-        return self.kept[spec.resize]
+            self.kept[key] = resize_all(self.images.source, spec)
+        return self.kept[key]
 
 
 def load(config: Any) -> Pool:

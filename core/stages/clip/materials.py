@@ -39,7 +39,7 @@ from core.training.finite import require_outputs
 FORWARD_BATCH = 128
 MAX_WORKERS = 4  # more threads only take turns: a view is one short computation
 MEMORY_LIMIT = 8 << 30  # bytes of kept views
-PLAIN = ("image_size", "resize", "interpolation", "mean", "std")  # what a plain view depends on
+CROP_SHIFT = 1 / 16  # how far random crops of 224 px move within 256
 NO_COLOUR = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "jitter_prob": 0.0}
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "none": {**NO_COLOUR, "crop": "centre", "flip_prob": 0.0},
@@ -112,13 +112,13 @@ class Materials:
         view: -1 = the plain image; else the number of an augmented view, drawn from `seed`.
         """
         about = towers.visual.frozen_digest()
-        everything, spec = np.arange(len(self.pool.images)), dataclasses.asdict(self.spec)
+        everything = np.arange(len(self.pool.images))
         form = self._form(towers)
         parameters = evaluation_parameters(self.spec, len(everything))
         if view >= 0:
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, view])))
             parameters = draw_parameters(self.spec, len(everything), 1, rng)[:, 0]
-        transform = spec | {"seed": seed} if view >= 0 else {name: spec[name] for name in PLAIN}
+        transform = dataclasses.asdict(self.spec) | {"seed": seed} if view >= 0 else self.spec.plain()
         key = EmbeddingKey(
             about,
             self.pool.images.source.digest,
@@ -246,8 +246,17 @@ def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
     threadpool_limits(threads(config))
     rows = folds.parts(pool, config)
     data = ClassificationData(pool.name, pool.class_names, *(pool.subset(rows[part]) for part in ("train", "val", "test")))
-    spec = ViewSpec(image_size=config.img_size, mean=towers.mean, std=towers.std, **AUGMENTATIONS[config.augmentation])
+    spec = view_spec(config, towers)
     return Materials(pool, rows, data, spec, device, precision.mixed_precision(config.use_amp, device), config.num_workers)
+
+
+def view_spec(config: Any, towers: ClipTowers) -> ViewSpec:
+    """Return how views are made: evaluation views as the towers' weights were trained to see, training views changed from there."""
+    views, changes = towers.preprocessing.views(config.img_size), dict(AUGMENTATIONS[config.augmentation])
+    if views["resize"] == config.img_size and changes.get("crop") != "centre":
+        # A published CLIP sees the whole square, which leaves no room for random crops: images are shifted instead, as far.
+        changes["shift"] = max(changes.get("shift", 0.0), CROP_SHIFT)
+    return ViewSpec(**views, **changes)
 
 
 def make_towers(config: Any) -> ClipTowers:

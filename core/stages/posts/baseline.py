@@ -91,7 +91,7 @@ def probabilities_of(uri: str, posts: Posts, option: str) -> np.ndarray:
     results.require_fair(predictor, posts, "test", option, uri)
     if tuple(predictor.class_names) != posts.class_names:
         raise UserError(f"'{uri}' tells {', '.join(predictor.class_names)} apart, the test posts are {', '.join(posts.class_names)}")
-    return predictor.probabilities(posts.texts, model.images_of(posts, predictor.image_size))
+    return predictor.probabilities(posts.texts, model.pictures(predictor, posts))
 
 
 def judge(labels: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, config: BaselineConfig) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def _predictions(config: ErrorAnalysisConfig, posts: Posts) -> tuple[str, ...]:
     if config.weights:
         predictor = model.open_predictor(config.weights)
         results.require_fair(predictor, posts, config.part, "weights", config.weights)
-        probabilities = predictor.probabilities(posts.texts, model.images_of(posts, predictor.image_size))
+        probabilities = predictor.probabilities(posts.texts, model.pictures(predictor, posts))
         return tuple(predictor.class_names[c] for c in probabilities.argmax(axis=1))
     path = file_at(config.badcase_csv, "badcase_csv", "bad_cases*.csv")
     cases = bad_cases.read(path, config.data_root)

@@ -21,6 +21,7 @@ from core.data.views import ViewSpec, resize_all
 from core.models import tokenizers
 from core.models.embedding_cache import EmbeddingKey, cached, embed
 from core.models.post_net import PostNet
+from core.models.preprocessing import OLDER, Preprocessing
 from core.training.posts import augmented
 from core.training.precision import autocast
 
@@ -28,9 +29,10 @@ FORWARD_BATCH = 128
 _memory: dict[str, dict[str, np.ndarray]] = {}  # of this process: folds and variants ask for the same posts again
 
 
-def pixels_of(posts: Posts, image_size: int) -> Tensor:
-    """Return the pictures (N, 3, S, S) uint8: short side to S / 0.875, centre crop (disk)."""
-    return crop(resize_all(FileImages(posts.image_paths), ViewSpec(image_size=image_size)).batch(np.arange(len(posts))), image_size)
+def pixels_of(posts: Posts, image_size: int, seen: Preprocessing = OLDER) -> Tensor:
+    """Return the pictures (N, 3, S, S) uint8, resized and cut out as `seen` says (disk)."""
+    views = ViewSpec.of(seen.views(image_size))
+    return crop(resize_all(FileImages(posts.image_paths), views).batch(np.arange(len(posts))), image_size)
 
 
 def crop(pictures: Tensor, image_size: int) -> Tensor:
@@ -50,11 +52,11 @@ def image_features(
 ) -> np.ndarray:
     """Return the image tower's features (N, d) float32 of a view: 0 is the plain one, others are augmented, drawn by picture and seed."""
     how = [_source(images, views, pixels_of, crop), [_source(post_augment, augmented), view, seed] if view else 0]
-    transform = digest.of_json(["post image", size, net.reading.mean, net.reading.std, how])
+    transform = digest.of_json(["post image", net.reading.preprocessing.views(size), how])
     contents = content_of(posts.image_paths)
 
     def compute(rows: np.ndarray) -> np.ndarray:
-        pixels = pixels_of(posts.subset(rows), size)
+        pixels = pixels_of(posts.subset(rows), size, net.reading.preprocessing)
         if view:
             with ThreadPoolExecutor(cores.usable()) as pool:
                 made = pool.map(lambda one, row: augmented(one, seed, contents[row], view - 1), pixels, rows.tolist())

@@ -94,7 +94,7 @@ class Materials:
         if net.visual is None:
             return None
         if not never_trains(self.config, "image"):
-            return features.pixels_of(self.rows[part], self.config.image_size)
+            return features.pixels_of(self.rows[part], self.config.image_size, net.reading.preprocessing)
         views = self.config.cached_views if part == "train" and self.config.augment else 0
         found = [self.image_features(net, part, view) for view in range(1 + views)]
         return torch.from_numpy(np.stack(found, axis=1))
@@ -199,7 +199,7 @@ def is_pretrained(config: Any, side: str) -> bool:
     tower = (
         clip_names.image_tower(name, tag, config.image_size) if side == "image" else clip_names.text_tower(name, tag, config.context_length)
     )
-    return bool(tower.tag)
+    return tower.pretrained
 
 
 def build_net(config: Any, class_names: tuple[str, ...] = CLASS_NAMES) -> PostNet:
@@ -231,11 +231,18 @@ def build_net(config: Any, class_names: tuple[str, ...] = CLASS_NAMES) -> PostNe
     return net
 
 
-def build_arguments(config: Any) -> dict[str, Any]:
-    """Return the arguments of build_towers that build the same towers without any weights: all JSON values."""
+def build_arguments(config: Any, net: PostNet | None = None) -> dict[str, Any]:
+    """Return the arguments of build_towers that build the same towers without any weights: all JSON values.
+
+    net: the built network, whose weights may have decided what its names leave open.
+    """
     used = _used(config)
-    names = {f"{side}_encoder_name": plain_name(_name(config, side), config, side) if used[side] else _UNUSED for side in used}
-    return _sizes(config) | names
+    names: dict[str, Any] = {
+        f"{side}_encoder_name": plain_name(_name(config, side), config, side) if used[side] else _UNUSED for side in used
+    }
+    sides = {"image": net.visual, "text": net.text} if net is not None else {}
+    settings = {side: tower.settings for side, tower in sides.items() if tower is not None and used[side]}
+    return _sizes(config) | names | ({"settings": settings} if settings else {})
 
 
 def frozen_image(config: Any) -> Any:
@@ -301,7 +308,7 @@ def plain_name(name: str, config: Any, side: str) -> str:
     )
     if tower.kind == "timm":
         return tower.model.partition(".")[0]
-    if tower.kind == "small":
+    if tower.kind == "small" or (tower.source and not tower.tag):
         return tower.model
     quick = tower.quick_gelu and "quickgelu" not in tower.model
     return f"clip:{tower.model}{'-quickgelu' if quick else ''}"

@@ -136,7 +136,7 @@ def _of_fold(training: OptimizeClipConfig, seen: Posts, val: Posts, asked: Posts
     found = _read_kept(kept, (len(asked), len(asked.class_names)))
     if found is None:
         predictor = model.train_on(training, seen, val, None, place)
-        found = predictor.probabilities(asked.texts, model.images_of(asked, predictor.image_size))
+        found = predictor.probabilities(asked.texts, model.pictures(predictor, asked))
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)
         write_atomically(kept, buffer.getvalue(), "the predictions of a fold")

@@ -13,6 +13,7 @@ import numpy as np
 from core.data.posts import Posts
 from core.errors import UserError
 from core.lineage import Lineage
+from core.models.preprocessing import OLDER, Preprocessing
 from core.serving import posts as serving
 from core.stages import inputs
 from core.stages.posts import checks, features, materials, optimize, publish, reference
@@ -28,23 +29,30 @@ class PostPredictor(Protocol):
         class_names: C names.
         image_size: side S of the pictures it takes, in pixels.
         lineage: what it has learnt from.
+        preprocessing: how pictures become those.
     """
 
     class_names: tuple[str, ...]
     image_size: int
     lineage: Lineage
+    preprocessing: Preprocessing
 
     def probabilities(self, texts: Sequence[str], images: np.ndarray | None) -> np.ndarray:
         """Return (N, C) float64 rows that sum to 1, of raw texts and images (N, 3, S, S) uint8 (None: it sees the text only)."""
 
 
-def images_of(posts_rows: Posts, image_size: int) -> np.ndarray:
-    """Return the pictures of posts as (N, 3, S, S) uint8, resized and cropped as a predictor takes them (disk).
+def pictures(predictor: PostPredictor, posts_rows: Posts) -> np.ndarray:
+    """Return the pictures of posts as a predictor takes them; see `images_of`."""
+    return images_of(posts_rows, predictor.image_size, predictor.preprocessing)
+
+
+def images_of(posts_rows: Posts, image_size: int, seen: Preprocessing = OLDER) -> np.ndarray:
+    """Return the pictures of posts as (N, 3, S, S) uint8, resized and cut out as `seen` says (disk).
 
     Raises:
         UserError: a file is no readable image; all are named.
     """
-    return features.pixels_of(posts_rows, image_size).numpy()
+    return features.pixels_of(posts_rows, image_size, seen).numpy()
 
 
 def open_predictor(uri: str) -> PostPredictor:

@@ -214,7 +214,7 @@ class PostsTraining(RecordedTraining):
         net = self.net.cpu()
         for tower in net.towers.values():
             lora.merge(tower.body)
-        predictor = TowersPredictor(net, publish.about_of(self.m, materials.build_arguments(self.config)))
+        predictor = TowersPredictor(net, publish.about_of(self.m, materials.build_arguments(self.config, net)))
         predictor.lineage = self.lineage
         return predictor
 

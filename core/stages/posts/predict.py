@@ -31,7 +31,7 @@ def run(config: PredictConfig, run: Any) -> dict[str, Any]:
     run.dataset("posts to predict", digest.of_json(list(rows.guids)), config.predict_csv or config.data_root, "prediction")
     run.started()
     needed = getattr(predictor, "needs_images", True)
-    probabilities = predictor.probabilities(rows.texts, model.images_of(rows, predictor.image_size) if needed else None)
+    probabilities = predictor.probabilities(rows.texts, model.pictures(predictor, rows) if needed else None)
     tags = [predictor.class_names[best] for best in probabilities.argmax(axis=1)]
     content = table_of(rows.guids, tags)
     check(content, rows.guids, predictor.class_names)

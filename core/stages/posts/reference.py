@@ -34,7 +34,7 @@ def fit(config: OptimizeClipConfig, m: Materials) -> tuple[NgramPredictor, dict[
     labels = m.rows["train"].labels
     model = NgramClassifier.fit(settings, m.texts["train"] if read else None, seen["train"], labels, len(m.class_names))
     probabilities = {part: model.probabilities(m.texts[part], seen[part]) for part in m.rows if part != "train"}
-    build = None if net is None else materials.build_arguments(materials.frozen_image(config))
+    build = None if net is None else materials.build_arguments(materials.frozen_image(config), net)
     visual = None if net is None else net.visual.cpu()
     predictor = NgramPredictor(model, visual, None if net is None else net.reading, publish.about_of(m, build))
     predictor.lineage = m.lineage

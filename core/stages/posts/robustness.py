@@ -79,7 +79,7 @@ def test(predictor: PostPredictor, posts: Posts, chosen: Sequence[tuple[str, str
     chosen = [pair for pair in chosen if pair[0] in seen]
     if not chosen:
         raise UserError(f"the classifier sees {' and '.join(sorted(seen))} only, which none of the corruptions damages; name others")
-    images = model.images_of(posts, predictor.image_size)
+    images = model.pictures(predictor, posts)
     right = predictor.probabilities(posts.texts, images).argmax(axis=1)
     clean = {name: vars(compare.bootstrap_interval(posts.labels, right, name, seed=seed)) for name in SCORES}
     damaged = bar(_damaged(posts, images, chosen, seed), "corruptions", total=len(chosen) * len(SEVERITIES))

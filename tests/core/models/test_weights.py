@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UserError
-from core.models import backbones, weights
+from core.models import backbones, weights, weights_fit
 from core.models.backbones import build
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
@@ -218,7 +218,7 @@ def test_a_deeper_network_is_no_network_with_heads(tmp_path):
     """A ResNet-34 has all tensors of a ResNet-18, in its shapes, and more blocks."""
     with torch.device("meta"):
         small, deep = (timm.create_model(name, num_classes=0).state_dict() for name in ("resnet18", "resnet34"))
-    found = weights.fit({f"module.{name}": value for name, value in deep.items()}, small)
+    found = weights_fit.fit({f"module.{name}": value for name, value in deep.items()}, small)
     assert "'layer1.2.conv1.weight'" in found.mismatch and "is not part of the model" in found.mismatch
 
 

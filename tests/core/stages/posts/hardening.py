@@ -45,7 +45,7 @@ def part(root: Path, name: str) -> Posts:
 class WordPredictor:
     """Says the class whose word a text holds (sure), else the one that the mean brightness points to (unsure)."""
 
-    class_names, image_size = CLASS_NAMES, 16
+    class_names, image_size, preprocessing = CLASS_NAMES, 16, None
 
     def __init__(self, sure: float = 0.9):
         self.sure, self.asked = sure, []
@@ -64,7 +64,7 @@ class WordPredictor:
         return found
 
 
-def images_of(posts: Posts, image_size: int) -> np.ndarray:
+def images_of(posts: Posts, image_size: int, seen: Any = None) -> np.ndarray:
     """Return the pictures squeezed to squares."""
     sized = [np.asarray(Image.open(path).convert("RGB").resize((image_size, image_size))) for path in posts.image_paths]
     return np.stack(sized).transpose(0, 3, 1, 2)

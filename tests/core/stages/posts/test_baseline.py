@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from core.data import post_splits
 from core.data.posts import CLASS_NAMES
 from core.evaluation.compare import Interval, McNemar
+from core.models.preprocessing import OLDER
 from core.stages.posts import baseline, model
 from core.stages.posts.config_tools import BaselineConfig
 from tests.core.stages.posts import hardening
@@ -22,7 +23,7 @@ from tests.core.stages.tiny import refused
 class Fixed:
     """Gives fixed predictions, by text."""
 
-    class_names, image_size = CLASS_NAMES, 16
+    class_names, image_size, preprocessing = CLASS_NAMES, 16, OLDER
 
     def __init__(self, said):
         self.said = said
