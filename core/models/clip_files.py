@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,19 @@ def beside(place: Path) -> ClipConfig | None:
         model = transformers_names.configuration(theirs)
         return ClipConfig(str(folder / CONFIGS[1]), model, model.pop("quick_gelu"), found)
     return ClipConfig(str(folder / CONFIGS[2]), {}, {}, found) if found else None
+
+
+def said_beside(path: Path) -> dict[str, Any]:
+    """Return what the files beside weights say of how they are used, as JSON values; {} where there is nothing (disk).
+
+    Two places with equal weights compute alike only where this is equal too.
+    """
+    found = beside(path)
+    if found is not None:
+        seen = None if found.preprocessing is None else dataclasses.asdict(found.preprocessing)
+        return {"quick_gelu": found.quick_gelu, "preprocessing": seen}
+    about = read_json(path.parent / "config.json").get("pretrained_cfg") or {}
+    return {name: about[name] for name in ("mean", "std") if name in about}
 
 
 def read_json(path: Path) -> dict[str, Any]:

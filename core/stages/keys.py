@@ -15,6 +15,7 @@ inputs, as `core.config.place` names them:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from core import config as configuration
 from core import digest
 from core.clustering import pseudo_labels
 from core.errors import UserError
-from core.models import backbones, clip_names, clip_weights
+from core.models import backbones, clip_files, clip_names, clip_weights
 from core.stages import inputs
 from core.stages.materials import environment
 from core.training import state as states
@@ -84,11 +85,18 @@ def of_tower(name: str, tag: str, given: str, side: str, image_size: int, contex
             path = clip_weights.find(tower, given, side)
     except UserError:  # out of reach: whoever loads them says so
         path = None
-    return of_file_or_name(given if path is None else str(path))
+    return _of_published(given if path is None else str(path))
 
 
 def _of_weights(config: Any, option: str) -> str:
-    return of_file_or_name(weights_file(config, option))
+    return _of_published(weights_file(config, option))
+
+
+def _of_published(given: str) -> str:
+    """Return the digest of a file of weights, with what the files beside it say of activation and preprocessing."""
+    found = of_file_or_name(given)
+    said = clip_files.said_beside(Path(given)) if given and Path(given).is_file() else {}
+    return digest.of_json([found, said]) if said else found
 
 
 def of_file_or_name(given: str) -> str:

@@ -286,3 +286,17 @@ def test_the_command_that_a_refused_pickle_names_converts_it(tmp_path):
     subprocess.run(command, shell=True, check=True)
     loaded = backbones.build("small_cnn", 8, 0, str(tmp_path / "of mine-converted.safetensors")).tail.net.state_dict()
     assert all(torch.equal(value, net[name]) for name, value in loaded.items())
+
+
+def test_equal_weights_that_are_used_otherwise_have_another_key(tmp_path):
+    """The activation and the colours beside the weights decide the features as the weights do."""
+    from core.stages import keys
+
+    place, found = written(tmp_path / "clip", "transformers", True), []
+    for change in ({}, {"hidden_act": "gelu"}):
+        parts = {side: THEIRS[side] | {"hidden_act": "quick_gelu"} | change for side in ("vision_config", "text_config")}
+        (place / "config.json").write_text(json.dumps(THEIRS | parts))
+        found.append(keys.of_tower("clip:small-64x2", "", str(place), "image", 32, 0))
+    (place / "preprocessor_config.json").unlink()
+    found.append(keys.of_tower("clip:small-64x2", "", str(place), "image", 32, 0))
+    assert len(set(found)) == 3
