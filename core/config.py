@@ -86,6 +86,11 @@ def parse(config: type[C], argv: list[str], prog: str) -> C:
     return dataclasses.replace(filed, **given | {"config": ""})
 
 
+def origin(argv: list[str]) -> str:
+    """Return the file or URI that the words name as `config`; '' where they name none."""
+    return next(reversed(_values_of("config", argv)), "")
+
+
 def _from_file(config: type[C], uri: str, prog: str) -> C:
     """Build `config` from a JSON object of options; raise UserError naming the file, the key and the nearest option."""
     known = [name for name, *_ in fields_of(config) if name != "config"]

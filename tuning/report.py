@@ -147,6 +147,7 @@ def _write(place: Path, task: Task, budget: Budget, summary: dict[str, Any], sig
 
 def _tag(client: Client, task: Task, budget: Budget, summary: dict[str, Any]) -> None:
     run_id, best = task.run_id, summary["best"]
+    client.set_tag(run_id, "taxon.trials", str(summary["finished"]))
     facts = f"{summary['finished']} trials finished, {summary['pruned']} of them pruned early; {summary['failed']} failed."
     lines = [f"**Study `{task.study_name}`** by `{task.metric}` ({task.space.direction}). {facts}", ""]
     if best:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -195,8 +195,21 @@ class DiscoveryData:
     @cached_property
     def digest(self) -> str:
         """The sha256 of pixels, labels, ids, class names and known classes of both parts."""
+        return digest.of_json([*self._described(), sorted(self.known_classes)])
+
+    @cached_property
+    def images_digest(self) -> str:
+        """The sha256 of the same without the known classes: trainings with other novel classes share it."""
+        return digest.of_json(self._described())
+
+    def _described(self) -> list[Any]:
         parts = [[part.source.digest, digest.of_array(part.labels), list(part.ids)] for part in (self.train, self.test)]
-        return digest.of_json([parts, list(self.class_names), sorted(self.known_classes)])
+        return [parts, list(self.class_names)]
+
+    @property
+    def novel_names(self) -> list[str]:
+        """The sorted names of the novel classes."""
+        return sorted(self.class_names[c] for c in self.novel_classes)
 
 
 def empty_set() -> ImageSet:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.clustering.kmeans import KMeansResult, assign, estimate_n_clusters, semi_supervised_kmeans
+from core.clustering.matching import best_pairs, contingency
 from core.data.images import DiscoveryData
 from core.data.splits import Split
 from core.evaluation.gcd import VERSIONS, Accuracy, accuracy
@@ -97,6 +99,28 @@ def more_baselines(data: DiscoveryData, split: Split, train: np.ndarray, test: n
     found = cluster(data, split, train, test, n_clusters, seed)
     metrics |= named(accuracy(truth, found.train[split.unlabelled], data.known_classes), "baseline/k_estimated_v2")
     return metrics | {"estimated_k": float(n_clusters)}
+
+
+def name_novel(labels: Sequence[str], answers: Sequence[str], named: Sequence[bool], novel: Collection[str]) -> tuple[str, ...]:
+    """Return served answers (N,) with their nameless clusters called after the novel classes of which they hold most.
+
+    One to one, so that most items are right (Hungarian), as the field scores clusters; but a cluster that carries a known class's name
+    is taken at its word. Further nameless clusters get names that no class has.
+
+    Args:
+        labels: true class names (N,). named: (N,) whether an answer is a class's name.
+        novel: the classes without labels.
+    """
+    called = np.array([answer if known else f"\0{answer}" for answer, known in zip(answers, named, strict=True)], dtype=object)
+    truth, nameless = np.array(labels, dtype=object), ~np.array(named, dtype=bool)
+    among = np.flatnonzero(nameless & np.isin(truth, list(novel)))
+    if not len(among):
+        return tuple(called)
+    clusters, cluster_ids = np.unique(called[among].astype(str), return_inverse=True)
+    classes, class_ids = np.unique(truth[among].astype(str), return_inverse=True)
+    pairs = zip(*best_pairs(contingency(cluster_ids, class_ids).counts), strict=True)
+    names = {str(clusters[cluster]): str(classes[which]) for cluster, which in pairs}
+    return tuple(names.get(answer, answer) for answer in called)
 
 
 def _silhouette(split: Split, found: Clustering, train: np.ndarray) -> float:

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from core.data import catalog
 from core.errors import UserError
 from core.evaluation import features as features_module
 from core.stages import checks, feature_files, rebuild
 from core.stages.config import CacheConfig, MachineOptions
-from core.stages.materials import environment
+from core.stages.materials import SPLIT_OPTIONS, environment
+from core.training.recipes import dataset_of
 
 ENTRY_POINT = "cache_features"
 
@@ -23,11 +25,12 @@ def run(config: CacheConfig, run: Any) -> dict[str, Any]:
         return cache(config, run)
     from core.data.superclasses import SUPERCLASSES
     from core.tracking.run import open_child
+    from core.tracking.stage import trained_data
 
-    done = {}
+    done, trained = {}, trained_data()
     for superclass in SUPERCLASSES:
         one = dataclasses.replace(config, all_superclasses=False, auto_find_best=True, superclass_name=superclass.name)
-        if not _best_uri(one):
+        if f"cifar100/{superclass.name}" not in trained or not _best_uri(one):
             continue
         with open_child(run.run_id, f"{ENTRY_POINT} {superclass.name}", ENTRY_POINT, {}) as child:
             done[superclass.name] = cache(one, child)["features"]
@@ -42,10 +45,11 @@ def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
     """Extract and publish the features of one checkpoint; reuse stored ones unless `overwrite`."""
     from core.tracking import stage
 
-    uri = (_best_uri(config) if config.auto_find_best else config.model_path) or ""
+    uri = _best_uri(config) if config.auto_find_best else config.model_path
     if config.auto_find_best and not uri:
         raise UserError(
-            "auto_find_best: no finished training of this data set has a best checkpoint; run train_superclass first or give model_path"
+            "auto_find_best: no finished training of these images (with these labels, novel classes and options of the split) has a best "
+            "checkpoint; run train_superclass first or give model_path"
         )
     trained = rebuild.open_checkpoint(uri, "model_path", config)
     model, m = trained.model()
@@ -79,13 +83,15 @@ def extract(trained: rebuild.Trained, model: Any, m: Any, folder: Path, machine:
 
 
 def _best_uri(config: CacheConfig) -> str:
-    """Return the URI of the best checkpoint among finished trainings of this data set, by its own selection score; '' if none."""
+    """Return the URI of the best checkpoint among finished trainings on these images, by its own selection score; '' if none.
+
+    Options of the split, and novel classes of a folder, have to be theirs where they are given.
+    """
     from core.tracking.stage import best_checkpoint
-    from core.training.recipes import dataset_of
 
     dataset = dataset_of(config)
-    if dataset == "folder":
-        dataset = f"folder/{Path(config.data_root).resolve().name}"
-    elif dataset == "cifar100":
-        dataset = f"cifar100/{config.superclass_name or 'all'}"
-    return best_checkpoint(dataset, None if config.seed == "auto" else config.seed)
+    data = catalog.load(dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
+    given = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config) if f.name in SPLIT_OPTIONS}
+    drawn = {name: value for name, (value, default) in given.items() if value != default}
+    named = config.novel_classes or dataset != "folder"
+    return best_checkpoint(data.images_digest, drawn | ({"novel": data.novel_names} if named else {}))

@@ -40,7 +40,7 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
             _restart_with_malloc_settings()
             argv = sys.argv[1:]
         config = configuration.parse(config_class, argv, entry_point)
-        return _tracked(entry_point, config, stage, check)
+        return _tracked(entry_point, config, stage, check, configuration.origin(argv))
     except UserError as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -48,7 +48,7 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
         return 130
 
 
-def _tracked(entry_point: str, config: Any, stage: str, check: str) -> int:
+def _tracked(entry_point: str, config: Any, stage: str, check: str, origin: str) -> int:
     from core.tracking import lifeline
 
     lifeline.follow_launcher()
@@ -63,6 +63,8 @@ def _tracked(entry_point: str, config: Any, stage: str, check: str) -> int:
     store.prepare()
     run = tracking.open_run(entry_point, run_name(entry_point, config))
     with run, full_disk_named(), patience.outage_named():
+        if origin:
+            run.tags({"taxon.config": origin})
         if check:
             _function(check)(config)
         run.monitor_system()

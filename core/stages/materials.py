@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from core.models.heads import ProjectionHead
 from core.training import precision, recipes
 
 FORWARD_BATCH = 256
+SPLIT_OPTIONS = ("prop_train_labels", "labels_per_class", "val_fraction", "seed")
 MAX_WORKERS = 4  # more threads only take turns: a view is one short computation
 
 
@@ -60,6 +62,12 @@ class Materials:
             FeatureExtractor(images, self.spec, self.device, self.autocast, size, num_workers=min(num_workers, MAX_WORKERS))
             for images in (self.train_images, self.test_images)
         )
+
+
+def origin_tags(data: DiscoveryData, config: Any) -> dict[str, str]:
+    """Return the tags by which a finished training is found again: of which images, of which novel classes, drawn how."""
+    drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": data.novel_names}
+    return {"taxon.data": data.name, "taxon.data_digest": data.digest, "taxon.images": data.images_digest, "taxon.split": json.dumps(drawn)}
 
 
 def load_data(config: Any) -> tuple[DiscoveryData, Split]:

@@ -18,16 +18,24 @@ class PromoteConfig:
     candidate: str = option(
         "",
         "version number, alias (challenger = the newest), models:/... or runs:/<id>; empty = of the finished versions that were evaluated "
-        "on the champion's data the one with the best recorded metric",
+        "on the champion's data, since it was promoted if there are any, the one with the best recorded metric",
     )
     metric: Literal["", "accuracy", "balanced_accuracy", "macro_f1"] = option(
         "",
-        "what decides; empty = the family's declared one (discovery: accuracy on held-out known classes, longtail and clip: "
-        "balanced_accuracy, posts: macro_f1)",
+        "what decides; empty = the family's declared one (discovery: accuracy, clusters without a name matched to the novel classes; "
+        "longtail and clip: balanced_accuracy; posts: macro_f1)",
+    )
+    part: Literal["auto", "val", "test"] = option(
+        "auto", "which held-out items decide; auto = the test part, which chose nothing before, or validation where there is none"
+    )
+    rule: Literal["interval", "point"] = option(
+        "interval",
+        "what has to be above min_gain: the lower end of the gain's interval, wide enough for all candidates that were looked at, or "
+        "(point) the gain itself, which is above 0 every other time where nothing differs",
     )
     data_root: str = option("", "data_root of the held-out data now; empty = where the candidate's training found them")
     data_options: str = option("", "other data options of the candidate's training that changed since: val_dir=<path>,val_meta=<path>,...")
-    min_gain: float = option(0.0, "the candidate becomes champion if it is better by more than this")
+    min_gain: float = option(0.0, "the candidate becomes champion if it is better by more than this, 0..1")
     n_bootstrap: int = option(2000, "resamples of the held-out items for the confidence intervals")
     seed: int = option(0, "seed of the resamples")
     dry_run: bool = option(False, "show what would happen; move no alias, tag no version")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from core.data.images import DiscoveryData
+from core.data.splits import Split
 from core.evaluation.discovery import Clustering
 from core.serving import discovery as serving
 from core.serving.images import example
@@ -17,16 +19,17 @@ from core.stages.held_out import HeldOut
 from core.stages.materials import load_data
 from core.stages.rebuild import Trained
 from core.tracking import registry
+from core.tracking.identity import Identity
 from core.tracking.run import Run
 from core.tracking.store import scratch
 
 # What the model takes and gives, as MLflow types.
 COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double", "cluster": "long", "known": "boolean"})
-METRIC = "accuracy"  # of held-out known-class images: all that may be known of novel classes when a model is chosen
+METRIC = "accuracy"  # of held-out known-class images, all that training may know of; promotion asks about test images of all classes
 
 
 def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float]) -> str:
-    """Register `taxon-discovery-<data>` and return its URI (models:/<name>/<version>).
+    """Register `taxon-discovery-<data>` (core.tracking.identity) and return its URI (models:/<name>/<version>).
 
     Clusters of labelled classes carry the class's name; the others are `novel 1`, `novel 2`, ...: no truth names them.
     """
@@ -62,6 +65,7 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
             finite,
             tags,
             evaluation(trained, clusters, found),
+            identity(data),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,23 +74,39 @@ def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clusterin
 def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clustering) -> registry.Evaluation | None:
     """Return how the served answers do on the held-out labelled images; None where nothing is held out."""
     data, split = trained.data, trained.split
-    if not len(split.validation):
+    val, test = (_part(data, split, part) for part in held.PARTS)
+    if not len(val):
         return None
-    part = held.of_images(data.train, split.validation, data.class_names)
-    answers = [clusters[cluster]["name"] for cluster in found.train[split.validation]]
+    answers = [clusters[cluster]["name"] for cluster in found.train[split.validation[list(val.kept)]]]
     took_part = np.concatenate([split.labelled, split.unlabelled])
     return registry.Evaluation(
         "discovery",
         METRIC,
-        held.scores(part.labels, answers),
-        part.digest,
+        held.scores(val.labels, answers),
+        val.digest,
         {f.name: getattr(trained.config, f.name) for f in dataclasses.fields(DataOptions)},
         trained.config.select_by,
         (*held.contents(data.train, took_part), *sorted(trained.state.lineage.learnt)),
+        test.digest if len(test) else "",
     )
 
 
-def held_out(options: dict[str, Any]) -> HeldOut:
-    """Return the labelled images that a training with these data options holds out: in no loss, of known classes."""
+def identity(data: DiscoveryData) -> Identity:
+    """Return which models may replace those of a data set: of the same known and novel classes, on the same images."""
+    known, novel = ([data.class_names[c] for c in classes] for classes in (data.known_classes, data.novel_classes))
+    return Identity.of(known, (*held.everything(data.train), *held.everything(data.test)), novel)
+
+
+def held_out(options: dict[str, Any], part: str) -> HeldOut:
+    """Return what a training with these data options does not train on: labelled images of known classes, or the test images."""
     data, split = load_data(DataOptions(**options))
-    return held.of_images(data.train, split.validation, data.class_names)
+    return _part(data, split, part)
+
+
+def _part(data: DiscoveryData, split: Split, part: str) -> HeldOut:
+    """Return the held-out labelled images or, of all classes, the test images, without those that training holds too."""
+    if part == "val":
+        seen = held.contents(data.train, np.concatenate([split.labelled, split.unlabelled]))
+        return held.of_images(data.train, split.validation, data.class_names, set(seen))
+    novel = [data.class_names[c] for c in data.novel_classes]
+    return held.of_images(data.test, np.arange(len(data.test)), data.class_names, set(held.everything(data.train)), novel=novel)

@@ -232,7 +232,7 @@ class Training(RecordedTraining):
         summary = self.summarise()
         best = summary["best"]["epoch"]
         tags = {
-            "taxon.data": self.materials.data.name,
+            **materials_module.origin_tags(self.materials.data, self.config),
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }

@@ -19,7 +19,9 @@ from mlflow.exceptions import MlflowException
 
 from core import digest
 from core.lineage import short
+from core.tracking import identity as identities
 from core.tracking import names, provenance, served
+from core.tracking.identity import Identity
 from core.tracking.patience import patiently
 from core.tracking.run import Run, tag_texts
 from core.tracking.store import machine_lock, scratch
@@ -53,6 +55,7 @@ class Evaluation:
         options: the data options that find the held-out part again.
         select_by: what chose the checkpoint; `oracle` is never promoted.
         trained: content digests of everything that took part in training.
+        test: digest of the test part; empty = there is none.
     """
 
     family: str
@@ -62,6 +65,7 @@ class Evaluation:
     options: dict[str, Any]
     select_by: str
     trained: Sequence[str] = ()
+    test: str = ""
 
     def write(self, folder: Path) -> None:
         """Write EVALUATION and TRAINED into the folder that a predictor is served from."""
@@ -108,12 +112,13 @@ def register(
     metrics: dict[str, float],
     tags: dict[str, str],
     evaluation: Evaluation | None = None,
+    identity: Identity | None = None,
 ) -> str:
-    """Log `data` as a pyfunc model of `run`, register it as `name`, point the alias `challenger` to it; return its URI.
+    """Log `data` as a pyfunc model of `run`, register it, point the alias `challenger` to it; return its URI.
 
     Args:
         run: the run that made the model.
-        name: registered name (`model_name`).
+        name: registered name (`model_name`); one with a suffix where models of another identity have it.
         data: folder that `loader_module._load_pyfunc(path)` understands; files that describe it are added.
         loader_module: importable from the project's own code, which is stored with the model.
         columns: (inputs, outputs) as MLflow types by column name: the signature.
@@ -121,10 +126,14 @@ def register(
         metrics: finite numbers shown beside the model.
         tags: facts shown beside the model (recipe, digests).
         evaluation: what promotion has to know; a model without it can be served, but not promoted.
+        identity: which models it may replace; None = those of its name.
     """
     if evaluation is not None:
         evaluation.write(data)
         tags = {**tags, **evaluation.tags()}
+    if identity is not None:
+        identity.write(data)
+        name = identities.claim(run.client, name, identity, tags)
     served.seal(data, loader_module)
     place = scratch("model")
     try:

@@ -23,6 +23,8 @@ from core.tracking.run import MADE_TAG, Run
 from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"
+IMAGES_TAG = "taxon.images"
+SPLIT_TAG = "taxon.split"  # JSON: the options that a split was drawn with, and the novel classes
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 _watch: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watch", default=None)
@@ -156,20 +158,46 @@ def _artifacts_here(client: Client, run_id: str) -> Path:
     return Path(client.download_artifacts(run_id, "", str(folder)))
 
 
-def best_checkpoint(data_name: str, seed: int | None = None, client: Client | None = None) -> str:
-    """Return the URI of the checkpoint with the best selection score among finished trainings of a data set (and seed); '' if none.
+def best_checkpoint(images: str, drawn: dict[str, Any], client: Client | None = None) -> str:
+    """Return the URI of the checkpoint with the best selection score among finished trainings on these images; '' if there is none.
 
     Trainings selected by oracle never win: their choice used novel-class truth.
+
+    Args:
+        images: their digest, with labels and class names: what a folder is called says nothing of what is in it.
+        drawn: what SPLIT_TAG has to say of their split and novel classes; {} = anything.
+
+    Raises:
+        UserError: trainings with several sets of novel classes, of which `drawn` names none: their scores are not compared.
     """
-    client = client or Client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    if "'" in data_name:
-        raise UserError(f"auto_find_best cannot search for the data set {data_name}: its name holds an apostrophe; give model_path")
-    wanted = f"tags.`taxon.data` = '{data_name}' and tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
-    if seed is not None:
-        wanted += f" and tags.`taxon.seed` = '{seed}'"
-    found = [run for run in client.search_runs(experiments, wanted, max_results=1000) if run.data.tags.get("taxon.select_by") != "oracle"]
+    found = _trainings(f"tags.`{IMAGES_TAG}` = '{images}'", client)
+    splits = {run.info.run_id: json.loads(run.data.tags.get(SPLIT_TAG, "{}")) for run in found}
+    found = [run for run in found if all(splits[run.info.run_id].get(name) == value for name, value in drawn.items())]
+    found = [run for run in found if run.data.tags.get("taxon.select_by") != "oracle"]
     if not found:
         return ""
+    novel = sorted({",".join(splits[run.info.run_id].get("novel", ())) for run in found})
+    if len(novel) > 1:
+        raise UserError(
+            f"auto_find_best: there are trainings on these images with the novel classes {' and '.join(novel)}: give novel_classes"
+        )
     best = max(found, key=lambda run: float(run.data.tags.get("taxon.best_score", "-inf")))
     return f"runs:/{best.info.run_id}/{best.data.tags['taxon.best_checkpoint']}"
+
+
+def trained_data(client: Client | None = None) -> set[str]:
+    """Return the names of the data sets that finished trainings have a best checkpoint of."""
+    return {run.data.tags.get("taxon.data", "") for run in _trainings("", client)}
+
+
+def _trainings(wanted: str, client: Client | None) -> list[Any]:
+    client = client or Client()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    finished = "tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
+    found, token = [], None
+    while True:
+        page = client.search_runs(experiments, f"{wanted} and {finished}" if wanted else finished, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

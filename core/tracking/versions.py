@@ -15,11 +15,13 @@ from mlflow.exceptions import MlflowException
 
 from core.errors import UserError, nearest
 from core.tracking import registry, served
+from core.tracking.identity import Identity
 from core.tracking.patience import Client
 
 CHAMPION = "champion"
 PROMOTED_TAG = "taxon.promoted"  # says by which run a version was promoted
 WHY_TAG = "taxon.promotion"
+OVER_TAG = "taxon.promoted_over"  # the newest version that was looked at when a version was promoted
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the store's codes for no such version and no such alias
 
 
@@ -153,6 +155,15 @@ def fetch(version: Version, folder: Path) -> Path:
     return found
 
 
+def identity(folder: Path) -> Identity | None:
+    """Return which models a fetched version may replace; None for one that an older version of this project registered."""
+    try:
+        (data,) = (folder / "data").iterdir()
+        return Identity.read(data)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def evaluation(version: Version, folder: Path) -> registry.Evaluation:
     """Return what was recorded of a fetched version when it was registered."""
     try:
@@ -180,9 +191,13 @@ def finished(client: Client, version: Version) -> bool:
     return False
 
 
-def move_champion(client: Client, version: Version, promoted_by: str, why: str) -> None:
-    """Make `version` the champion. It is tagged first: who moves the alias at the same time from elsewhere sees the tag afterwards."""
+def move_champion(client: Client, version: Version, promoted_by: str, why: str, newest: str) -> None:
+    """Make `version` the champion. It is tagged first: who moves the alias at the same time from elsewhere sees the tag afterwards.
+
+    newest: number of the newest version that was looked at for it.
+    """
     with registry_named(str(version)):
+        client.set_model_version_tag(version.name, version.number, OVER_TAG, newest)
         client.set_model_version_tag(version.name, version.number, PROMOTED_TAG, promoted_by)
         explain(client, version, why)
         client.set_registered_model_alias(version.name, CHAMPION, version.number)
@@ -191,6 +206,24 @@ def move_champion(client: Client, version: Version, promoted_by: str, why: str) 
 def explain(client: Client, version: Version, why: str) -> None:
     """Record in a version's tag what became of its promotion, and why."""
     client.set_model_version_tag(version.name, version.number, WHY_TAG, why[:4000])
+
+
+def since_promotion(champion: Version | None, found: list[Version]) -> list[Version]:
+    """Return the versions that came after the champion's promotion; all where it became champion otherwise, or there is none."""
+    newest = champion.tags.get(OVER_TAG, "") if champion is not None else ""
+    return [version for version in found if version != champion and int(version.number) > (int(newest) if newest.isdigit() else 0)]
+
+
+def study_of(client: Client, version: Version) -> tuple[str, int]:
+    """Return the study whose best trial a version was trained like, and its number of trials; ('', 0) where none is known."""
+    with contextlib.suppress(MlflowException):  # a run may have been deleted
+        data = client.get_run(version.run_id).data
+        origin = data.tags.get("taxon.config", "") or data.params.get("config", "")
+        if origin.startswith("runs:/"):
+            tags = client.get_run(origin.removeprefix("runs:/").split("/")[0]).data.tags
+            trials = tags.get("taxon.trials", "")
+            return (tags.get("taxon.study", ""), int(trials)) if trials.isdigit() else ("", 0)
+    return "", 0
 
 
 def promotions(client: Client, name: str) -> dict[str, str]:

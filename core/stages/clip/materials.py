@@ -239,13 +239,18 @@ class Materials:
         return len(self.pool.images) * self._form(towers).nbytes
 
 
+def parted(pool: Pool, rows: folds.Rows) -> ClassificationData:
+    """Return the three parts of a pool as evaluation takes them."""
+    return ClassificationData(pool.name, pool.class_names, *(pool.subset(rows[part]) for part in ("train", "val", "test")))
+
+
 def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
     """Build the materials of a training on this machine."""
     device = precision.pick_device(config.gpu)
     torch.set_num_threads(threads(config))
     threadpool_limits(threads(config))
     rows = folds.parts(pool, config)
-    data = ClassificationData(pool.name, pool.class_names, *(pool.subset(rows[part]) for part in ("train", "val", "test")))
+    data = parted(pool, rows)
     spec = view_spec(config, towers)
     return Materials(pool, rows, data, spec, device, precision.mixed_precision(config.use_amp, device), config.num_workers)
 

@@ -9,7 +9,7 @@ from core.serving import clip as serving
 from core.serving.images import example
 from core.stages import held_out as held
 from core.stages.clip import data as clip_data
-from core.stages.clip import folds
+from core.stages.clip import folds, materials
 from core.stages.clip.config import ClipData
 from core.stages.held_out import HeldOut
 from core.tracking import registry
@@ -48,6 +48,7 @@ def register(training: Any, metrics: dict[str, float]) -> str:
             finite,
             tags,
             evaluation(training),
+            held.identity(data),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -62,8 +63,9 @@ def evaluation(training: Any) -> registry.Evaluation | None:
     return held.evaluation("clip", METRIC, data, answers, config, ClipData, training.lineage)
 
 
-def held_out(options: dict[str, Any]) -> HeldOut:
-    """Return the validation images that these data options name."""
+def held_out(options: dict[str, Any], part: str) -> HeldOut:
+    """Return the validation or test images that these data options name; those of one photograph stand or fall together."""
     config = ClipData(**options)
     pool = clip_data.load(config)
-    return held.of_images(pool.images, folds.parts(pool, config)["val"], pool.class_names)
+    rows = folds.parts(pool, config)
+    return held.of_part(materials.parted(pool, rows), part, None if pool.groups is None else pool.groups[rows[part]])

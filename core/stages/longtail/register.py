@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import numpy as np
-
 from core.serving import classifier as serving
 from core.serving.images import example
 from core.stages import held_out as held
@@ -48,6 +46,7 @@ def register(training: Any, size: int, metrics: dict[str, float]) -> str:
             finite,
             tags,
             evaluation(training, size),
+            held.identity(data),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,7 +62,7 @@ def evaluation(training: Any, size: int) -> registry.Evaluation | None:
     return held.evaluation("longtail", METRIC, data, answers, config, LongtailData, training.lineage)
 
 
-def held_out(options: dict[str, Any]) -> HeldOut:
-    """Return the validation images that these data options name."""
-    data = materials.load_data(LongtailData(**options | {"test_dir": "", "test_meta": ""}))
-    return held.of_images(data.val, np.arange(len(data.val)), data.class_names)
+def held_out(options: dict[str, Any], part: str) -> HeldOut:
+    """Return the validation or test images that these data options name."""
+    unread = {} if part == "test" else {"test_dir": "", "test_meta": ""}
+    return held.of_part(materials.load_data(LongtailData(**options | unread)), part)

@@ -40,7 +40,7 @@ def stored(
     model = ""
     if m.config.register:
         evaluation = register.evaluation(m, probabilities["val"])
-        model = register.register(run, folder / PREDICTOR, m.rows["train"], metrics, predictor.about, evaluation)
+        model = register.register(run, folder / PREDICTOR, m.rows, metrics, predictor.about, evaluation)
     run.note(evaluate.note(title, metrics, model))
     print(evaluate.table(title, metrics))
     return model

@@ -57,15 +57,18 @@ def evaluation(images: Path, names: tuple[str, ...] = GOOD, **changes: Any) -> r
     return register.evaluation(trained, [{"name": name} for name in (*names, "ring")], found)
 
 
-def write(folder: Path, images: Path, names: tuple[str, ...] = GOOD, spoil: float = 1.0, **changes: Any) -> Any:
-    """Write a served model whose clusters carry `names`; return its data. `spoil` multiplies the weights."""
+def write(folder: Path, images: Path, names: tuple[str, ...] = GOOD, spoil: float = 1.0, novel: str = "novel 1", **changes: Any) -> Any:
+    """Write a served model whose clusters carry `names` and `novel`; return its data. `spoil` multiplies the weights.
+
+    novel: of the cluster of rings; a known class's name makes it one of that class.
+    """
     data, split = load_data(options(images, **changes))
     backbone = backbones.build("small_cnn", 12, 0, pretrained=False, seed=3)
     model = DiscoveryModel(backbone, ProjectionHead(backbone.feature_dim, 8, 4, 4, seed=1)).eval()
-    found = features(model, data.train.source, split.labelled)
-    labels = torch.from_numpy(data.train.labels[split.labelled])
-    centres = torch.stack([found[labels == label].mean(dim=0) for label in range(3)]).numpy()
-    clusters = [{"name": name, "known": True} for name in names]
+    rows = np.concatenate([split.labelled, np.flatnonzero(data.train.labels == 3)])
+    found, labels = features(model, data.train.source, rows), torch.from_numpy(data.train.labels[rows])
+    centres = torch.stack([found[labels == label].mean(dim=0) for label in range(4)]).numpy()
+    clusters = [{"name": name, "known": name in GOOD} for name in (*names, novel)]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(spoil)
@@ -74,12 +77,25 @@ def write(folder: Path, images: Path, names: tuple[str, ...] = GOOD, spoil: floa
 
 
 def make(
-    folder: Path, images: Path, names: tuple[str, ...] = GOOD, name: str = NAME, recorded: Any = None, spoil: float = 1.0, **changes: Any
+    folder: Path,
+    images: Path,
+    names: tuple[str, ...] = GOOD,
+    name: str = NAME,
+    recorded: Any = None,
+    spoil: float = 1.0,
+    novel: str = "novel 1",
+    identity: Any = None,
+    tags: dict[str, str] | None = None,
+    **changes: Any,
 ) -> str:
-    """Register a tiny model from a run of its own; return its version number. `recorded` takes the place of its evaluation."""
-    data = write(folder / "data", images, names, spoil, **changes)
+    """Register a tiny model from a run of its own; return its version number.
+
+    recorded, identity: take the place of its own ones; `held_out` as `recorded` stands for none. tags: of the run.
+    """
+    data = write(folder / "data", images, names, spoil, novel, **changes)
     record = recorded or evaluation(images, names, **changes)
     with tracking.open_run("pseudo_pipeline", f"tiny {names}") as run:
+        run.tags(tags or {})
         uri = registry.register(
             run,
             name,
@@ -90,5 +106,6 @@ def make(
             {"registered/val/accuracy_old": 1.0},
             {"data": "glyphs"},
             None if recorded is held_out else record,
+            identity or register.identity(data),
         )
     return uri.rsplit("/", 1)[1]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from core.data import cifar100
+from core.data import cifar100, folders
 from core.evaluation.features import FeatureExtractor
-from core.stages import cache, feature_files, rebuild
+from core.stages import cache, feature_files, materials, rebuild
 from core.stages.config import CacheConfig
 from core.tracking import stage
 from tests.core.stages import tiny
@@ -71,16 +71,36 @@ def test_the_key_holds_what_changes_the_features(extract):
     assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
-def test_the_best_checkpoint_of_this_data_set_is_found(extract, place, shared, monkeypatch):
+def test_the_best_checkpoint_of_these_images_is_found(extract, place, shared, monkeypatch):
+    """By what is in the folder: another one of the same name, or another novel class, is another training."""
     asked = []
-    monkeypatch.setattr(stage, "best_checkpoint", lambda name, seed: asked.append((name, seed)) or str(shared[0]))
-    run = extract(auto_find_best=True, model_path="", dataset="folder", data_root=str(place.images))
-    assert asked == [("folder/glyphs", None)] and about(run)["weights_digest"] == shared[1]["weights_digest"]
-    monkeypatch.setattr(stage, "best_checkpoint", lambda name, seed: asked.append((name, seed)) or "")
-    assert "no finished training" in refused(lambda: extract(auto_find_best=True, superclass_name="trees", seed=3))
-    assert asked[-1] == ("cifar100/trees", 3)
-    refused(lambda: extract(all_superclasses=True))
-    assert len([name for name, _seed in asked if name.startswith("cifar100/")]) == 16
+    monkeypatch.setattr(stage, "best_checkpoint", lambda images, drawn: asked.append((images, drawn)) or str(shared[0]))
+    folder = {"auto_find_best": True, "model_path": "", "dataset": "folder", "data_root": str(place.images)}
+    run = extract(**folder)
+    data = folders.load(place.images, "ring")
+    assert asked == [(data.images_digest, {})] and about(run)["weights_digest"] == shared[1]["weights_digest"]
+    monkeypatch.setattr(stage, "best_checkpoint", lambda images, drawn: asked.append((images, drawn)) or "")
+    other = tiny.make_images(place.images.parent / "other" / place.images.name, seed=5)
+    said = refused(lambda: extract(**folder | {"data_root": str(other)}, seed=3, novel_classes="dot", val_fraction=0.2))
+    assert "no finished training of these images" in said
+    assert asked[-1] == (folders.load(other).images_digest, {"seed": 3, "val_fraction": 0.2, "novel": ["dot"]})
+    assert asked[-1][0] != asked[0][0] and folders.load(place.images).images_digest == data.images_digest
+
+
+def test_every_superclass_with_a_training_is_looked_for(extract, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stage, "trained_data", lambda: {"cifar100/trees", "digits"})
+    monkeypatch.setattr(cache, "_best_uri", lambda config: asked.append(config.superclass_name) or "")
+    assert "no finished training of a superclass" in refused(lambda: extract(all_superclasses=True))
+    assert asked == ["trees"]
+
+
+def test_a_training_says_on_which_images_and_with_which_novel_classes_it_was(place):
+    _summary, run = place.publish()
+    data = folders.load(place.images, "ring")
+    drawn = json.loads(run.tagged["taxon.split"])
+    assert run.tagged["taxon.images"] == data.images_digest and run.tagged["taxon.data_digest"] == data.digest
+    assert drawn["novel"] == ["ring"] and set(drawn) == {*materials.SPLIT_OPTIONS, "novel"}
 
 
 @pytest.mark.parametrize("given", ["", "nowhere", "folder"])

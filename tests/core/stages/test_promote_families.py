@@ -123,7 +123,7 @@ def desk(request, tmp_path_factory, store_template):  # noqa: F811
 
 def test_what_was_recorded_is_what_the_served_model_scores(desk):
     for number in ("1", "2"):
-        found = desk.promote(candidate=number, dry_run=True)
+        found = desk.promote(candidate=number, part="val", dry_run=True)
         recorded = versions.find(desk.client, desk.name, number).score(desk.family.metric)
         assert found["metric"] == desk.family.metric and found["of_candidate"]["value"] == pytest.approx(recorded, abs=1e-9)
         assert found["of_candidate"]["low"] <= found["of_candidate"]["value"] <= found["of_candidate"]["high"]
@@ -131,11 +131,17 @@ def test_what_was_recorded_is_what_the_served_model_scores(desk):
 
 
 def test_the_better_version_becomes_champion_with_an_interval_of_its_gain(desk):
-    assert desk.promote(candidate="1")["promoted"]
-    found = desk.promote(candidate="2", min_gain=0.0)
+    assert desk.promote(candidate="1", part="val")["promoted"]
+    found = desk.promote(candidate="2", part="val", rule="point")
     scores = [versions.find(desk.client, desk.name, number).score(desk.family.metric) for number in ("1", "2")]
     assert found["champion"] == f"models:/{desk.name}/1" and found["gain"]["value"] == pytest.approx(scores[1] - scores[0], abs=1e-9)
     assert found["gain"]["low"] <= found["gain"]["value"] <= found["gain"]["high"] and found["promoted"] == (scores[1] > scores[0])
+
+
+def test_the_test_part_decides_where_there_is_one(desk):
+    found = desk.promote(candidate="2", dry_run=True)
+    assert found["part"] == "test" and found["items"] > 0 and not found["notices"]
+    assert found["rule"] == "interval" and found["looked_at"] >= 1
 
 
 def test_other_data_and_a_champion_that_trained_on_the_items_are_refused(desk, tmp_path):
@@ -146,10 +152,10 @@ def test_other_data_and_a_champion_that_trained_on_the_items_are_refused(desk, t
     for path, other in zip(pictures, pictures[-1:] + pictures[:-1], strict=True):
         shutil.copyfile(other.with_suffix(".old"), path)
     moved = f"{desk.family.place}={changed}" + (f",data_root={changed}" if desk.family.named["family"] == "posts" else "")
-    with pytest.raises(UserError, match="are not those that version 2 of"):
-        desk.promote(candidate="2", data_options=moved)
+    with pytest.raises(UserError, match="are not those of version 2 of"):
+        desk.promote(candidate="2", part="val", data_options=moved)
     with contextlib.suppress(Exception):
         desk.client.delete_registered_model_alias(desk.name, "champion")
     desk.client.set_registered_model_alias(desk.name, "champion", "3")
     with pytest.raises(UserError, match="which has trained on"):
-        desk.promote(candidate="2")
+        desk.promote(candidate="2", part="val")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core import config
+from core.errors import UserError
 from core.stages.config import TrainConfig
-from core.stages.inputs import parameters
 from core.tracking import provenance, stage
 from core.tracking import run as tracking
 
@@ -49,9 +50,9 @@ def test_only_options_that_change_a_result_enter_the_key():
     idle = {f.name for f in dataclasses.fields(TrainConfig) if not f.metadata["affects_result"]}
     assert {"num_workers", "gpu", "download"} <= idle
     for name in idle:
-        assert parameters(dataclasses.replace(base, **{name: 3})) == parameters(base)
-    assert parameters(dataclasses.replace(base, seed=2)) != parameters(base)
-    assert set(parameters(base)) <= set(config.canonical(base, results_only=True))
+        assert config.asked(dataclasses.replace(base, **{name: 3})) == config.asked(base)
+    assert config.asked(dataclasses.replace(base, seed=2)) != config.asked(base)
+    assert set(config.asked(base)) <= set(config.canonical(base, results_only=True))
 
 
 @pytest.fixture
@@ -118,22 +119,29 @@ def test_an_older_intact_run_stands_in_for_a_damaged_one(client, tmp_path, finis
     assert stage.find_finished(key).folder == older
 
 
-def test_the_best_checkpoint_is_the_best_scored_one_never_an_oracles(client):
-    def training(score: str, **more: str) -> str:
+def test_the_best_checkpoint_is_the_best_scored_one_on_these_images_never_an_oracles(client):
+    def training(score: str, images: str = "d1", **drawn: Any) -> str:
         run = tracking.open_run("train", "x")
-        run.tags({"taxon.data": "digits", "taxon.best_checkpoint": "checkpoints/e", "taxon.best_score": score, **more})
+        told = {"taxon.select_by": drawn.pop("select_by", "last"), "taxon.images": images}
+        told |= {"taxon.split": json.dumps({"seed": 1, "novel": ["ring"]} | drawn), "taxon.data": "folder/images"}
+        run.tags({"taxon.best_checkpoint": "checkpoints/e", "taxon.best_score": score, **told})
         run.finish()
         return run.run_id
 
-    assert stage.best_checkpoint("digits", None, client) == ""
+    assert stage.best_checkpoint("d1", {}, client) == "" and stage.trained_data(client) == set()
     training("0.5")
-    fifth = training("0.6", **{"taxon.seed": "5"})
+    fifth = training("0.6", seed=5)
     best = training("0.75")
-    training("0.9", **{"taxon.select_by": "oracle"})
-    training("0.95", **{"taxon.data": "cifar100/trees"})
-    assert stage.best_checkpoint("digits", None, client) == f"runs:/{best}/checkpoints/e"
-    assert stage.best_checkpoint("digits", 5, client) == f"runs:/{fifth}/checkpoints/e"
-    assert stage.best_checkpoint("digits", 6, client) == ""
+    training("0.9", select_by="oracle")
+    training("0.95", images="d2")  # another folder of the same name
+    assert stage.best_checkpoint("d1", {}, client) == f"runs:/{best}/checkpoints/e" and stage.trained_data(client) == {"folder/images"}
+    assert stage.best_checkpoint("d1", {"seed": 5}, client) == f"runs:/{fifth}/checkpoints/e"
+    assert stage.best_checkpoint("d1", {"seed": 6}, client) == stage.best_checkpoint("d3", {}, client) == ""
+    stars = training("0.8", novel=["star"])
+    assert stage.best_checkpoint("d1", {"novel": ["star"]}, client) == f"runs:/{stars}/checkpoints/e"
+    assert stage.best_checkpoint("d1", {"novel": ["ring"]}, client) == f"runs:/{best}/checkpoints/e"
+    with pytest.raises(UserError, match="novel classes ring and star: give novel_classes"):
+        stage.best_checkpoint("d1", {}, client)
 
 
 def test_the_manifest_vouches_for_size_and_digest(finished):
