@@ -51,6 +51,11 @@ def prepare(config: TrainConfig) -> TrainConfig:
 def read(config: TrainConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
     data, split = materials.load_data(config)
+    if config.val_fraction and not len(split.validation):
+        raise UserError(
+            f"val_fraction = {config.val_fraction:g} of {len(split.labelled)} labelled images of {data.name} holds none out to compare "
+            "trials by; raise it"
+        )
     return {"data": data.digest, "split": split.digest} | keys.digests(config)
 
 
@@ -100,6 +105,6 @@ def named(config: TuneSuperclassConfig) -> list[str]:
     text = config.superclasses or config.superclass_name
     found = [find(name.strip()) for name in text.split(",")] if text else [one for one in SUPERCLASSES if one.novel]
     for superclass in found:
-        if not superclass.novel and superclass is not WHOLE:
-            raise UserError(f"superclass '{superclass.name}' has no novel class, so there is nothing to discover; leave it out")
+        if superclass is not WHOLE and len(superclass.known) + len(superclass.novel) < 2:
+            raise UserError(f"superclass '{superclass.name}' has one class, so there is nothing to tell apart; leave it out")
     return [superclass.name for superclass in dict.fromkeys(found)]

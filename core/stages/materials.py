@@ -82,9 +82,24 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
         config.labels_per_class,
         data.class_names,
     )
+    if hasattr(config, "select_by"):  # a training, not a look at the split
+        _require_trainable(config, data, split)
     if not len(split.unlabelled):
         raise UserError(f"{data.name} leaves no unlabelled image to discover anything in; lower prop_train_labels or name novel classes")
     return data, split
+
+
+def _require_trainable(config: Any, data: DiscoveryData, split: Split) -> None:
+    """Raise UserError where there is one class, or where a selection wants held-out images and their share comes to none."""
+    if len(data.class_names) < 2:
+        raise UserError(f"{data.name} has the one class '{data.class_names[0]}': nothing to tell apart; take data of two classes or more")
+    asked = config.select_by
+    if len(split.validation) or asked not in ("val", "score") or (asked == "score" and not config.val_fraction):
+        return
+    raise UserError(
+        f"select_by = {asked}, but val_fraction = {config.val_fraction:g} of {len(split.labelled)} labelled images of {data.name} "
+        "holds none out; raise it or use select_by = last"
+    )
 
 
 def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded: tuple[DiscoveryData, Split] | None = None) -> Materials:

@@ -206,7 +206,7 @@ class Pipeline:
 
     def best(self) -> tuple[Finished, Path, dict[str, Any]]:
         """Return the stage that holds the best checkpoint, its file, and `{epoch, score}`."""
-        best = self.trainings[-1].summary["best"]
+        best = self.trainings[-1].summary["chosen"]
         holders = [training for training in reversed(self.trainings) if _holds(training, best["epoch"])]
         chosen = holders[0] if holders else self.trainings[-1]
         name = f"checkpoints/epoch_{best['epoch']:04d}.safetensors" if holders else chosen.summary["checkpoint"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -27,7 +28,6 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
     folder = scratch("pipeline")
     try:
         chosen, checkpoint, best = pipeline.best()
-        summary = _summary(pipeline, without, chosen, checkpoint, best)
         inputs.draw_curves(
             pipeline.trainings[-1].summary["history"] + _refreshes(pipeline), folder / "plots" / "curves.png", _epochs(pipeline)
         )
@@ -37,7 +37,9 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
         now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
         trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
         model, m = trained.model()
-        clusters = _pictures(pipeline, model, m, folder / "plots")
+        m = dataclasses.replace(m, number_format="fp32")  # as a served model computes
+        clusters, figures = _pictures(pipeline, model, m, folder / "plots")
+        summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
         (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
         pipeline.run_.folder(folder)
         if pipeline.config.register:
@@ -48,13 +50,13 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
     return summary
 
 
-def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any]) -> dict[str, Any]:
-    """Return the pipeline's result as JSON-ready values."""
+def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
+    """Return the pipeline's result as JSON-ready values; `figures` are the selected model's, as it is registered."""
     last = pipeline.trainings[-1].summary
     table = {"before pseudo labels": pipeline.trainings[0].summary["metrics"], "after pseudo labels": last["metrics"]}
     if without is not None:
         table["same epochs without"] = without.summary["metrics"]
-    table = {"frozen features": last["history"][0][1], **table, "selected model": _at(last["history"], best["epoch"])}
+    table = {"frozen features": last["history"][0][1], **table, "selected model": figures}
     return {
         "table": {
             row: {k: v for k, v in values.items() if k.startswith(("unlabelled/", "test/", "val/", "baseline/"))}
@@ -67,10 +69,6 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
     }
 
 
-def _at(history: list[list[Any]], epoch: int) -> dict[str, float]:
-    return next((metrics for at, metrics in history if at == epoch), history[-1][1])
-
-
 def _epochs(pipeline: Any) -> tuple[int, ...]:
     return tuple(clustering.summary["epoch"] for clustering in pipeline.clusterings)
 
@@ -79,8 +77,8 @@ def _refreshes(pipeline: Any) -> list[list[Any]]:
     return [[clustering.summary["epoch"], clustering.summary["metrics"]] for clustering in pipeline.clusterings]
 
 
-def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> discovery.Clustering:
-    """Draw the gallery of discovered categories and the confusion of the selected model; return its clusters."""
+def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> tuple[discovery.Clustering, dict[str, float]]:
+    """Draw the gallery of discovered categories and the confusion of the selected model; return its clusters and their figures."""
     train, test = (features_module.normalise(extractor.extract(model)) for extractor in m.extractors())
     data, split = pipeline.data, pipeline.split
     found = discovery.cluster(data, split, train, test, len(data.class_names), pipeline.config.seed)
@@ -100,7 +98,8 @@ def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> discovery.Clus
     names = dict(enumerate(data.class_names))
     picture = confusion.confusion(data.train.labels[split.unlabelled], found.train[split.unlabelled], names, data.known_classes)
     figure.save(picture, folder / "confusion.png")
-    return found
+    figures = discovery.report(data, split, found, tuple(pipeline.config.eval_funcs.split(",")))
+    return found, figures | discovery.label_free(data, split, found, train)
 
 
 def figure_image(image: np.ndarray, side: int = 64) -> np.ndarray:

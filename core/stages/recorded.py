@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class RecordedTraining:
         now, found = self.history[-1][0], []
         for epoch, metrics in self.history:
             with contextlib.suppress(KeyError):  # a metric that was not measured then
-                if self.counts(epoch, now) and (score := self.score(metrics, epoch)) > self.config.save_best_thresh:
+                if self.counts(epoch, now) and (score := self.score(metrics, epoch)) > self.threshold:
                     found.append((epoch, score))
         return sorted(found, key=lambda row: (-row[1], row[0]))
 
@@ -138,7 +139,7 @@ class RecordedTraining:
         score = self.score(metrics, epoch)
         if not self.counts(self.facts["best"]["epoch"], epoch):
             self.facts["best"] = dict(NO_BEST)
-        if self.counts(epoch, epoch) and score > max(self.facts["best"]["score"], self.config.save_best_thresh):
+        if self.counts(epoch, epoch) and score > max(self.facts["best"]["score"], self.threshold):
             self.facts["best"] = {"epoch": epoch, "score": score}
         folder = self.work / "checkpoints"
         if epoch > 0:
@@ -152,14 +153,36 @@ class RecordedTraining:
         """Return those of an epoch's metrics that were asked for; checkpoints and summary hold all of them."""
         return metrics
 
+    @property
+    def threshold(self) -> float:
+        """The score that a best epoch has to exceed; the last epoch is taken whatever it scores."""
+        return -math.inf if self.config.select_by == "last" else self.config.save_best_thresh
+
+    def _choose(self) -> None:
+        """Let the last epoch stand for a training in which none was good enough: figures and model are of one checkpoint."""
+        if self.has_checkpoint(self.facts["best"]["epoch"]):
+            return
+        last, metrics = self.history[-1]
+        self.facts["best"] = {"epoch": last, "score": self.score(metrics, last)}
+        print(
+            f"taxon: no epoch is above save_best_thresh = {self.threshold:g}: figures and model are those of the last one, {last}",
+            file=sys.stderr,
+        )
+
     def summarise(self) -> dict[str, Any]:
-        """Return what later stages read of this one."""
+        """Return what later stages read of this one; from here on `facts['best']` is the epoch that stands for the training.
+
+        `best` is the epoch above the threshold, 0 where there is none; `chosen` is that one, or else the last.
+        """
         last, best = states.checkpoint_name(self.history[-1][0]), self.facts["best"]
+        kept = self.has_checkpoint(best["epoch"])
+        self._choose()
         return {
             "epoch": self.history[-1][0],
             "checkpoint": f"checkpoints/{last}",
             "best": best,
-            "best_checkpoint": f"checkpoints/{states.checkpoint_name(best['epoch'])}" if self.has_checkpoint(best["epoch"]) else "",
+            "best_checkpoint": f"checkpoints/{states.checkpoint_name(best['epoch'])}" if kept else "",
+            "chosen": self.facts["best"],
             "weights_digest": self.digest(),
             "metrics": self.history[-1][1],
             "history": self.history,

@@ -59,6 +59,7 @@ def test_superclasses_with_novel_classes_are_the_default():
     assert names == [one.name for one in SUPERCLASSES if one.novel] and len(names) == 11
     assert superclass.named(TuneSuperclassConfig(superclasses="trees,humans, trees")) == ["trees", "humans"]
     assert superclass.named(TuneSuperclassConfig(superclass_name="trees")) == ["trees"]
+    assert superclass.named(TuneSuperclassConfig(superclasses="containers,terrain")) == ["containers", "terrain"]  # no novel class
     assert superclass.named(TuneSuperclassConfig(dataset="digits")) == []
 
 
@@ -66,7 +67,7 @@ def test_superclasses_with_novel_classes_are_the_default():
     ("options", "part"),
     [
         ({"superclasses": "treees"}, "did you mean 'trees'"),
-        ({"superclasses": "containers"}, "'containers' has no novel class"),
+        ({"superclasses": "weather_phenomena"}, "'weather_phenomena' has one class"),
         ({"superclasses": "trees", "dataset": "digits"}, "leave one of them out"),
         ({"superclasses": "trees", "superclass_name": "humans"}, "both given"),
         ({"dataset": "digits", "val_fraction": 0.0}, "val_fraction = 0"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.stages import checks
+from core.stages import checks, materials
 from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.training import recipes
 
@@ -109,3 +112,20 @@ def test_mistakes_of_the_grid(changed, says):
 def test_selecting_by_held_out_labels_needs_some():
     line = refusal(checks.check_training, TRAIN, select_by="val", val_fraction=0.0)
     assert line.startswith("select_by = val needs held-out labelled images")
+
+
+@pytest.mark.parametrize(
+    "known, config, said",
+    [
+        (1, {"select_by": "last", "val_fraction": 0.1}, "nothing to tell apart"),
+        (2, {"select_by": "val", "val_fraction": 0.01}, "holds none out"),
+        (2, {"select_by": "score", "val_fraction": 0.01}, "holds none out"),
+        (2, {"select_by": "score", "val_fraction": 0.0}, ""),
+        (2, {"select_by": "last", "val_fraction": 0.01}, ""),
+    ],
+)
+def test_one_class_and_a_share_that_holds_nothing_out_are_refused_before_training(known, config, said):
+    data = SimpleNamespace(name="few", class_names=("a", "b")[:known])
+    split = SimpleNamespace(labelled=np.arange(8), validation=np.arange(0))
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        materials._require_trainable(SimpleNamespace(**config), data, split)

@@ -207,6 +207,13 @@ def test_only_a_score_above_the_threshold_makes_a_best_checkpoint(place, monkeyp
     )
     assert summary["best"]["epoch"] == epoch
     assert summary["best_checkpoint"] == (f"checkpoints/epoch_{epoch:04d}.safetensors" if epoch else "")
+    assert summary["chosen"]["epoch"] == epoch or (not epoch and summary["chosen"]["epoch"] == summary["epoch"] == 4)
+
+
+def test_a_threshold_is_not_compared_with_the_number_of_the_last_epoch(place, monkeypatch):
+    monkeypatch.setattr(train.Training, "evaluate", scripted)
+    summary, _run = place.publish(epochs=2, save_best_thresh=9.0, select_by="last")
+    assert summary["best"]["epoch"] == summary["chosen"]["epoch"] == 2 and summary["best_checkpoint"]
 
 
 @pytest.mark.parametrize("every, kept", [(0, [2, 5]), (2, [2, 4, 5]), (3, [2, 3, 5])])
