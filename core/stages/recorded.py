@@ -154,9 +154,14 @@ class RecordedTraining:
         return metrics
 
     @property
+    def takes_last(self) -> bool:
+        """Whether the score is the epoch itself: the last one is the best one."""
+        return self.config.select_by == "last"
+
+    @property
     def threshold(self) -> float:
         """The score that a best epoch has to exceed; the last epoch is taken whatever it scores."""
-        return -math.inf if self.config.select_by == "last" else self.config.save_best_thresh
+        return -math.inf if self.takes_last else self.config.save_best_thresh
 
     def _choose(self) -> None:
         """Let the last epoch stand for a training in which none was good enough: figures and model are of one checkpoint."""

@@ -136,8 +136,12 @@ class ClipTraining(RecordedTraining):
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
         """Return the validation metric that chooses the best epoch; the epoch itself where the last one is wanted."""
-        last = self.config.select_by == "last" or not self.config.save_best
-        return float(epoch) if last else metrics[f"val/{self.config.select_by}"]
+        return float(epoch) if self.takes_last else metrics[f"val/{self.config.select_by}"]
+
+    @property
+    def takes_last(self) -> bool:
+        """Whether the last epoch is wanted, by `select_by` or without `save_best`."""
+        return super().takes_last or not self.config.save_best
 
     def keep_every(self) -> int:
         """Return `save_freq`."""

@@ -226,12 +226,8 @@ class LongtailTraining(RecordedTraining):
         return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
 
     def _restore_best(self) -> int:
-        """Let the best epoch's model, or the last one's where none was good enough, be the scored one; return its image size."""
+        """Let the model of the epoch that stands for the training be the scored one; return its image size."""
         best = self.facts["best"]["epoch"]
-        if not self.has_checkpoint(best):
-            last, metrics = self.history[-1]
-            self.facts["best"] = {"epoch": last, "score": self.score(metrics, last)}
-            return timeline.phase_at(self.config, last - 1).image_size
         name = states.checkpoint_name(best)
         state = states.load_checkpoint(self.work / "checkpoints" / name)
         # An epoch that was brought along from another training was as that one's schedule says.
