@@ -1,5 +1,7 @@
 """One thread for the tests' tiny computations: two that wait for each other on a busy machine take a hundred times as long."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,3 +9,15 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _served_files():
+    """Let models that tests load open the tests' own images by path; what a server opens by itself is tested where it is decided."""
+    before = os.environ.get("TAXON_SERVE_IMAGES")
+    os.environ["TAXON_SERVE_IMAGES"] = "/"
+    yield
+    if before is None:
+        del os.environ["TAXON_SERVE_IMAGES"]
+    else:
+        os.environ["TAXON_SERVE_IMAGES"] = before

@@ -48,7 +48,7 @@ def size_of(source: Path | str | bytes) -> tuple[int, int]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB, turned as its EXIF orientation says.
+    """Return the image as RGB, turned as its EXIF orientation says, what is transparent on white.
 
     Pillow's own `exif_transpose` writes the EXIF block again, which tags of unusual types make impossible; nobody reads it here.
     """
@@ -57,6 +57,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255 instead of scaling them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == "I" and image.getextrema()[1] > 255:  # 16 bits as PGM and some PNG files have them
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:  # dropped, it would show whatever colour an editor left under what is invisible
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

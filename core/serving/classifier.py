@@ -6,6 +6,7 @@ The folder holds `model.safetensors` (the scored weights) and `model.json` (how 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from core.data.images import ArrayImages
-from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.data.views import ViewSpec, evaluation_view
 from core.lineage import NOTHING, Lineage
 from core.models import backbones
 from core.models.classifiers import Classifier, CosineHead, FewShotHead, linear_head
-from core.serving.images import decode
+from core.serving.answers import answer, resized
 
 
 def write(folder: Path, model: Classifier, spec: ViewSpec, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
@@ -50,7 +50,7 @@ def _shape_of(head: nn.Module) -> dict[str, Any]:
 
 
 class ClassifierPredictor:
-    """Answers `predict(table)`: column `image` holds base64 image bytes or paths; returns class and confidence."""
+    """Answers `predict(table)`: column `image` holds base64 of image files; returns class and confidence."""
 
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
@@ -66,16 +66,16 @@ class ClassifierPredictor:
         self.model.load_state_dict(load_file(folder / "model.safetensors"))
         self.model.eval()
 
-    @torch.no_grad()
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return one answer per row of a table with a column `image`."""
-        answers = []
-        for value in table["image"]:
-            pixels = resize_all(ArrayImages(decode(value)[None]), self.spec).batch(np.array([0]))
-            probabilities = self.model(evaluation_view(pixels, self.spec))["label"].double().softmax(dim=1)[0]
-            best = int(probabilities.argmax())
-            answers.append({"class": self.class_names[best], "confidence": float(probabilities[best])})
-        return answers
+        """Return one answer per row of a table with a column `image`; see `core.serving.answers.answer`."""
+        read = partial(resized, spec=self.spec)
+        return answer(list(table["image"]), read, self.shares, lambda c: {"class": self.class_names[c]}, params)
+
+    @torch.no_grad()
+    def shares(self, images: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best class (B,) of B resized images and the probabilities of all (B, C) float64."""
+        found = self.model(evaluation_view(torch.cat(images), self.spec))["label"].double().softmax(dim=1).numpy()
+        return found.argmax(axis=1), found
 
 
 def _load_pyfunc(path: str) -> ClassifierPredictor:

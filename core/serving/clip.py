@@ -7,6 +7,7 @@ the classes). The text tower has done its work: its embeddings of the classes ar
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from core.data.images import ArrayImages
-from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.data.views import ViewSpec, evaluation_view
 from core.lineage import NOTHING, Lineage
 from core.models.clip import build_image_tower
 from core.models.clip_sentences import SentenceClip
-from core.serving.images import decode
+from core.serving.answers import answer, resized
 
 PREFIX = "visual."
 
@@ -51,7 +51,7 @@ def write(folder: Path, model: SentenceClip, spec: ViewSpec, about: dict[str, An
 
 
 class SentencePredictor:
-    """Answers `predict(table)`: column `image` holds base64 image bytes or paths; returns class and confidence."""
+    """Answers `predict(table)`: column `image` holds base64 of image files; returns class and confidence."""
 
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
@@ -65,17 +65,17 @@ class SentencePredictor:
         self.tower.load_state_dict({name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)})
         self.tower.eval()
 
-    @torch.no_grad()
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return one answer per row of a table with a column `image`."""
-        answers = []
-        for value in table["image"]:
-            pixels = resize_all(ArrayImages(decode(value)[None]), self.spec).batch(np.array([0]))
-            embedding = F.normalize(self.tower(evaluation_view(pixels, self.spec)).float(), dim=1)
-            probabilities = (self.scale * embedding @ self.classes.T).double().softmax(dim=1)[0]
-            best = int(probabilities.argmax())
-            answers.append({"class": self.class_names[best], "confidence": float(probabilities[best])})
-        return answers
+        """Return one answer per row of a table with a column `image`; see `core.serving.answers.answer`."""
+        read = partial(resized, spec=self.spec)
+        return answer(list(table["image"]), read, self.shares, lambda c: {"class": self.class_names[c]}, params)
+
+    @torch.no_grad()
+    def shares(self, images: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best class (B,) of B resized images and the probabilities of all (B, C) float64."""
+        embeddings = F.normalize(self.tower(evaluation_view(torch.cat(images), self.spec)).float(), dim=1)
+        found = (self.scale * embeddings @ self.classes.T).double().softmax(dim=1).numpy()
+        return found.argmax(axis=1), found
 
 
 def _load_pyfunc(path: str) -> SentencePredictor:

@@ -6,6 +6,7 @@ The folder holds `model.safetensors` (backbone and cluster centres) and `model.j
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.clustering.kmeans import assign, confidences
-from core.data.images import ArrayImages
-from core.data.views import ViewSpec, evaluation_view, resize_all
+from core.data.views import ViewSpec, evaluation_view
 from core.evaluation.features import normalise
 from core.lineage import NOTHING, Lineage
 from core.models import backbones
 from core.models.fold import FastTrunk, fold
-from core.serving.images import decode
+from core.serving.answers import answer, resized
 
 
 def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
@@ -49,7 +49,7 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
 
 
 class DiscoveryPredictor:
-    """Answers `predict(table)`: column `image` holds base64 image bytes or paths; returns class, confidence, cluster, known."""
+    """Answers `predict(table)`: column `image` holds base64 of image files; returns class, confidence, cluster, known."""
 
     def __init__(self, folder: Path):
         about = json.loads((folder / "model.json").read_text())
@@ -64,17 +64,19 @@ class DiscoveryPredictor:
         self.backbone.tail.eval()
         self.centres, self.clusters = tensors["centres"].numpy(), about["clusters"]
 
-    @torch.no_grad()
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return one answer per row of a table with a column `image`."""
-        answers = []
-        for value in table["image"]:
-            pixels = resize_all(ArrayImages(decode(value)[None]), self.spec).batch(np.array([0]))
-            features = normalise(self.backbone.tail(self.backbone.trunk(evaluation_view(pixels, self.spec))).numpy())
-            best = int(assign(features, self.centres)[0])  # the very function whose answers are evaluated
-            confidence, cluster = float(confidences(features, self.centres)[0, best]), self.clusters[best]
-            answers.append({"class": cluster["name"], "confidence": confidence, "cluster": best, "known": cluster["known"]})
-        return answers
+        """Return one answer per row of a table with a column `image`; see `core.serving.answers.answer`."""
+        return answer(list(table["image"]), partial(resized, spec=self.spec), self.shares, self.describe, params)
+
+    def describe(self, cluster: int) -> dict[str, Any]:
+        """Return what is known of a cluster."""
+        return {"class": self.clusters[cluster]["name"], "cluster": cluster, "known": self.clusters[cluster]["known"]}
+
+    @torch.no_grad()
+    def shares(self, images: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cluster (B,) of B resized images and the shares of all (B, K)."""
+        features = normalise(self.backbone.tail(self.backbone.trunk(evaluation_view(torch.cat(images), self.spec))).numpy())
+        return assign(features, self.centres), confidences(features, self.centres)  # the very functions whose answers are evaluated
 
 
 def _load_pyfunc(path: str) -> DiscoveryPredictor:

