@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from core.errors import UserError, nearest
 
@@ -13,12 +14,16 @@ from core.errors import UserError, nearest
 # Words are bounded by ASCII only, because Chinese stands before an address without a blank; an address with '/' may follow anything.
 _CUT = r"(?:…|\.{2,})"
 _URL = re.compile(
-    rf"https?:/\S*|https?{_CUT}|(?<![a-z0-9_])(?:https?:\S*|htt?{_CUT}|htt(?:ps?)?\s*$|www\.\S+)",
+    rf"https?:/\S*|https?{_CUT}|(?<![a-z0-9_])(?:https?:\S*|htt?{_CUT}|www\.\S+)",
     re.IGNORECASE,
 )
+_URL_TAIL = re.compile(r"(?<![a-z0-9_])htt(?:ps?)?\Z", re.IGNORECASE)
 _RETWEET = re.compile(r"^(?:\s*RT\s+@\w+:?)+", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![\w@])(?:@+\w+)+")
-_HASH = re.compile(r"#+(?=\w)")
+_HASH = re.compile(r"(?<!#)#++(?=\w)")
+_NESTED = re.compile(r"&(?:amp;){2,}")
+_NESTING = 8  # times that a text is decoded before what is left of '&amp;amp;...' goes at once
+_ZWJ = "\u200d"
 _REPEAT = re.compile(r"([^\d\s])\1{2,}")
 _WORD = re.compile(r"(?<![@#\w'\u2019])[\w'\u2019]+")
 # They turn a sentence round, so a list made for finding topics must not take them away here.
@@ -34,7 +39,18 @@ def drop_retweet_prefix(text: str) -> str:
 
 def drop_urls(text: str) -> str:
     """Drop web addresses, also those glued to a word and those that the length limit cut ('http:/…', 'ht…', a last 'http')."""
-    return _URL.sub(" ", text)
+    text = _URL.sub(" ", text)
+    end = len(text)
+    while found := _URL_TAIL.search(text, max(_word_end(text, end) - len("https"), 0), _word_end(text, end)):
+        end = found.start()
+    return text if end == len(text) else text[:end] + " "
+
+
+def _word_end(text: str, end: int) -> int:
+    """Return where the last word before `end` ends."""
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end
 
 
 def drop_mentions(text: str) -> str:
@@ -49,8 +65,11 @@ def open_hashtags(text: str) -> str:
 
 def decode_entities(text: str) -> str:
     """Turn HTML entities into their characters ('&amp;' to '&'), also where they were encoded twice."""
+    times = 0
     while (decoded := html.unescape(text)) != text:
-        text = decoded
+        text, times = decoded, times + 1
+        if times == _NESTING:
+            text = _NESTED.sub("&amp;", text)
     return text
 
 
@@ -77,9 +96,48 @@ def drop_stop_words(text: str) -> str:
 
 def describe_emoji(text: str) -> str:
     """Replace each emoji by its English name in words (a heart becomes 'red heart')."""
-    import emoji
+    return "".join(chars if data is None else f" {data['en'].strip(':').replace('_', ' ')} " for chars, data in _emoji_tokens(text))
 
-    return emoji.replace_emoji(text, lambda _, data: f" {data['en'].strip(':').replace('_', ' ')} ")
+
+def _emoji_tokens(text: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """Return the text in pieces, each with the data of the emoji that it is, else None.
+
+    The steps of `tokenize` of the `emoji` package, which looks every character up in a list of all joiners that it has skipped: a
+    text of joined emoji took it quadratic time.
+    """
+    import emoji
+    from emoji.tokenizer import get_search_tree
+    from emoji.unicode_codes import STATUS
+
+    tree, found, skipped, i = get_search_tree(), [], set(), 0
+    while i < len(text):
+        char, data = text[i], None
+        if i in skipped:
+            i += 1
+            continue
+        if char in tree:
+            j, branch = i + 1, tree[char]
+            while j < len(text) and text[j] in branch and j not in skipped:
+                branch, j = branch[text[j]], j + 1
+            if (data := branch.get("data")) is not None:
+                found.append((text[i:j], data))
+                i = j - 1
+        elif char == _ZWJ and found and found[-1][0] in emoji.EMOJI_DATA and text[i - 1] in tree:
+            # The joiner joins no known emoji: what stands before it is read again without it.
+            skipped.add(i)
+            back = 1
+            if emoji.EMOJI_DATA[found[-1][0]]["status"] == STATUS["component"]:
+                start = i - sum(len(chars) for chars, _ in found[-2:])
+                back = 1 if text[start] == _ZWJ else 2
+                i = start + (text[start] == _ZWJ)
+            else:
+                i -= len(found[-1][0])
+            del found[-back:]
+            continue
+        if data is None and char not in "\ufe0e\ufe0f":
+            found.append((char, None))
+        i += 1
+    return found
 
 
 @lru_cache

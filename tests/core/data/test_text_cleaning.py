@@ -1,3 +1,7 @@
+import re
+import time
+
+import emoji
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +120,45 @@ def test_unknown_names_are_answered_with_the_nearest(name, hint):
 def test_an_unknown_rule_is_refused():
     with pytest.raises(UserError, match="no cleaning rule 'hash'; did you mean 'hashes'"):
         clean("a", ("hash",))
+
+
+PIECES = (
+    "a",
+    " ",
+    "1",
+    "\u20e3",
+    "\u200d",
+    "\ufe0f",
+    "\ufe0e",
+    "\u2764",
+    "\U0001f469",
+    "\U0001f467",
+    "\U0001f3fd",
+    "\U0001f1e9",
+    "\U0001f1ea",
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(text=st.lists(st.sampled_from((*PIECES, "\U0001f3f3", "\U0001f308", "\u2640", "\U0001f9b0"))).map("".join) | st.text(max_size=20))
+def test_emoji_are_those_that_their_package_finds(text):
+    described = emoji.replace_emoji(text, lambda _, data: f" {data['en'].strip(':').replace('_', ' ')} ")
+    assert RULES["emoji_words"](text) == described
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(text=TEXTS | st.lists(st.sampled_from(["http", "https", "HTT", " ", "\n", "x", "www.", ":", "#", "\u597d"])).map("".join))
+def test_cut_addresses_at_the_end_go_as_if_one_by_one(text):
+    tail, before, after = re.compile(r"(?<![a-z0-9_])htt(?:ps?)?\s*$", re.IGNORECASE), None, clean(text, ("urls",))
+    while before != text:
+        before, text = text, tail.sub(" ", RULES["urls"](text))
+    assert after == text
+    assert RULES["hashes"](text) == re.sub(r"#+(?=\w)", " ", text)
+
+
+@pytest.mark.parametrize("piece", ["\U0001f469\u200d", "#", "http ", "word the soooo #", "&" + "amp;" * 49_999], ids=range(5))
+def test_a_long_text_takes_as_long_as_its_length(piece):
+    text = (piece * (200_000 // len(piece) + 1))[:200_000]
+    started = time.process_time()
+    clean(text, RULE_SETS["aggressive"])
+    assert time.process_time() - started < 20  # about 2 s at most; quadratic rules took minutes
