@@ -89,12 +89,17 @@ def group(n: int, keys: Mapping[str, Sequence[Hashable]]) -> np.ndarray:
     return np.argsort(np.argsort(first)).astype(np.int64)[inverse]
 
 
+def groups_of(posts: Posts) -> np.ndarray:
+    """Return (N,) int64 group numbers of posts: duplicates, by file, look or text, are no further evidence of a score."""
+    return group(len(posts), keys_of(posts))
+
+
 def make_split(posts: Posts, val_fraction: float, test_fraction: float, seed: int) -> PostSplit:
     """Split labelled posts; the result does not depend on the order of the rows. UserError for fractions that cannot be had."""
     check_fractions(val_fraction, test_fraction, seed)
     if posts.labels is None:
         raise UserError("posts without tags cannot be split; give the file whose tags are known")
-    return split_groups(posts.guids, posts.labels, group(len(posts), keys_of(posts)), val_fraction, test_fraction, seed)
+    return split_groups(posts.guids, posts.labels, groups_of(posts), val_fraction, test_fraction, seed)
 
 
 def check_fractions(val_fraction: float, test_fraction: float, seed: int) -> None:

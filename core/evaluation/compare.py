@@ -31,7 +31,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Items that only the first and only the second got right, and the two-sided p value of their being equally likely."""
+    """Items (or groups) of which the first and the second got more right, and the two-sided p value of their being equally likely."""
 
     only_a: int
     only_b: int
@@ -129,15 +129,17 @@ def paired_swaps(
     return np.concatenate(found)
 
 
-def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.ndarray) -> McNemar:
+def mcnemar(labels: np.ndarray, predictions_a: np.ndarray, predictions_b: np.ndarray, groups: np.ndarray | None = None) -> McNemar:
     """Return McNemar's exact test of whether a and b, predictions (N,) or probabilities (N, C), are right equally often.
 
     Of the items that exactly one got right, a's share is tested against Binomial(1/2), two-sided; without such items p is 1.
+    Items of one number in `groups` (N,) are one trial, won by whoever got more of them right: the sign test over groups.
     Source: McNemar 1947. Raises UserError without items, ValueError for arrays that do not fit.
     """
     labels, (a, b) = _checked(labels, (predictions_a, predictions_b))
-    right_a, right_b = _decided(a) == labels, _decided(b) == labels
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    _, numbers = np.unique(_checked_groups(groups, len(labels)), return_inverse=True)
+    lead = np.bincount(numbers, (_decided(b) == labels).astype(np.int64) - (_decided(a) == labels))
+    only_a, only_b = int((lead < 0).sum()), int((lead > 0).sum())
     p_value = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, p_value)
 
@@ -188,9 +190,7 @@ def _resample(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}")
     labels, outputs = _checked(labels, outputs)
-    groups = np.arange(len(labels)) if groups is None else as_ids(groups)
-    if len(groups) != len(labels):
-        raise ValueError(f"{len(labels)} labels need as many group numbers, not {groups.shape}")
+    groups = _checked_groups(groups, len(labels))
     rng = np.random.default_rng(seed)
     if isinstance(metric, str):
         return _by_counts(labels, [_decided(output) for output in outputs], metric, n, rng, groups)
@@ -256,6 +256,14 @@ def _checked(labels: np.ndarray, outputs: Sequence[np.ndarray]) -> tuple[np.ndar
     if not len(labels):
         raise UserError("no items to compare on: the evaluated part is empty; check its folder or metadata")
     return labels, outputs
+
+
+def _checked_groups(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """Return (n,) group numbers, every item by itself where none are given."""
+    found = np.arange(n) if groups is None else as_ids(groups)
+    if len(found) != n:
+        raise ValueError(f"{n} labels need as many group numbers, not {found.shape}")
+    return found
 
 
 def _decided(output: np.ndarray) -> np.ndarray:

@@ -100,10 +100,18 @@ def _publish(
 
 
 def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str, folder: Path, seed: int) -> dict[str, list[float]]:
-    """Write every held-out prediction and their confusion matrix; return metric -> [value, low, high], a 95 % bootstrap interval."""
+    """Write every held-out prediction and their confusion matrix; return metric -> [value, low, high], a 95 % bootstrap interval.
+
+    Images of one group are resampled together.
+    """
     rows = [
         row | {"fold": str(k)} for k, fold in enumerate(finished, start=1) for row in read_predictions(fold.folder / "evaluation" / part)
     ]
+    groups = None
+    if pool.groups is not None:
+        group_of = dict(zip(pool.images.ids, pool.groups.tolist(), strict=True))
+        rows = [row | {"group": str(group_of[row["image"]])} for row in rows]
+        groups = np.array([int(row["group"]) for row in rows])
     with open(folder / PREDICTIONS, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -111,7 +119,7 @@ def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str
     index = {name: i for i, name in enumerate(pool.class_names)}
     labels, predicted = (np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
     figure.save(class_confusion.class_confusion(labels, predicted, pool.class_names), folder / "plots" / "confusion.png")
-    found = {name: compare.bootstrap_interval(labels, predicted, name, seed=seed) for name in compare.METRICS}
+    found = {name: compare.bootstrap_interval(labels, predicted, name, seed=seed, groups=groups) for name in compare.METRICS}
     return {name: [interval.value, interval.low, interval.high] for name, interval in found.items()}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from core import config as configuration
 from core.data import texts
+from core.data.post_splits import group
 from core.errors import UserError, nearest
 from core.evaluation import compare
 from core.stages.clip import checks, cross_validation, evaluate, train
@@ -147,7 +148,10 @@ def _lines(summary: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _against_first(names: Sequence[str], finished: Sequence[stages.Finished], seed: int) -> dict[str, dict[str, list[float]]]:
-    """Return, of cross-validations of the same images, metric -> [difference to the first, low, high] and McNemar's p value."""
+    """Return, of cross-validations of the same images, metric -> [difference to the first, low, high] and McNemar's p value.
+
+    `mcnemar_p_holm` is p corrected for all the configurations that are compared. Images that either calls a group are one trial.
+    """
     tables = [_predictions(found.folder / cross_validation.PREDICTIONS) for found in finished]
     compared: dict[str, dict[str, list[float]]] = {}
     for name, rows in zip(names[1:], tables[1:], strict=True):
@@ -156,23 +160,29 @@ def _against_first(names: Sequence[str], finished: Sequence[stages.Finished], se
         ids = sorted(rows)
         index = {label: i for i, label in enumerate(sorted({row[c] for t in (tables[0], rows) for row in t.values() for c in (0, 1)}))}
         labels, first, other = (np.array([index[t[i][c]] for i in ids]) for t, c in ((rows, 0), (tables[0], 1), (rows, 1)))
-        found = {metric: compare.paired_bootstrap(labels, first, other, metric, seed=seed) for metric in compare.METRICS}
+        groups = group(len(ids), {who: [t[i][2] for i in ids] for who, t in (("first", tables[0]), ("other", rows))})
+        found = {metric: compare.paired_bootstrap(labels, first, other, metric, seed=seed, groups=groups) for metric in compare.METRICS}
         compared[name] = {metric: [interval.value, interval.low, interval.high] for metric, interval in found.items()}
-        compared[name]["mcnemar_p"] = [compare.mcnemar(labels, first, other).p_value]
+        compared[name]["mcnemar_p"] = [compare.mcnemar(labels, first, other, groups).p_value]
+    corrected = compare.holm([found["mcnemar_p"][0] for found in compared.values()])
+    for found, p_value in zip(compared.values(), corrected, strict=True):
+        found["mcnemar_p_holm"] = [p_value]
     return compared
 
 
-def _predictions(path: Path) -> dict[str, tuple[str, str]]:
-    """Return image -> (true, predicted); {} where the run was no cross-validation."""
+def _predictions(path: Path) -> dict[str, tuple[str, str, str]]:
+    """Return image -> (true, predicted, group or ''); {} where the run was no cross-validation."""
     if not path.is_file():
         return {}
-    return {row["image"]: (row["true"], row["predicted"]) for row in texts.dict_rows(path.read_text(encoding="utf-8"))}
+    return {
+        row["image"]: (row["true"], row["predicted"], row.get("group") or "") for row in texts.dict_rows(path.read_text(encoding="utf-8"))
+    }
 
 
 def _differences(compared: dict[str, dict[str, list[float]]]) -> dict[str, str]:
     def said(found: dict[str, list[float]]) -> str:
         cells = [f"{m.replace('_', ' ')} {found[m][0]:+.3f} ({found[m][1]:+.3f} to {found[m][2]:+.3f})" for m in compare.METRICS]
-        return ", ".join(cells) + f", McNemar p {found['mcnemar_p'][0]:.3f}"
+        return ", ".join(cells) + f", McNemar p {found['mcnemar_p'][0]:.3f} (Holm {found['mcnemar_p_holm'][0]:.3f})"
 
     return {name: said(found) for name, found in compared.items()}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.data import texts
+from core.data import post_splits, texts
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
@@ -39,7 +39,7 @@ def run(config: BaselineConfig, run: Any) -> dict[str, Any]:
             require_same_test(posts, uri, name)
         run.dataset("posts/test", posts.digest, config.data_root, "test")
         found = {name: probabilities_of(uri, posts, name) for name, uri in given.items()}
-        report = judge(posts.labels, found["baseline_weights"], found["weights"], config)
+        report = judge(posts.labels, found["baseline_weights"], found["weights"], config, post_splits.groups_of(posts))
         report |= {"posts": len(posts), "data_digest": posts.digest, "compared": given}
         write(folder, posts, found, report)
         publish(report)
@@ -94,15 +94,21 @@ def probabilities_of(uri: str, posts: Posts, option: str) -> np.ndarray:
     return predictor.probabilities(posts.texts, model.pictures(predictor, posts))
 
 
-def judge(labels: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, config: BaselineConfig) -> dict[str, Any]:
-    """Return scores, paired differences and the verdict on probabilities (N, C) of two classifiers for labels (N,)."""
-    settings = {"n": config.resamples, "seed": config.seed, "level": config.level}
+def judge(
+    labels: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, config: BaselineConfig, groups: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return scores, paired differences and the verdict on probabilities (N, C) of two classifiers for labels (N,).
+
+    Posts of one number in `groups` (N,) are resampled together and are one trial of McNemar's test.
+    """
+    settings = {"n": config.resamples, "seed": config.seed, "level": config.level, "groups": groups}
     scores, differences = {}, {}
     for name in METRICS:
         pair = {"baseline": baseline, "candidate": candidate}
         scores[name] = {who: asdict(compare.bootstrap_interval(labels, found, name, **settings)) for who, found in pair.items()}
         differences[name] = compare.paired_bootstrap(labels, baseline, candidate, name, **settings)
-    test = compare.mcnemar(labels, baseline, candidate)
+    test = compare.mcnemar(labels, baseline, candidate, groups)
+    (corrected,) = compare.holm([test.p_value])
     found = verdict(config.metric, differences, test, 1 - config.level)
     metrics = {f"comparison/{name}_difference": difference.value for name, difference in differences.items()}
     return {
@@ -110,7 +116,8 @@ def judge(labels: np.ndarray, baseline: np.ndarray, candidate: np.ndarray, confi
         "verdict": found,
         "scores": scores,
         "differences": {name: asdict(difference) for name, difference in differences.items()},
-        "mcnemar": asdict(test),
+        "mcnemar": asdict(test) | {"p_holm": corrected, "comparisons": 1},
+        "groups": len(labels) if groups is None else len(np.unique(groups)),
         "metrics": metrics | {"comparison/mcnemar_p": test.p_value},
     }
 
@@ -176,7 +183,10 @@ def summary_of(report: dict[str, Any]) -> str:
         d = report["differences"][name]
         lines.append(f"{name:18s}{cells}" + f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]".rjust(28))
     test = report["mcnemar"]
-    lines.append(f"McNemar: right only by the baseline {test['only_a']}, only by the candidate {test['only_b']}, p = {test['p_value']:.3g}")
+    lines.append(
+        f"McNemar over {report['groups']} groups of posts: right by the baseline alone {test['only_a']}, by the candidate alone "
+        f"{test['only_b']}, p = {test['p_value']:.3g} (Holm over {test['comparisons']} comparison {test['p_holm']:.3g})"
+    )
     said = UNDECIDED if report["verdict"] == UNDECIDED else f"the candidate is {report['verdict']}"
     lines.append(f"{report['metric'].replace('_', ' ')}: {said}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from core.data import text_cleaning
+from core.data import post_splits, text_cleaning
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
@@ -24,6 +24,7 @@ from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
 from core.tracking.store import scratch
 
 SCORES = ("accuracy", "macro_f1")
+P_TITLE = "p against the first (Holm)"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, 
     run.started()
     posts = rows[config.part]
     outcomes = [outcome(name, one, config, rows, run, entry_point) for name, one in made]
-    table = [row_of(one, posts, config.seed) for one in outcomes]
+    groups = post_splits.groups_of(posts)
+    tests = against_first(outcomes, posts.labels, groups)
+    table = [row_of(one, posts, config.seed, groups) | test for one, test in zip(outcomes, tests, strict=True)]
     summary = {"part": config.part, "posts": len(posts), "rows": table, "best": best_of(table), "seeds": config.seeds}
     folder = scratch("comparison")
     try:
@@ -135,12 +138,25 @@ def predictions_in(path: Path, posts: Posts) -> np.ndarray:
     return np.array([posts.class_names.index(read[guid]) for guid in posts.guids])
 
 
-def row_of(one: Outcome, posts: Posts, seed: int) -> dict[str, Any]:
-    """Return name, (value, low, high) of each score (means over seeds; resampled are the posts), spread over seeds, runs."""
+def against_first(outcomes: Sequence[Outcome], labels: np.ndarray, groups: np.ndarray) -> list[dict[str, float | None]]:
+    """Return `mcnemar_p` of each variant against the first, and `mcnemar_p_holm` for as many tests as there are; None of the first.
+
+    The predictions of all seeds on the posts of a group (N,) are one trial.
+    """
+    first, *others = outcomes
+    seeds = first.predicted.shape[1]
+    stacked = np.tile(labels, seeds), np.tile(groups, seeds)
+    raw = [compare.mcnemar(stacked[0], first.predicted.T.reshape(-1), one.predicted.T.reshape(-1), stacked[1]).p_value for one in others]
+    pairs = [(None, None), *zip(raw, compare.holm(raw), strict=True)]
+    return [{"mcnemar_p": p, "mcnemar_p_holm": corrected} for p, corrected in pairs]
+
+
+def row_of(one: Outcome, posts: Posts, seed: int, groups: np.ndarray) -> dict[str, Any]:
+    """Return name, (value, low, high) of each score (means over seeds; resampled are groups of posts), spread over seeds, runs."""
     row: dict[str, Any] = {"name": one.name, "runs": list(one.runs)}
     for name in SCORES:
         metric = mean_over_seeds(accuracy if name == "accuracy" else macro_f1)
-        interval = compare.bootstrap_interval(posts.labels, one.predicted, metric, seed=seed)
+        interval = compare.bootstrap_interval(posts.labels, one.predicted, metric, seed=seed, groups=groups)
         row[name] = [interval.value, interval.low, interval.high]
         single = [
             mean_over_seeds(accuracy if name == "accuracy" else macro_f1)(posts.labels, column[:, None]) for column in one.predicted.T
@@ -179,6 +195,7 @@ def write(folder: Path, summary: dict[str, Any], title: str) -> None:
     flat = [
         {"name": row["name"]}
         | {f"{score}{end}": f"{value:.4f}" for score in SCORES for end, value in zip(("", "_low", "_high"), row[score], strict=True)}
+        | {name: "" if row[name] is None else f"{row[name]:.4g}" for name in ("mcnemar_p", "mcnemar_p_holm")}
         for row in summary["rows"]
     ]
     evaluate.write_table(folder / "table.csv", flat)
@@ -187,16 +204,16 @@ def write(folder: Path, summary: dict[str, Any], title: str) -> None:
 
 def text_of(summary: dict[str, Any]) -> str:
     """Return the table that is printed."""
-    lines = [f"{summary['part']} posts".ljust(24) + "".join(f"{score.replace('_', ' '):>26s}" for score in SCORES)]
+    lines = [f"{summary['part']} posts".ljust(24) + "".join(f"{score.replace('_', ' '):>26s}" for score in SCORES) + P_TITLE.rjust(34)]
     for row in summary["rows"]:
-        lines.append(f"  {row['name']}".ljust(24) + "".join(f"{_cell(row[score]):>26s}" for score in SCORES))
+        lines.append(f"  {row['name']}".ljust(24) + "".join(f"{_cell(row[score]):>26s}" for score in SCORES) + _p(row).rjust(34))
     return "\n".join(lines)
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """Return the table as the run's description."""
-    rows = [f"| {row['name']} | " + " | ".join(_cell(row[score]) for score in SCORES) + " |" for row in summary["rows"]]
-    head = ["| variant | accuracy | macro-F1 |", "|---|---|---|"]
+    rows = [f"| {row['name']} | " + " | ".join(_cell(row[score]) for score in SCORES) + f" | {_p(row)} |" for row in summary["rows"]]
+    head = [f"| variant | accuracy | macro-F1 | {P_TITLE} |", "|---|---|---|---|"]
     return "\n".join(
         [f"**{summary['posts']} {summary['part']} posts**, 95 % intervals", "", *head, *rows, "", "Picture: `comparison/bars.png`."]
     )
@@ -204,3 +221,8 @@ def markdown(summary: dict[str, Any]) -> str:
 
 def _cell(values: Sequence[float]) -> str:
     return f"{values[0]:.3f} ({values[1]:.3f}-{values[2]:.3f})"
+
+
+def _p(row: dict[str, Any]) -> str:
+    """Return McNemar's p value as it is and, in brackets, corrected by Holm for all rows; '' of the first row."""
+    return "" if row["mcnemar_p"] is None else f"{row['mcnemar_p']:.3g} ({row['mcnemar_p_holm']:.3g})"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from core.data import post_splits
 from core.data.posts import Posts
 from core.evaluation import classification, compare
 from core.evaluation.compare import Interval
@@ -25,8 +26,9 @@ def metrics_of(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray
 
 
 def intervals_of(posts: Posts, probabilities: np.ndarray, seed: int) -> dict[str, Interval]:
-    """Return the 95 % bootstrap intervals of SHOWN."""
-    return {name: compare.bootstrap_interval(posts.labels, probabilities, name, seed=seed) for name in SHOWN}
+    """Return the 95 % bootstrap intervals of SHOWN; duplicates are resampled together."""
+    groups = post_splits.groups_of(posts)
+    return {name: compare.bootstrap_interval(posts.labels, probabilities, name, seed=seed, groups=groups) for name in SHOWN}
 
 
 def draw(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, folder: Path, seed: int) -> dict[str, float]:

@@ -46,14 +46,15 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
     with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
         train, val, source = read(config)
         leakage.require_unseen(config, results.items_of(train), "training posts, which are to be predicted out of fold")
-        folds = fold_of(train, source, config.folds, config.seed)
+        groups = groups_of(train, source)
+        folds = fold_of(train, groups, config.folds, config.seed)
         run.dataset("posts/train", train.digest, config.data_root, "training")
         probabilities = out_of_fold(config, train, val, folds, run)
         cases, rows = find(train, probabilities, config.confidence_below)
         bad_cases.write(folder / "bad_cases.csv", cases, config.data_root)
         _write_predictions(folder / "oof_predictions.csv", train, folds, probabilities)
         _draw(folder, train, probabilities, cases, rows, config.shown)
-        report = describe(train, probabilities, cases) | {"folds": config.folds, "confidence_below": config.confidence_below}
+        report = describe(train, probabilities, cases, groups) | {"folds": config.folds, "confidence_below": config.confidence_below}
         (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         publish(report)
     run.metrics(report["metrics"], 0)
@@ -84,12 +85,16 @@ def read(config: Any) -> tuple[Posts, Posts, list[str]]:
     return train, val, source
 
 
-def fold_of(train: Posts, source: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """Return (N,) the fold of each post, stratified by class; posts that share image, text or source are in one fold.
+def groups_of(train: Posts, source: Sequence[str]) -> np.ndarray:
+    """Return (N,) group numbers: posts that share image, text or source are in one group."""
+    return post_splits.group(len(train), post_splits.keys_of(train) | {"source": list(source)})
+
+
+def fold_of(train: Posts, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Return (N,) the fold of each post, stratified by class; a group (N,) is in one fold.
 
     Raises UserError for a class with fewer groups than folds.
     """
-    groups = post_splits.group(len(train), post_splits.keys_of(train) | {"source": list(source)})
     for label, name in enumerate(train.class_names):
         n_groups = len(np.unique(groups[train.labels == label]))
         if n_groups < folds:
@@ -163,9 +168,9 @@ def find(train: Posts, probabilities: np.ndarray, confidence_below: float) -> tu
     return BadCases(train.subset(rows), names, confidences[rows], tuple(reasons)), rows
 
 
-def describe(train: Posts, probabilities: np.ndarray, cases: BadCases) -> dict[str, Any]:
-    """Return the JSON-ready report: out-of-fold scores with intervals, bad cases by reason and class."""
-    found = {name: vars(compare.bootstrap_interval(train.labels, probabilities, name)) for name in ("accuracy", "macro_f1")}
+def describe(train: Posts, probabilities: np.ndarray, cases: BadCases, groups: np.ndarray) -> dict[str, Any]:
+    """Return the JSON-ready report: scores with intervals over whole groups, bad cases by reason and class."""
+    found = {name: vars(compare.bootstrap_interval(train.labels, probabilities, name, groups=groups)) for name in ("accuracy", "macro_f1")}
     by_class = {
         name: {"posts": int((train.labels == c).sum()), "bad": cases.posts.tags.count(name)} for c, name in enumerate(train.class_names)
     }

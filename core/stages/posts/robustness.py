@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.data import post_splits
 from core.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from core.data.posts import Posts
 from core.data.text_corruptions import TEXT_CORRUPTIONS, corrupt_text
@@ -81,7 +82,8 @@ def test(predictor: PostPredictor, posts: Posts, chosen: Sequence[tuple[str, str
         raise UserError(f"the classifier sees {' and '.join(sorted(seen))} only, which none of the corruptions damages; name others")
     images = model.pictures(predictor, posts)
     right = predictor.probabilities(posts.texts, images).argmax(axis=1)
-    clean = {name: vars(compare.bootstrap_interval(posts.labels, right, name, seed=seed)) for name in SCORES}
+    groups = post_splits.groups_of(posts)
+    clean = {name: vars(compare.bootstrap_interval(posts.labels, right, name, seed=seed, groups=groups)) for name in SCORES}
     damaged = bar(_damaged(posts, images, chosen, seed), "corruptions", total=len(chosen) * len(SEVERITIES))
     cells = []
     for cell, rows, texts, pixels in damaged:

@@ -209,6 +209,19 @@ def test_the_numbers_of_groups_and_the_order_of_items_change_nothing():
         bootstrap_interval(labels, first, groups=groups[:5])
 
 
+def test_mcnemar_counts_a_group_once():
+    """Ten copies of each item are ten times the items, and no more evidence."""
+    labels, first, second = answers(50)
+    copies, groups = [np.repeat(column, 10) for column in (labels, first, second)], np.repeat(np.arange(50), 10)
+    assert mcnemar(*copies, groups) == mcnemar(labels, first, second) != mcnemar(*copies)
+    right, wrong, zeros = np.zeros(5, int), np.ones(5, int), np.zeros(5, int)
+    mixed = np.array([0, 0, 1, 1, 0])  # group 0: second better by two of three, group 1: neither
+    assert mcnemar(zeros, wrong, mixed, np.array([0, 0, 0, 1, 1])) == McNemar(0, 2, 0.5)
+    assert mcnemar(zeros, right, wrong, zeros) == McNemar(1, 0, 1.0)
+    with pytest.raises(ValueError, match="5 labels need as many group numbers"):
+        mcnemar(zeros, right, wrong, np.zeros(4, int))
+
+
 @quick
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_equals_its_definition(p_values):

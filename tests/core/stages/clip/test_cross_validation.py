@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from core.evaluation import compare
 from core.places import cache_home
 from core.stages.clip import cross_validation, train
 from tests.core.stages.clip.tiny_clip import children, folder_of
@@ -55,6 +56,20 @@ def test_an_interrupted_cross_validation_goes_on_with_the_fold_it_was_in(client,
     assert epochs[3:] == [(2, 2)] and sorted(children(client, parent)) == ["fold 2"]
     assert "taxon.reused.fold_1" in client.get_run(parent).data.tags
     assert len(summary["folds"]) == 2 and not list((cache_home() / "work").iterdir())
+
+
+def test_images_of_a_group_are_resampled_together(client, folded):
+    apart, _ = folded()
+    summary, parent = folded(group_pattern=r"/(\d+)_")
+    with open(folder_of(client, parent) / "out_of_fold.csv") as file:
+        rows = list(csv.DictReader(file))
+    ids = {row["image"]: row["group"] for row in rows}
+    assert len(rows) == 38 and all(ids[image] == ids[image.replace("_0.png", "_1.png")] for image in ids) and len(set(ids.values())) == 7
+    code = {name: i for i, name in enumerate(sorted({row["true"] for row in rows}))}
+    labels, predicted = (np.array([code[row[column]] for row in rows]) for column in ("true", "predicted"))
+    expected = compare.bootstrap_interval(labels, predicted, seed=42, groups=np.array([int(row["group"]) for row in rows]))
+    assert summary["out_of_fold"]["accuracy"] == pytest.approx([expected.value, expected.low, expected.high])
+    assert expected != compare.bootstrap_interval(labels, predicted, seed=42) and apart["n_splits"] == 2
 
 
 def test_one_fold_alone_is_a_training(client, folded):

@@ -10,6 +10,7 @@ from core.stages.clip import children, multi_config, run, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import run as tracking
 from core.tracking import store
+from core.tracking.stage import Finished
 from tests.core.stages.clip import tiny_clip
 from tests.core.stages.clip.tiny_clip import children as children_of
 from tests.core.stages.clip.tiny_clip import folder_of
@@ -100,8 +101,30 @@ def test_every_configuration_is_a_child_and_folds_are_compared_pairwise(client, 
         assert sorted(children_of(client, one["run_id"])) == ["fold 1", "fold 2"]
         assert set(one["lines"]) == {"trained"} and "±" in one["lines"]["trained"][0]
     found = summary["against_first"][names[1]]
-    assert set(found) == {"accuracy", "balanced_accuracy", "macro_f1", "mcnemar_p"} and found["accuracy"][1] <= found["accuracy"][2]
+    assert (
+        set(found) == {"accuracy", "balanced_accuracy", "macro_f1", "mcnemar_p", "mcnemar_p_holm"}
+        and found["accuracy"][1] <= found["accuracy"][2]
+    )
     assert json.loads((folder_of(client, parent) / "multi_config_summary.json").read_text())["configurations"][0]["name"] == names[0]
+
+
+def test_p_values_are_corrected_and_groups_of_images_are_one_trial(tmp_path):
+    def finished(name, wrong, grouped):
+        (tmp_path / name).mkdir()
+        rows = [f"{i},x,{'y' if i < wrong else 'x'}{f',{i // 4}' if grouped else ''}" for i in range(40)]
+        head = "image,true,predicted" + ",group" * grouped
+        (tmp_path / name / "out_of_fold.csv").write_text("\n".join([head, *rows]))
+        return Finished(name, tmp_path / name, {}, {})
+
+    def p_values(grouped):
+        made = [finished(f"{name}{grouped}", wrong, grouped) for name, wrong in (("a", 0), ("b", 8), ("c", 24))]
+        found = multi_config._against_first(["a", "b", "c"], made, 1)
+        return [(found[name]["mcnemar_p"][0], found[name]["mcnemar_p_holm"][0]) for name in ("b", "c")]
+
+    assert p_values(False) == [pytest.approx((2 / 2**8, 2 / 2**8)), pytest.approx((2 / 2**24, 4 / 2**24))]
+    assert p_values(True) == [pytest.approx((0.5, 0.5)), pytest.approx((2 / 2**6, 4 / 2**6))]
+    said = multi_config._differences(multi_config._against_first(["a", "b"], [finished("d", 0, True), finished("e", 8, True)], 1))
+    assert said["b"].endswith("McNemar p 0.500 (Holm 0.500)")
 
 
 def test_a_configuration_that_was_trained_without_registering_is_registered_without_training_again(folded, client, tmp_path, monkeypatch):

@@ -64,15 +64,30 @@ def compared(pair, new="good", old="bad", **options):
     return baseline.run(config, run), run.folder / "comparison"
 
 
+def answers_of(pair):
+    _, many, made, _ = pair
+    found = [model.open_predictor(made[name]).probabilities(many.texts, None) for name in ("bad", "good")]
+    return many.labels, *found
+
+
 def test_better_is_said_when_it_is_and_worse_the_other_way_round(pair, capsys):
     report, folder = compared(pair)
     assert report["verdict"] == "better" and report["posts"] == 120
-    assert report["differences"]["accuracy"]["value"] == pytest.approx(0.25) and report["mcnemar"]["only_b"] == 30
+    assert report["differences"]["accuracy"]["value"] == pytest.approx(0.25)
+    # The 120 posts show 36 pictures: 9 of them, not 30 posts, speak for the candidate.
+    assert report["groups"] == 36 and report["mcnemar"]["only_b"] == 9 and report["mcnemar"]["p_value"] == pytest.approx(2 / 2**9)
+    assert report["mcnemar"]["p_holm"] == report["mcnemar"]["p_value"] and report["mcnemar"]["comparisons"] == 1
+    alone = baseline.judge(*answers_of(pair), BaselineConfig(resamples=200))
+    assert alone["groups"] == 120 and alone["mcnemar"]["only_b"] == 30
+    wide, narrow = (found["differences"]["accuracy"] for found in (report, alone))
+    assert wide["high"] - wide["low"] > 1.4 * (narrow["high"] - narrow["low"])
     assert json.loads((folder / "comparison.json").read_text()) == report
     rows = hardening.rows(folder / "predictions.csv")
     assert sum(row["baseline"] != row["true"] for row in rows) == 30 and all(row["candidate"] == row["true"] for row in rows)
     assert (folder / "comparison.png").stat().st_size > 5000
-    assert capsys.readouterr().out.splitlines()[-1] == "macro f1: the candidate is better"
+    *_, tested, last = capsys.readouterr().out.splitlines()
+    assert last == "macro f1: the candidate is better"
+    assert "over 36 groups" in tested and tested.endswith("candidate alone 9, p = 0.00391 (Holm over 1 comparison 0.00391)")
     assert compared(pair, "bad", "good")[0]["verdict"] == "worse"
 
 

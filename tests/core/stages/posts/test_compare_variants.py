@@ -103,6 +103,36 @@ def test_seeds_are_averaged_and_posts_resampled(told, root):
     assert row["accuracy"][1] < row["accuracy"][0] < row["accuracy"][2] and row["runs"] == ["1", "2"]
 
 
+def test_p_values_against_the_first_are_corrected_for_as_many_as_there_are(told, root, capsys):
+    config = HeadVariantConfig(**options(root, variants="base,ln,mlp", part="test"))
+    summary, place, _ = told(compare_variants.heads, config)
+    base, ln, mlp = summary["rows"]  # 1, 2 and 3 posts wrong of 12, the same ones
+    assert base["mcnemar_p"] is base["mcnemar_p_holm"] is None
+    assert (ln["mcnemar_p"], mlp["mcnemar_p"]) == (1.0, 0.5) and (ln["mcnemar_p_holm"], mlp["mcnemar_p_holm"]) == (1.0, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("p against the first (Holm)") and lines[-1].endswith(" 0.5 (1)")
+    written = (place / "comparison-table.csv").read_text().splitlines()
+    assert written[0].endswith(",mcnemar_p,mcnemar_p_holm") and written[1].endswith(",,") and written[3].endswith(",0.5,1")
+
+
+def test_seeds_of_a_variant_and_duplicates_are_no_further_trials():
+    labels = np.repeat(np.arange(6) % 3, 2)
+    right = np.stack([labels, labels, labels], axis=1)
+    outcomes = [compare_variants.Outcome(name, predicted, ()) for name, predicted in (("a", (right + 1) % 3), ("b", right))]
+    every = compare_variants.against_first(outcomes, labels, np.arange(12))[1]["mcnemar_p"]
+    assert every == pytest.approx(2 / 2**12)
+    assert compare_variants.against_first(outcomes, labels, np.arange(12) // 2)[1]["mcnemar_p"] == pytest.approx(2 / 2**6)
+
+
+def test_intervals_take_duplicates_together(root):
+    posts = tiny_posts.parts(root)["val"]
+    wrong = posts.labels.copy()
+    wrong[:6] = (wrong[:6] + 1) % 3
+    one = compare_variants.Outcome("a", wrong[:, None], ())
+    alone, paired = (compare_variants.row_of(one, posts, 1, groups)["accuracy"] for groups in (np.arange(12), np.arange(12) // 6))
+    assert alone[0] == paired[0] == 0.5 and (paired[1], paired[2]) == (0.0, 1.0) and alone[1] > 0.1
+
+
 def test_rule_sets_and_rules_of_ones_own(told, root):
     config = PreprocessConfig(**options(root, rule_sets="raw,urls+lower"))
     summary, _, trained = told(compare_variants.preprocessing, config)

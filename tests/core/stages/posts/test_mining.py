@@ -63,7 +63,7 @@ def test_folds_never_part_variants_of_one_source(seed, folds):
     if min(np.bincount([g % 3 for g in {int(s) for s in source}], minlength=3)) < 8 or groups < 24:
         return
     try:
-        found = mining.fold_of(posts, source, folds, seed % 1000)
+        found = mining.fold_of(posts, mining.groups_of(posts, source), folds, seed % 1000)
     except mining.UserError as error:
         assert "lower folds" in str(error)
         return
