@@ -63,6 +63,7 @@ def _acts(loss: str, config: LongtailTrainConfig) -> bool:
 def prepare(config: LongtailTrainConfig) -> LongtailTrainConfig:
     """Check."""
     checks.refuse(config)
+    config = checks.present_names(config)
     return config
 
 

@@ -15,6 +15,7 @@ from core.errors import UserError, nearest
 
 # Those that depend on the confusion counts alone and are resampled as such; the same definitions as in core.evaluation.classification.
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+MACRO = ("macro_precision", "macro_recall")  # means over the classes with items; the recall is the balanced accuracy by its other name
 Metric = str | Callable[[np.ndarray, np.ndarray], float]
 _BLOCK_CELLS = 1 << 22
 
@@ -56,7 +57,7 @@ def bootstrap_interval(
     Args:
         labels: (N,) integers.
         outputs: predictions (N,), or probabilities (N, C), of which METRICS take the argmax.
-        metric: one of METRICS, fast; or a function of (labels, outputs), called once a resample with the resampled rows.
+        metric: one of METRICS or MACRO, fast; or a function of (labels, outputs), called once a resample with the resampled rows.
         n: resamples.
         seed: the same seed gives the same interval; for METRICS whatever the order of the items.
         level: of the interval, between 0 and 1.
@@ -160,7 +161,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Return (R,) values of `metric`, one of METRICS, when (label, prediction) pair k, both (K,) ids from 0, occurs weights[r, k] times."""
+    """Return (R,) values of `metric`, of METRICS or MACRO; (label, prediction) pair k, (K,) ids from 0, occurs weights[r, k] times."""
     right = labels == predictions
     if metric == "accuracy":
         return weights @ right / weights.sum(axis=1)
@@ -171,8 +172,10 @@ def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predic
         return weights @ csr_array((values.astype(np.float64), place), shape=(len(classes), n_classes))
 
     hits, support = per_class(labels, right), per_class(labels, np.ones_like(right))
-    if metric == "balanced_accuracy":
+    if metric in ("balanced_accuracy", "macro_recall"):
         top, bottom = hits, support
+    elif metric == "macro_precision":  # 0 for a class that is never predicted
+        top, bottom = hits, np.maximum(per_class(predictions, np.ones_like(right)), 1)
     else:
         top, bottom = 2 * hits, support + per_class(predictions, np.ones_like(right))
     present = support > 0
@@ -183,8 +186,9 @@ def _resample(
     labels: np.ndarray, outputs: Sequence[np.ndarray], metric: Metric, n: int, seed: int, level: float, groups: np.ndarray | None
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Return the metric of each of S outputs on all items, and (n, S) on resamples."""
-    if isinstance(metric, str) and metric not in METRICS:
-        raise UserError(f"unknown metric '{metric}' to resample{nearest(metric, METRICS)} (one of {', '.join(METRICS)}, or a function)")
+    known = (*METRICS, *MACRO)
+    if isinstance(metric, str) and metric not in known:
+        raise UserError(f"unknown metric '{metric}' to resample{nearest(metric, known)} (one of {', '.join(known)}, or a function)")
     if n < 1:
         raise ValueError(f"n, the number of resamples, must be at least 1, not {n}")
     if not 0 < level < 1:

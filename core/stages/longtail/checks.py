@@ -42,8 +42,14 @@ EPOCH_OPTIONS = tuple(f.name for f in dataclasses.fields(LongtailSchedule) if f.
 
 
 def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
-    """Return the configuration unchanged, or raise UserError naming option, value and remedy; say which epoch options never act."""
+    """Return the configuration in the options' present names, or raise UserError naming option, value and remedy.
+
+    Says what an older name means and which epoch options never act.
+    """
     refuse(config)
+    if config.loss_type == "multitask":
+        print("taxon: loss_type = multitask is the older name of model_type = multitask with loss_type = ce", file=sys.stderr)
+        config = present_names(config)
     late = timeline.beyond(config)
     if late:
         print(f"taxon: never reached in {config.epochs} epochs: {', '.join(late)}", file=sys.stderr)
@@ -68,8 +74,18 @@ def double_corrections(config: LongtailTrainConfig) -> list[str]:
     return [f"{' and '.join(given)} each correct for the classes' sizes: {how}; one of them is enough"]
 
 
+def present_names(config: LongtailTrainConfig) -> LongtailTrainConfig:
+    """Return the configuration with loss_type = multitask, the older tool's, as model_type; UserError beside another model_type."""
+    if config.loss_type != "multitask":
+        return config
+    if config.model_type == "fewshot":
+        raise UserError("loss_type = multitask means model_type = multitask, but model_type = fewshot is given; drop one of the two")
+    return dataclasses.replace(config, model_type="multitask", loss_type="ce")
+
+
 def refuse(config: LongtailTrainConfig) -> None:
     """Raise UserError naming option, value and remedy."""
+    config = present_names(config)
     limits.require(config, POSITIVE, NOT_NEGATIVE, SHARES)
     for name in EPOCH_OPTIONS:
         if getattr(config, name) < timeline.NEVER:

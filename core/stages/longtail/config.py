@@ -102,10 +102,10 @@ class LongtailOptimiser:
 class LongtailLoss:
     """Loss, sampling, mixing; the defaults are what won on validation (README), not the older tool's weighted cross-entropy."""
 
-    loss_type: Literal["ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt"] = option(
+    loss_type: Literal["ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt", "multitask"] = option(
         "ce",
         "loss of the label: logit_adjustment = ce, then tau chosen on validation; ldam_drw = margins, re-weighted from drw_epoch; "
-        "crt = ce, then a new classifier on balanced draws from crt_epoch",
+        "crt = ce, then a new classifier on balanced draws from crt_epoch; multitask = older name of model_type = multitask with ce",
     )
     use_class_weights: bool = option(False, "class weights in any loss_type (weighted_ce always has them)")
     label_smoothing: float = scheduled(0.05, "label smoothing at the start")

@@ -23,7 +23,7 @@ from core.stages.posts.config_tools import BaselineConfig
 
 ENTRY_POINT = "compare_with_baseline"
 FOLDER = "comparison"
-METRICS = ("accuracy", "macro_f1", "balanced_accuracy")
+METRICS = ("accuracy", "macro_f1", "macro_precision", "macro_recall", "balanced_accuracy")
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 # What a training run keeps of its own test part; which that was can be checked there.
 RECORD = Path("evaluation") / "test" / "predictions.csv"
@@ -150,7 +150,7 @@ def write(folder: Path, posts: Posts, found: dict[str, np.ndarray], report: dict
 
 def draw(report: dict[str, Any]) -> Figure:
     """Draw the scores of both with intervals, and the paired differences beside them."""
-    drawn = Figure(figsize=(9.0, 3.4), layout="constrained")
+    drawn = Figure(figsize=(12.0, 3.4), layout="constrained")
     left, right = drawn.subplots(1, 2)
     for place, name in enumerate(METRICS):
         for who, shift, colour in (("baseline", -0.16, KNOWN_COLOUR), ("candidate", 0.16, NOVEL_COLOUR)):

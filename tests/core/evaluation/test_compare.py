@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from core.errors import UserError
 from core.evaluation import compare
@@ -28,7 +28,8 @@ def plain(metric: str):
         scores = []
         for c in set(labels.tolist()):
             hits, true, said = ((labels == c) & (predictions == c)).sum(), (labels == c).sum(), (predictions == c).sum()
-            scores.append(hits / true if metric == "balanced_accuracy" else 2 * hits / (true + said))
+            of_class = {"macro_precision": hits / max(said, 1), "macro_f1": 2 * hits / (true + said)}
+            scores.append(of_class.get(metric, hits / true))
         return float(np.mean(scores))
 
     return score
@@ -42,7 +43,7 @@ def answers(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
     return labels, first, second
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS, *compare.MACRO])
 @quick
 @given(triples, st.integers(0, 2**32 - 1))
 def test_scores_of_counted_pairs_equal_scores_of_repeated_items(metric, pairs, seed):
@@ -60,6 +61,8 @@ def test_loops_agree_with_scikit_learn(pairs):
     options = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}
     assert plain("macro_f1")(labels, predictions) == pytest.approx(f1_score(labels, predictions, **options))
     assert plain("balanced_accuracy")(labels, predictions) == pytest.approx(recall_score(labels, predictions, **options))
+    assert plain("macro_recall")(labels, predictions) == pytest.approx(recall_score(labels, predictions, **options))
+    assert plain("macro_precision")(labels, predictions) == pytest.approx(precision_score(labels, predictions, **options))
 
 
 @pytest.mark.parametrize("metric", METRICS)

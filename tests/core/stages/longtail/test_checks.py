@@ -34,6 +34,16 @@ def test_the_defaults_are_accepted_without_a_word(capsys):
     assert checks.check_training(GOOD) is GOOD and capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("model_type", ["baseline", "multitask"])
+def test_multitask_as_a_loss_is_the_model_with_plain_cross_entropy(model_type, capsys):
+    meant = checks.check_training(dataclasses.replace(GOOD, loss_type="multitask", model_type=model_type))
+    assert meant == dataclasses.replace(GOOD, loss_type="ce", model_type="multitask")
+    said = "taxon: loss_type = multitask is the older name of model_type = multitask with loss_type = ce\n"
+    assert capsys.readouterr().err == said
+    assert "drop one of the two" in refusal(loss_type="multitask", model_type="fewshot")
+    assert "does not go with model_type = multitask" in refusal(loss_type="multitask", use_cosine_classifier=True)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -163,6 +173,7 @@ def test_a_size_that_the_network_does_not_take(place):
 def test_further_heads_without_anything_known_of_the_classes(place):
     line = refused(lambda: place.training(model_type="multitask"))
     assert line.startswith("model_type = multitask needs crop, disease, severity") and "train_meta" in line
+    assert refused(lambda: place.training(loss_type="multitask")) == line
 
 
 def test_no_data_at_all_and_data_that_is_not_there(place, tmp_path):

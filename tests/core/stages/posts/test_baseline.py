@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import precision_score, recall_score
 
 from core.data import post_splits
 from core.data.posts import CLASS_NAMES
@@ -77,6 +78,11 @@ def test_better_is_said_when_it_is_and_worse_the_other_way_round(pair, capsys):
     # The 120 posts show 36 pictures: 9 of them, not 30 posts, speak for the candidate.
     assert report["groups"] == 36 and report["mcnemar"]["only_b"] == 9 and report["mcnemar"]["p_value"] == pytest.approx(2 / 2**9)
     assert report["mcnemar"]["p_holm"] == report["mcnemar"]["p_value"] and report["mcnemar"]["comparisons"] == 1
+    labels, bad, _ = answers_of(pair)
+    options = {"average": "macro", "zero_division": 0}
+    assert report["scores"]["macro_precision"]["baseline"]["value"] == pytest.approx(precision_score(labels, bad.argmax(axis=1), **options))
+    assert report["scores"]["macro_recall"]["baseline"]["value"] == pytest.approx(recall_score(labels, bad.argmax(axis=1), **options))
+    assert report["metrics"]["comparison/macro_precision_difference"] == report["differences"]["macro_precision"]["value"]
     alone = baseline.judge(*answers_of(pair), BaselineConfig(resamples=200))
     assert alone["groups"] == 120 and alone["mcnemar"]["only_b"] == 30
     wide, narrow = (found["differences"]["accuracy"] for found in (report, alone))
