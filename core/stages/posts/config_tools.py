@@ -42,8 +42,14 @@ class PreprocessConfig(OptimizeClipConfig):
 
 @dataclass(frozen=True)
 class MineBadCasesConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PostsData):
-    """List the training posts that a classifier trained on other folds gets wrong or is unsure of, with thumbnails."""
+    """List the training posts that a classifier which never saw them gets wrong or is unsure of, with thumbnails."""
 
+    model: str = place(
+        "",
+        "run, folder, model or checkpoint of optimize_clip that has not seen these posts: it predicts them at once and nothing is "
+        "trained; empty = classifiers trained on the other folds",
+        "predictor",
+    )
     folds: int = option(5, "parts that the training posts are predicted in, each by a classifier trained on the others")
     confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too; 0 = only wrong ones")
     shown: int = option(24, "bad cases on the page of thumbnails")

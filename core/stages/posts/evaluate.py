@@ -13,7 +13,9 @@ from core.data import post_splits
 from core.data.posts import Posts
 from core.evaluation import classification, compare
 from core.evaluation.compare import Interval
+from core.lineage import short
 from core.plots import class_confusion, figure, reliability
+from core.stages.posts import results
 
 SHOWN = ("accuracy", "macro_f1", "balanced_accuracy")
 KEPT = (*SHOWN, "nll", "ece")
@@ -48,12 +50,13 @@ def draw(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, fold
 
 
 def predictions(posts: Posts, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Return a row a post: guid, true, predicted, confidence, and the probability of each class."""
+    """Return a row a post: guid, true, predicted, confidence, the probability of each class, and the keys of its content."""
     names, best = posts.class_names, probabilities.argmax(axis=1)
     return [
         {"guid": guid, "true": true, "predicted": names[p], "confidence": f"{row[p]:.6f}"}
         | {f"p_{name}": f"{value:.6f}" for name, value in zip(names, row, strict=True)}
-        for guid, true, p, row in zip(posts.guids, posts.tags, best, probabilities, strict=True)
+        | {"content": " ".join(short(key) for key in item)}
+        for guid, true, p, row, item in zip(posts.guids, posts.tags, best, probabilities, results.items_of(posts), strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Bad cases of the training posts: those that a classifier which never saw them gets wrong or is unsure of.
 
-Each post is predicted by a classifier trained on the other folds (out-of-fold), early stopped on the validation part. Validation and
-test posts are never mined: what is learnt from them could not be measured any more.
+Each post is predicted by a classifier trained on the other folds (out-of-fold), early stopped on the validation part, or all of them
+by a given one that has seen none. Validation and test posts are never mined: what is learnt from them could not be measured any more.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from core.data.bad_cases import BadCases
 from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
+from core.lineage import NOTHING
 from core.plots import figure, mistakes, reliability
 from core.stages import leakage, reuse
 from core.stages.posts import model, optimize, results
@@ -47,14 +48,18 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
         train, val, source = read(config)
         leakage.require_unseen(config, results.items_of(train), "training posts, which are to be predicted out of fold")
         groups = groups_of(train, source)
-        folds = fold_of(train, groups, config.folds, config.seed)
         run.dataset("posts/train", train.digest, config.data_root, "training")
-        probabilities = out_of_fold(config, train, val, folds, run)
+        if config.model:
+            folds, probabilities = np.full(len(train), ""), by_model(config.model, train)
+        else:
+            folds = fold_of(train, groups, config.folds, config.seed)
+            probabilities = out_of_fold(config, train, val, folds, run)
         cases, rows = find(train, probabilities, config.confidence_below)
         bad_cases.write(folder / "bad_cases.csv", cases, config.data_root)
         _write_predictions(folder / "oof_predictions.csv", train, folds, probabilities)
         _draw(folder, train, probabilities, cases, rows, config.shown)
-        report = describe(train, probabilities, cases, groups) | {"folds": config.folds, "confidence_below": config.confidence_below}
+        report = describe(train, probabilities, cases, groups) | {"confidence_below": config.confidence_below}
+        report |= {"folds": 0 if config.model else config.folds, "model": config.model}
         (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         publish(report)
     run.metrics(report["metrics"], 0)
@@ -110,6 +115,19 @@ def fold_of(train: Posts, groups: np.ndarray, folds: int, seed: int) -> np.ndarr
         if absent:
             raise UserError(f"without fold {fold} no {train.class_names[min(absent)]} post is left to train on; lower folds or change seed")
     return found
+
+
+def by_model(given: str, train: Posts) -> np.ndarray:
+    """Return (N, C) probabilities of the classifier behind a URI, in one pass.
+
+    Raises UserError where it has learnt from one of the posts, was chosen on one, or tells other classes apart.
+    """
+    predictor = model.open_predictor(given)
+    record = getattr(predictor, "lineage", NOTHING)
+    leakage.refuse(results.items_of(train), (record.learnt, record.chosen), "training posts, which are to be predicted", "model", given)
+    if tuple(predictor.class_names) != train.class_names:
+        raise UserError(f"model = '{given}' tells {', '.join(predictor.class_names)} apart, the posts are {', '.join(train.class_names)}")
+    return predictor.probabilities(train.texts, model.images_of(train, predictor.image_size))
 
 
 def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> np.ndarray:
@@ -211,8 +229,9 @@ def summary_of(report: dict[str, Any]) -> str:
     """Return the lines that are printed."""
     said = "  ".join(f"{name} {i['value']:.3f} [{i['low']:.3f}, {i['high']:.3f}]" for name, i in report["out_of_fold"].items())
     classes = "  ".join(f"{name} {counts['bad']} of {counts['posts']}" for name, counts in report["by_class"].items())
+    how = f"by {report['model']}" if report["model"] else f"out of fold ({report['folds']} folds)"
     return (
-        f"{report['posts']} training posts, out of fold ({report['folds']} folds): {said}\n"
+        f"{report['posts']} training posts, {how}: {said}\n"
         f"{report['bad_cases']} bad cases: {report['wrong']} wrong, {report['only_low_confidence']} right but below "
         f"{report['confidence_below']:g}; {classes}"
     )

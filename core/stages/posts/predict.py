@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import digest
+import numpy as np
+
+from core import digest, lineage
 from core.data import post_splits, texts
 from core.data import posts as post_files
 from core.data.posts import Posts
 from core.errors import UserError
+from core.evaluation import compare
+from core.lineage import NOTHING
 from core.stages.posts import model
 from core.stages.posts.config_tools import PredictConfig
+from core.tracking.uri import resolve
 from core.training.state import write_atomically
 
 ENTRY_POINT = "predict_test_clip"
 SCORE = "best/val/macro_f1"
+# What a training run keeps of its own validation part.
+RECORD = Path("evaluation") / "val" / "predictions.csv"
 
 
 def run(config: PredictConfig, run: Any) -> dict[str, Any]:
@@ -57,21 +66,60 @@ def rows_of(config: PredictConfig) -> Posts:
 
 
 def best_predictor(uris: list[str]) -> tuple[str, model.PostPredictor]:
-    """Return (URI, classifier) of the highest validation macro-F1 among `uris`; one alone needs no score.
+    """Return (URI, classifier) of the highest macro-F1 on the validation posts that all of `uris` hold out; one alone needs no score.
 
     Raises:
-        UserError: one cannot be opened, or of several one does not say how it did on validation.
+        UserError: one cannot be opened, or of several one does not say how it did on validation, or they have no such post in common.
     """
     opened = [(one, model.open_predictor(one)) for one in uris]
     if len(opened) == 1:
         return opened[0]
+    parts = {getattr(predictor, "lineage", NOTHING).chosen for _, predictor in opened}
+    scores = _own_scores(opened) if len(parts) == 1 and all(parts) else _common_scores(opened)
+    return max(opened, key=lambda pair: scores[pair[0]])
+
+
+def _own_scores(opened: Sequence[tuple[str, model.PostPredictor]]) -> dict[str, float]:
+    """Return what each classifier says of itself, all on the same validation posts."""
     scores = {one: getattr(predictor, "about", {}).get(SCORE) for one, predictor in opened}
     silent = [one for one, score in scores.items() if score is None]
     if silent:
         raise UserError(
             f"weights: '{silent[0]}' does not say how it did on validation; give runs of {model.optimize.ENTRY_POINT}, or one alone"
         )
-    return max(opened, key=lambda pair: scores[pair[0]])
+    return scores
+
+
+def _common_scores(opened: Sequence[tuple[str, model.PostPredictor]]) -> dict[str, float]:
+    """Return macro-F1 by URI on the posts, the same by content and label, that each held out and that none has learnt from."""
+    tables = {one: _validation(one) for one, _ in opened}
+    learnt = [getattr(predictor, "lineage", NOTHING).learnt for _, predictor in opened]
+    rows = sorted(set.intersection(*(set(table) for table in tables.values())))
+    known = set(lineage.matching([tuple(content.split()) for content, _ in rows], *learnt))
+    common = [row for place, row in enumerate(rows) if place not in known]
+    if not common:
+        raise UserError(f"weights: {', '.join(tables)} have no validation post in common; train them on one split, or give one alone")
+    print(f"taxon: their validation parts differ: they are compared on the {len(common)} posts that all hold out", file=sys.stderr)
+    names = sorted({said for table in tables.values() for said in table.values()} | {true for _, true in common})
+    labels = np.array([names.index(true) for _, true in common])
+    once = np.ones((1, len(common)))
+    return {
+        one: float(compare.weighted_scores("macro_f1", once, labels, np.array([names.index(table[row]) for row in common]))[0])
+        for one, table in tables.items()
+    }
+
+
+def _validation(uri: str) -> dict[tuple[str, str], str]:
+    """Return (content, true) -> predicted of the validation posts of the run behind `uri`; UserError where it keeps none."""
+    path = resolve(uri, "weights")
+    record = next((folder / RECORD for folder in (path, *path.parents[:2]) if (folder / RECORD).is_file()), None)
+    rows = [] if record is None else list(texts.dict_rows(record.read_text(encoding="utf-8")))
+    if not rows or "content" not in rows[0]:
+        raise UserError(
+            f"weights: '{uri}' does not say how it did on which validation post ({RECORD}); give runs of "
+            f"{model.optimize.ENTRY_POINT} that held out the same validation posts, or one alone"
+        )
+    return {(row["content"], row["true"]): row["predicted"] for row in rows}
 
 
 def table_of(guids: tuple[str, ...], tags: list[str]) -> str:

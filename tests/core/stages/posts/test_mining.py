@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from core.config import fields_of
 from core.data import bad_cases, post_splits
 from core.data.posts import Posts
-from core.stages.posts import mining, model
+from core.lineage import Lineage, flat
+from core.stages.posts import mining, model, results
 from core.stages.posts.config_tools import MineBadCasesConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
@@ -49,6 +50,25 @@ def test_no_classifier_has_seen_what_it_is_asked(workplace):
         assert not texts & set(train_rows.texts) and val_rows.guids == val.guids
         assert not set(train_rows.guids) & (set(val.guids) | set(test.guids))
     assert sum(len(texts) for texts in asked) == 36 and not set().union(*asked) & (set(val.texts) | set(test.texts))
+
+
+def test_a_given_model_that_has_seen_none_predicts_all_at_once(workplace, capsys):
+    report, run = mined(workplace, model="runs:/one")
+    assert not workplace.trained and [len(texts) for texts, _ in workplace.predictor.asked] == [36]
+    assert report["bad_cases"] == 4 and report["model"] == "runs:/one" and report["folds"] == 0
+    assert {row["guid"] for row in hardening.rows(run.folder / "bad_cases" / "bad_cases.csv")} == {str(i + 1) for i in hardening.MISLED}
+    assert {row["fold"] for row in hardening.rows(run.folder / "bad_cases" / "oof_predictions.csv")} == {""}
+    assert "36 training posts, by runs:/one: accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["trained", "seen", "chosen"])
+def test_a_given_model_that_knows_a_post_is_refused(workplace, kind):
+    known = results.items_of(hardening.part(workplace.root, "train").subset([3, 5]))
+    workplace.predictor.lineage = Lineage(**{kind: flat(known)})
+    said = refused(lambda: mined(workplace, model="runs:/one"))
+    assert said.startswith("model = 'runs:/one' has learnt from 2 of the 36 training posts") and not workplace.predictor.asked
+    workplace.predictor.lineage, workplace.predictor.class_names = Lineage(), ("bad", "good")
+    assert "model = 'runs:/one' tells bad, good apart" in refused(lambda: mined(workplace, model="runs:/one"))
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
@@ -114,7 +134,7 @@ def test_every_training_option_reaches_the_training(workplace):
     config = workplace.trained[0][0]
     assert {name: getattr(config, name) for name in changed} == changed and config.register is False
     own = {f.name for f in dataclasses.fields(MineBadCasesConfig)} - {f.name for f in dataclasses.fields(type(config))}
-    assert own == {"folds", "confidence_below", "shown", "output_dir"}
+    assert own == {"folds", "model", "confidence_below", "shown", "output_dir"}
     assert all(doc for *_, doc in fields_of(MineBadCasesConfig))
 
 

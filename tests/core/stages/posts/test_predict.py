@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
+from core.lineage import Lineage, flat
 from core.stages.posts import predict
 from core.stages.posts.config_tools import PredictConfig
 from tests.core.data import fake_posts
@@ -17,7 +18,8 @@ class ByLength:
 
     class_names, image_size, needs_images = ("negative", "neutral", "positive"), 8, True
 
-    def __init__(self, score=None, shift=0):
+    def __init__(self, score=None, shift=0, held_out=("an image",), trained=()):
+        self.lineage = Lineage(trained=flat([trained]), chosen=flat([held_out]))
         self.about, self.shift, self.seen = ({} if score is None else {"best/val/macro_f1": score}), shift, None
 
     def probabilities(self, texts, images):
@@ -67,6 +69,31 @@ def test_of_several_the_best_on_validation_predicts(root, told):
     predictors = {"a": ByLength(0.4), "b": ByLength(0.6, shift=1), "c": ByLength(0.5)}
     summary, run = told(predictors, weights="a, b,c", data_root=str(root))
     assert summary["weights"] == run.tagged["taxon.weights"] == "b" and predictors["b"].seen is not None and predictors["a"].seen is None
+
+
+def recorded(folder, said):
+    """Write what a training run keeps of its validation part, content -> predicted, all of them positive; return the folder."""
+    (folder / "evaluation" / "val").mkdir(parents=True)
+    rows = [f"g{n},positive,{predicted},{content}" for n, (content, predicted) in enumerate(said.items())]
+    (folder / "evaluation" / "val" / "predictions.csv").write_text("\n".join(["guid,true,predicted,content", *rows]))
+    return str(folder)
+
+
+def test_candidates_of_other_splits_are_compared_on_what_all_hold_out(root, told, tmp_path, capsys):
+    """`a` shines on easy posts of its own; of the two that both hold out, `b` has both right."""
+    easy = {f"{n:016x}": "positive" for n in range(8)}
+    a = recorded(tmp_path / "a", easy | {"c1 d1": "negative", "c2 d2": "positive"})
+    b = recorded(tmp_path / "b", {"c1 d1": "positive", "c2 d2": "positive", "c3 d3": "negative", "c4 d4": "negative"})
+    predictors = {a: ByLength(0.9, held_out=("x",)), b: ByLength(0.5, held_out=("y",))}
+    assert told(predictors, weights=f"{a},{b}", data_root=str(root))[0]["weights"] == b
+    assert "compared on the 2 posts that all hold out" in capsys.readouterr().err
+    predictors[b] = ByLength(0.5, held_out=("y",), trained=("c1", "d2"))
+    with pytest.raises(UserError, match="have no validation post in common; train them on one split"):
+        told(predictors, weights=f"{a},{b}", data_root=str(root))
+    (tmp_path / "c").mkdir()
+    predictors[str(tmp_path / "c")] = ByLength(0.7, held_out=())
+    with pytest.raises(UserError, match="does not say how it did on which validation post"):
+        told(predictors, weights=f"{a},{tmp_path / 'c'}", data_root=str(root))
 
 
 def test_other_index_files_are_read(root, told):
