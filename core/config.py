@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -23,6 +23,8 @@ from core.errors import UserError, nearest
 
 C = TypeVar("C")
 Auto = Literal["auto"]
+# What the older documents call an option that is meant as it was.
+OLDER_NAMES = {"gpu_id": "gpu", "image_encoder": "image_encoder_name", "text_encoder": "text_encoder_name"}
 
 
 def _always(_config: Any) -> bool:
@@ -96,6 +98,7 @@ def _from_file(config: type[C], uri: str, prog: str) -> C:
     known = [name for name, *_ in fields_of(config) if name != "config"]
     words = []
     for name, value in _read_object(uri).items():
+        name = present_name(name, known)
         if name not in known:
             raise UserError(f"config = '{uri}': {prog} has no option '{name}'{nearest(name, known)}; rename or remove it in the file")
         if not isinstance(value, (str, bool, int, float)):
@@ -123,8 +126,31 @@ def _read_object(uri: str) -> dict[str, Any]:
     return read
 
 
+def present_name(name: str, known: Collection[str]) -> str:
+    """Return an option's name as it is now: of one in the older documents' spelling (`gpu-id`, `image_encoder`), else as it came."""
+    plain = name.replace("-", "_")
+    newer = OLDER_NAMES.get(plain, plain)
+    return next((found for found in (plain, newer) if found in known), name)
+
+
+def _present_words(config: type, argv: list[str]) -> list[str]:
+    """Return command-line words in present names; a switch of the older kind, which has no value, is true."""
+    types_of = {name: annotation for name, annotation, *_ in fields_of(config)}
+    words = []
+    for word, after in zip(argv, [*argv[1:], "--"], strict=False):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = present_name(name, types_of)
+            word = f"--{name}{equals}{value}"
+            if not equals and types_of.get(name) is bool and after.startswith("--"):
+                word += "=true"
+        words.append(word)
+    return words
+
+
 def _from_words(config: type[C], argv: list[str], prog: str) -> C:
     known = {name for name, *_ in fields_of(config)}
+    argv = _present_words(config, argv)
     for word in argv:
         name = word[2:].split("=")[0]
         if word.startswith("--") and name not in known | {"help"}:

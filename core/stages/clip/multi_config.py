@@ -99,6 +99,7 @@ def _config(given: dict[str, Any], number: int, uri: str) -> TrainClipConfig:
     known = [f.name for f in dataclasses.fields(TrainClipConfig) if f.name not in OPTIONS]
     where, words = f"config_file = '{uri}', configuration {number}", []
     for name, value in given.items():
+        name = configuration.present_name(str(name), known)
         if name not in known:
             raise UserError(f"{where}: there is no option '{name}'{nearest(str(name), known)}; rename or remove it in the file")
         if value is None:

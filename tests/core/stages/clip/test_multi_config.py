@@ -52,7 +52,7 @@ def test_an_option_of_the_command_line_wins(tmp_path):
     "text, parts",
     [
         ('[{"epoch": 3}]', ("configuration 1", "no option 'epoch'", "did you mean 'epochs'?")),
-        ('[{"epochs": 3}, {"gpu_id": 0}]', ("configuration 2", "no option 'gpu_id'", "did you mean 'gpu'?")),
+        ('[{"epochs": 3}, {"gpus": 0}]', ("configuration 2", "no option 'gpus'", "did you mean 'gpu'?")),
         ('[{"config_file": "x"}]', ("no option 'config_file'",)),
         ('[{"epochs": "soon"}]', ("configuration 1", "epochs = 'soon'")),
         ('[{"epochs": [1]}]', ("epochs = [1] is no single value",)),
