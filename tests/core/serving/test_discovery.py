@@ -129,7 +129,8 @@ def test_the_folder_holds_tensors_and_json_and_no_pickle(tmp_path):
     write(tmp_path / "served", model())
     assert sorted(path.name for path in (tmp_path / "served").iterdir()) == ["model.json", "model.safetensors"]
     about = json.loads((tmp_path / "served" / "model.json").read_text())
-    assert about["views"] == {"image_size": 12, "resize": 14, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
+    prepared = {"image_size": 12, "resize": 14, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
+    assert about["views"] == {**prepared, "interpolation": "bicubic", "resize_mode": "shortest"}
     names = load_file(tmp_path / "served" / "model.safetensors").keys()
     assert "centres" in names and {name.split(".")[0] for name in names} == {"trunk", "tail", "centres"}
 
