@@ -503,7 +503,8 @@ def test_two_processes_that_promote_at_once_end_with_the_better_one(tmp_path, re
     said = [process.communicate(timeout=900)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
     assert str(client.get_registered_model(NAME).aliases["champion"]) == BEST
-    assert f"version {BEST} promoted: accuracy 1.0000" in said[1]
+    # Its real answers on the test part, novel categories among them: eighteen of twenty.
+    assert f"version {BEST} promoted: accuracy 0.9000" in said[1]
 
 
 @pytest.mark.slow
