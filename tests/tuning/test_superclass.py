@@ -108,10 +108,10 @@ def test_several_superclasses_are_several_studies(monkeypatch):
 
 
 class Digest:
-    """Stands for data of which only the digest is asked."""
+    """Stands for data and split of which only the digest is asked, and whether they hold something out."""
 
     def __init__(self, digest: str):
-        self.digest = digest
+        self.digest, self.validation = digest, (0,)
 
 
 @pytest.mark.slow

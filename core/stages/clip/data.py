@@ -127,9 +127,11 @@ def _read_object(path: Path, file: str) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        read = json.loads(texts.read(path, "sentences"), object_pairs_hook=unique)
+        text = texts.read(path, "sentences")
+        json.loads(text)
     except (UserError, OSError, ValueError) as error:
         raise UserError(f"class_texts_file = '{file}' is no readable JSON file: {' '.join(str(error).split())[:120]}") from None
+    read = json.loads(text, object_pairs_hook=unique)
     if not isinstance(read, dict):
         raise UserError(f'class_texts_file = \'{file}\' holds no JSON object; write {{"class folder": "sentence", ...}}')
     return read
