@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import UserError
 from core.lineage import Lineage, flat
+from core.models.preprocessing import OLDER
 from core.stages.posts import predict
 from core.stages.posts.config_tools import PredictConfig
 from tests.core.data import fake_posts
@@ -17,6 +18,7 @@ class ByLength:
     """A classifier that goes by the length of texts."""
 
     class_names, image_size, needs_images = ("negative", "neutral", "positive"), 8, True
+    preprocessing = OLDER
 
     def __init__(self, score=None, shift=0, held_out=("an image",), trained=()):
         self.lineage = Lineage(trained=flat([trained]), chosen=flat([held_out]))
