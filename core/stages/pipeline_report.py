@@ -18,6 +18,7 @@ from core.stages import inputs, rebuild
 from core.stages.config import CacheConfig
 from core.stages.register import register
 from core.tracking import provenance
+from core.tracking.run import command_line
 from core.tracking.store import scratch
 
 ACCURACIES = ("all", "old", "new")
@@ -131,11 +132,11 @@ def markdown(summary: dict[str, Any]) -> str:
 def _say(pipeline: Any, summary: dict[str, Any]) -> None:
     """Put the result into the run's description and onto the terminal."""
     run = pipeline.run_
-    command = "mlflow run . -e pseudo_pipeline " + " ".join(f"-P {k}={v}" for k, v in provenance.explicit_parameters().items())
+    command = command_line("pseudo_pipeline")
     note = (
         f"{markdown(summary)}\n\nPictures: `plots/gallery.png`, `plots/curves.png`, `heatmaps/`. Best: epoch {summary['best']['epoch']}.\n"
     )
-    run.note(f"{note}\nRepeat: `{command.strip()}`")
+    run.note(f"{note}\nRepeat: `{command}`")
     run.tags(
         {"taxon.weights_digest": summary["weights_digest"], "taxon.data": pipeline.data.name, "taxon.select_by": pipeline.config.select_by}
     )

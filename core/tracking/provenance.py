@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -83,4 +84,4 @@ def git_dirty() -> str:
 def store_hint() -> str:
     """Return the words that `mlflow ui` needs to find this process's store; none for the embedded default."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return f" --backend-store-uri {uri}" if uri and "@" not in uri else ""
+    return f" --backend-store-uri {shlex.quote(uri)}" if uri and "@" not in uri else ""

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -200,7 +201,7 @@ def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | No
         )
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in sorted(metrics.items()))
     table = f"\n\n| metric | value |\n|---|---|\n{rows}" if rows else ""
-    return f"{held_out}. Serve it: `mlflow models serve -m models:/{name}@champion --env-manager local`{table}"
+    return f"{held_out}. Serve it: `mlflow models serve -m {shlex.quote(f'models:/{name}@champion')} --env-manager local`{table}"
 
 
 def requirements(loader_module: str) -> list[str]:

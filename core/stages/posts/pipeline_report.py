@@ -10,6 +10,7 @@ from typing import Any
 
 from core.stages.posts import results
 from core.tracking import provenance
+from core.tracking.run import command_line
 from core.tracking.store import scratch
 
 MODELS = {"train": "trained", "retrain": "retrained on bad cases", "reference": "n-gram reference"}
@@ -112,8 +113,8 @@ def _cell(values: list[float]) -> str:
 def _say(pipeline: Any, summary: dict[str, Any]) -> None:
     """Put the result into the run's description and metrics, and onto the terminal."""
     run = pipeline.run_
-    words = " ".join(f"-P {name}={value}" for name, value in provenance.explicit_parameters().items())
-    run.note(f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `mlflow run . -e posts_pipeline {words}`")
+    command = command_line("posts_pipeline")
+    run.note(f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `{command}`")
     run.metrics(
         {
             f"{name}/{part}_{score}": values[0]

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from core.tracking import provenance
+from core.tracking import provenance, run
 
 
 @pytest.fixture
@@ -82,3 +82,20 @@ def test_versions_name_what_is_absent(monkeypatch):
     found = provenance.versions()
     provenance.versions.cache_clear()
     assert found["no-such-library"] == "absent" and found["numpy"][0].isdigit() and "python" in found
+
+
+PRINT = 'mlflow() { printf "%s\\n" "$@"; }; HOME=/changed; '  # a shell in which `mlflow` shows what it was given
+
+
+@pytest.mark.parametrize("folder", ["my photos", "$HOME/a", "it's", 'a "b"', "a;b&c|d", "a*?[x]", "图片 é", "`id`", "a\\b"])
+def test_a_pasted_command_gives_back_the_words_that_it_was_made_of(monkeypatch, folder):
+    uri = f"sqlite:////tmp/{folder}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(provenance, "_explicit", {"data_root": f"/tmp/{folder}", "seed": "3"})
+    commands = {
+        run.command_line("pseudo_pipeline"): ["run", ".", "-e", "pseudo_pipeline", "-P", f"data_root=/tmp/{folder}", "-P", "seed=3"],
+        f"mlflow ui{provenance.store_hint()}": ["ui", "--backend-store-uri", uri],
+    }
+    for command, words in commands.items():
+        done = subprocess.run(["bash", "-c", PRINT + command], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == words
