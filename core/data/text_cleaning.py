@@ -14,10 +14,10 @@ from core.errors import UserError, nearest
 # Words are bounded by ASCII only, because Chinese stands before an address without a blank; an address with '/' may follow anything.
 _CUT = r"(?:…|\.{2,})"
 _URL = re.compile(
-    rf"https?:/\S*|https?{_CUT}|(?<![a-z0-9_])(?:https?:\S*|htt?{_CUT}|www\.\S+)",
+    rf"https?:/\S*|https?{_CUT}|(?<![a-z0-9_])(?:https?:\S*|htt?{_CUT}|htt(?:ps?)?\s*$|www\.\S+)",
     re.IGNORECASE,
 )
-_URL_TAIL = re.compile(r"(?<![a-z0-9_])htt(?:ps?)?\Z", re.IGNORECASE)
+_URL_TAIL = re.compile(r"(?<!\S)htt(?:ps?)?\Z", re.IGNORECASE)  # what stands before it may not become one word with it
 _RETWEET = re.compile(r"^(?:\s*RT\s+@\w+:?)+", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![\w@])(?:@+\w+)+")
 _HASH = re.compile(r"(?<!#)#++(?=\w)")
@@ -40,9 +40,10 @@ def drop_retweet_prefix(text: str) -> str:
 def drop_urls(text: str) -> str:
     """Drop web addresses, also those glued to a word and those that the length limit cut ('http:/…', 'ht…', a last 'http')."""
     text = _URL.sub(" ", text)
-    end = len(text)
-    while found := _URL_TAIL.search(text, max(_word_end(text, end) - len("https"), 0), _word_end(text, end)):
+    end, last = len(text), _word_end(text, len(text))
+    while found := _URL_TAIL.search(text, max(last - len("https"), 0), last):  # else a row of them takes a round each
         end = found.start()
+        last = _word_end(text, end)
     return text if end == len(text) else text[:end] + " "
 
 
@@ -109,7 +110,8 @@ def _emoji_tokens(text: str) -> list[tuple[str, dict[str, Any] | None]]:
     from emoji.tokenizer import get_search_tree
     from emoji.unicode_codes import STATUS
 
-    tree, found, skipped, i = get_search_tree(), [], set(), 0
+    # `open_` are the pieces since the last plain character: only they are read again.
+    tree, found, open_, skipped, i = get_search_tree(), [], [], set(), 0
     while i < len(text):
         char, data = text[i], None
         if i in skipped:
@@ -120,24 +122,27 @@ def _emoji_tokens(text: str) -> list[tuple[str, dict[str, Any] | None]]:
             while j < len(text) and text[j] in branch and j not in skipped:
                 branch, j = branch[text[j]], j + 1
             if (data := branch.get("data")) is not None:
-                found.append((text[i:j], data))
+                open_.append((text[i:j], data))
                 i = j - 1
-        elif char == _ZWJ and found and found[-1][0] in emoji.EMOJI_DATA and text[i - 1] in tree:
+        elif char == _ZWJ and open_ and open_[-1][0] in emoji.EMOJI_DATA and text[i - 1] in tree:
             # The joiner joins no known emoji: what stands before it is read again without it.
             skipped.add(i)
             back = 1
-            if emoji.EMOJI_DATA[found[-1][0]]["status"] == STATUS["component"]:
-                start = i - sum(len(chars) for chars, _ in found[-2:])
+            if emoji.EMOJI_DATA[open_[-1][0]]["status"] == STATUS["component"]:
+                start = i - sum(len(chars) for chars, _ in open_[-2:])
                 back = 1 if text[start] == _ZWJ else 2
                 i = start + (text[start] == _ZWJ)
             else:
-                i -= len(found[-1][0])
-            del found[-back:]
+                i -= len(open_[-1][0])
+            del open_[-back:]
             continue
+        else:
+            found += open_
+            open_.clear()
         if data is None and char not in "\ufe0e\ufe0f":
-            found.append((char, None))
+            open_.append((char, None))
         i += 1
-    return found
+    return found + open_
 
 
 @lru_cache

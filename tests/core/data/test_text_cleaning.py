@@ -3,7 +3,7 @@ import time
 
 import emoji
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.data.text_cleaning import NEGATIONS, RULE_SETS, RULES, clean, rules_of
@@ -141,6 +141,8 @@ PIECES = (
 
 @settings(derandomize=True, deadline=None, max_examples=400)
 @given(text=st.lists(st.sampled_from((*PIECES, "\U0001f3f3", "\U0001f308", "\u2640", "\U0001f9b0"))).map("".join) | st.text(max_size=20))
+@example("\U0001f3ff\ufe0e\U0001f3ff\u200d\U0001f1e9a")  # a joiner is about what follows the last plain character
+@example("x\u200d\ufe0f\U0001f3fd\u200d")
 def test_emoji_are_those_that_their_package_finds(text):
     described = emoji.replace_emoji(text, lambda _, data: f" {data['en'].strip(':').replace('_', ' ')} ")
     assert RULES["emoji_words"](text) == described
@@ -154,6 +156,18 @@ def test_cut_addresses_at_the_end_go_as_if_one_by_one(text):
         before, text = text, tail.sub(" ", RULES["urls"](text))
     assert after == text
     assert RULES["hashes"](text) == re.sub(r"#+(?=\w)", " ", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "cleaned"),
+    [
+        ("##https  www.x@y", "standard", ""),
+        ("a ##http\nhttp", "standard", "a"),
+        ("http\ufe0ehttp   https", "aggressive", "httphttp"),
+    ],
+)
+def test_a_cut_address_goes_after_what_may_join_it_to_a_word(text, rules, cleaned):
+    assert clean(text, RULE_SETS[rules]) == cleaned
 
 
 @pytest.mark.parametrize("piece", ["\U0001f469\u200d", "#", "http ", "word the soooo #", "&" + "amp;" * 49_999], ids=range(5))
