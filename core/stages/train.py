@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def run(config: TrainConfig, run: Any) -> dict[str, Any]:
         with _joined(config):
             return _train_all(config, run)
     config = checks.check_training(recipes.resolve(config))
-    with _joined(config), _found_or_free(config, run) as (loaded, finished):
+    with _joined(config), ExitStack() as held:
+        loaded, finished = held.enter_context(_found_or_free(config, run))
+        if run is not None:  # whoever waits for the lock looks for a run that is FINISHED, which this one is not yet
+            run.ended.push(held.pop_all())
         if not distributed.from_main(finished is not None):
             return _train(config, run, loaded)
         if run is None:

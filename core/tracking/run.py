@@ -48,6 +48,7 @@ class Run:
         self.client, self.run_id = client, run_id
         self.asked_at = psutil.Process().create_time()
         self.forward: Callable[[dict[str, float], int], None] = lambda values, step: None  # a stage's way to its pipeline's curves
+        self.ended = contextlib.ExitStack()  # what is held until the store knows how the run has ended
         self._lock = machine_lock(f"run {run_id}", blocking=False)
         if not self._lock.__enter__():
             raise UserError(f"run {run_id} is in use by another process of this machine; wait for it or stop it, then try again")
@@ -145,6 +146,7 @@ class Run:
                 gone = self._end(status, reason)
         finally:
             self._lock.__exit__(None, None, None)
+            self.ended.close()
         if gone is not None and status == "FINISHED":
             raise gone
 

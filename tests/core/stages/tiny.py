@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class FakeRun:
         self.given: dict[str, Any] = {}
         self.datasets: list[tuple[str, ...]] = []
         self.has_started = False
+        self.ended = contextlib.ExitStack()
         self.noted = ""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
