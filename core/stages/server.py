@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -35,7 +36,11 @@ DISCOVERY = ("core.stages.train", "core.stages.ssddbc")
 
 @dataclass(frozen=True)
 class Request:
-    """What a stage process is asked to do."""
+    """What a stage process is asked to do, and the environment it does it in.
+
+    The fork server keeps the environment of the moment it was started at: without this, a process that goes on to another store or
+    cache (a notebook, a test) would have its stages look for their parent in the first one.
+    """
 
     stage: str
     config: Any
@@ -45,6 +50,7 @@ class Request:
     tags: dict[str, str]
     key: str
     asked_at: float
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 class StageServer:
@@ -126,6 +132,8 @@ def _child(request: Request, sender: Connection) -> None:
     from core.tracking import lifeline
     from core.tracking import run as tracking
 
+    os.environ.clear()
+    os.environ.update(request.environment)
     lifeline.follow_parent_process()
     lifeline.interrupt_on_sigterm()
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from multiprocessing import Pipe
 
@@ -17,6 +18,10 @@ HERE = "tests.core.stages.test_server"
 
 def work(config, run):
     run.forward({"loss": 0.5}, 1)
+
+
+def tell_surroundings(config, run):
+    run.tags({"where": os.environ.get("TAXON_TEST_WHERE", "")})
 
 
 def refuse(config, run):
@@ -88,3 +93,12 @@ def test_a_stage_that_dies_without_a_word_was_killed():
     request = Request("", None, "", "train 0-1", "", {}, "", 0.0)
     with pytest.raises(UserError, match=r"stage 'train 0-1' was killed .* run the same command again"):
         server._listen(receiver, request, lambda *_: None)
+
+
+def test_a_stage_works_in_the_environment_of_its_pipeline_and_not_of_the_fork_server(client, parent, monkeypatch):
+    stages = server.StageServer([HERE])
+    for where in ("first", "second"):  # the fork server lives on from the first to the second
+        monkeypatch.setenv("TAXON_TEST_WHERE", where)
+        request = Request(f"{HERE}:tell_surroundings", None, parent.run_id, "train 0-1", "train_superclass", {}, where, 0.0)
+        run_id = stages.run(request, lambda values, step: None)
+        assert client.get_run(run_id).data.tags["where"] == where
