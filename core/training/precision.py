@@ -22,7 +22,8 @@ def pick_device(gpu: str) -> torch.device:
     count = torch.cuda.device_count()
     if gpu.isdecimal() and int(gpu) < count:
         return torch.device("cuda", int(gpu))
-    raise UserError(f"gpu = '{gpu}' is not on this machine ({count} CUDA devices); use auto, cpu, mps or an index below {count}")
+    others = f"use auto, cpu, mps or an index below {count}" if count else "leave gpu out (auto takes what there is) or give cpu"
+    raise UserError(f"gpu = '{gpu}' is not on this machine ({count} CUDA devices); {others}")
 
 
 def has_bf16(device: torch.device) -> bool:
