@@ -38,6 +38,7 @@ FOLDER = "bad_cases"
 WRONG, UNSURE = "wrong", "low confidence"
 REMEDY = "bad cases are mined from training posts only: remove these rows"
 KEPT = "out_of_fold.npy"
+PICKLED = (".pt", ".pth", ".bin")  # checkpoints of the older tool, which are never read
 _SIDE = 224  # of thumbnails
 
 
@@ -68,6 +69,10 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
 
 
 def _check(config: MineBadCasesConfig) -> None:
+    if config.weights.startswith(("runs:/", "models:/")) or config.weights.endswith(PICKLED):
+        raise UserError(
+            f"weights = '{config.weights}' would be those of CLIP towers; give the classifier that mines as model (a run of optimize_clip)"
+        )
     if config.folds < 2:
         raise UserError(f"folds = {config.folds}; a post can only be predicted by others' classifiers with 2 folds or more")
     if not 0 <= config.confidence_below <= 1:

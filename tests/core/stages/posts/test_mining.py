@@ -155,6 +155,8 @@ def test_other_options_have_their_effect(workplace, tmp_path):
         ({"confidence_below": 1.5}, "is no probability"),
         ({"shown": -1}, "give 0 or more"),
         ({"train_csv": "absent.csv"}, "train_csv = 'absent.csv' does not exist"),
+        ({"weights": "outputs/head_ln/best.pt"}, "give the classifier that mines as model (a run of optimize_clip)"),
+        ({"weights": "runs:/0123"}, "weights = 'runs:/0123' would be those of CLIP towers"),
     ],
 )
 def test_mistakes_are_one_line_before_any_training(workplace, options, message):
