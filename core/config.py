@@ -13,18 +13,17 @@ import json
 import math
 import sys
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
 from core.data import texts
-from core.errors import UserError, nearest
+from core.errors import UserError
+from core.older_names import nearest_value, present_name, unknown_options
 
 C = TypeVar("C")
 Auto = Literal["auto"]
-# What the older documents call an option that is meant as it was.
-OLDER_NAMES = {"gpu_id": "gpu", "image_encoder": "image_encoder_name", "text_encoder": "text_encoder_name"}
 
 
 def _always(_config: Any) -> bool:
@@ -96,11 +95,12 @@ def origin(argv: list[str]) -> str:
 def _from_file(config: type[C], uri: str, prog: str) -> C:
     """Build `config` from a JSON object of options; raise UserError naming the file, the key and the nearest option."""
     known = [name for name, *_ in fields_of(config) if name != "config"]
+    given = {present_name(name, known): value for name, value in _read_object(uri).items()}
+    lacking = [name for name in given if name not in known]
+    if lacking:
+        raise UserError(f"config = '{uri}': {prog} has {unknown_options(lacking, known)}; rename or remove it in the file")
     words = []
-    for name, value in _read_object(uri).items():
-        name = present_name(name, known)
-        if name not in known:
-            raise UserError(f"config = '{uri}': {prog} has no option '{name}'{nearest(name, known)}; rename or remove it in the file")
+    for name, value in given.items():
         if not isinstance(value, (str, bool, int, float)):
             raise UserError(f"config = '{uri}': {name} = {json.dumps(value)[:60]} is no single value; give text, a number or true/false")
         words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
@@ -126,13 +126,6 @@ def _read_object(uri: str) -> dict[str, Any]:
     return read
 
 
-def present_name(name: str, known: Collection[str]) -> str:
-    """Return an option's name as it is now: of one in the older documents' spelling (`gpu-id`, `image_encoder`), else as it came."""
-    plain = name.replace("-", "_")
-    newer = OLDER_NAMES.get(plain, plain)
-    return next((found for found in (plain, newer) if found in known), name)
-
-
 def _present_words(config: type, argv: list[str]) -> list[str]:
     """Return command-line words in present names; a switch of the older kind, which has no value, is true."""
     types_of = {name: annotation for name, annotation, *_ in fields_of(config)}
@@ -142,19 +135,23 @@ def _present_words(config: type, argv: list[str]) -> list[str]:
             name, equals, value = word[2:].partition("=")
             name = present_name(name, types_of)
             word = f"--{name}{equals}{value}"
-            if not equals and types_of.get(name) is bool and after.startswith("--"):
+            if not equals and _is_switch(types_of.get(name)) and after.startswith("--"):
                 word += "=true"
         words.append(word)
     return words
 
 
+def _is_switch(annotation: Any) -> bool:
+    return annotation is bool or (get_origin(annotation) in (Union, types.UnionType) and bool in get_args(annotation))
+
+
 def _from_words(config: type[C], argv: list[str], prog: str) -> C:
     known = {name for name, *_ in fields_of(config)}
     argv = _present_words(config, argv)
-    for word in argv:
-        name = word[2:].split("=")[0]
-        if word.startswith("--") and name not in known | {"help"}:
-            raise UserError(f"{prog} has no option '{name}'{nearest(name, known)}; see python -m entrypoints.{prog} --help")
+    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+    lacking = [name for name in given if name not in known | {"help"}]
+    if lacking:
+        raise UserError(f"{prog} has {unknown_options(lacking, known)}; see python -m entrypoints.{prog} --help")
     try:
         namespace = parser_of(config, prog).parse_args(argv)
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
@@ -231,7 +228,7 @@ def _explain(config: type, argv: list[str], error: Exception) -> str:
             try:
                 single.parse_args([f"--{name}={value}"])
             except (argparse.ArgumentError, jsonargparse.ArgumentError):
-                hint = nearest(value, get_args(annotation)) if get_origin(annotation) is Literal else ""
+                hint = nearest_value(value, get_args(annotation)) if get_origin(annotation) is Literal else ""
                 return f"{name} = '{value}' is not valid: it takes {describe(annotation)}{hint}"
     return str(error).strip().splitlines()[0]
 

@@ -14,6 +14,7 @@ import optuna
 
 from core import config as configuration
 from core.errors import UserError, nearest
+from core.older_names import nearest_value
 
 Metrics = dict[str, float]
 
@@ -92,7 +93,7 @@ class Space:
             return next(iter(self.metrics))
         if name not in self.metrics:
             raise UserError(
-                f"metric = '{name}' is none that a study of {self.name} may choose by{nearest(name, self.metrics)}; "
+                f"metric = '{name}' is none that a study of {self.name} may choose by{nearest_value(name, self.metrics)}; "
                 f"use {', '.join(self.metrics)} (accuracy on test images or novel classes would leak)"
             )
         return name

@@ -1,11 +1,18 @@
 """The options of the older documents mean here what they meant there."""
 
+import json
+
 import pytest
 
 from core import config as configuration
+from core import older_names
 from core.errors import UserError
 from core.stages.clip import multi_config
 from core.stages.clip.config import TrainClipConfig
+from core.stages.config import PipelineConfig, SplitConfig, TrainConfig
+from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.posts.config_tools import PredictConfig
+from tuning import longtail, superclass
 
 GUIDE = """
 [{
@@ -38,3 +45,87 @@ def test_the_guides_command_is_read():
 def test_what_no_option_is_called_is_still_named():
     with pytest.raises(UserError, match=r"train_clip has no option 'gpu-ids'"):
         configuration.parse(TrainClipConfig, ["--gpu-ids", "0"], "train_clip")
+
+
+def refused(config, *words, name="train_clip"):
+    with pytest.raises(UserError) as caught:
+        configuration.parse(config, list(words), name)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_switch_whose_option_may_be_auto_is_read():
+    found = configuration.parse(LongtailTrainConfig, ["--balance-sampler", "--mixup-alpha", "0.4", "--use-ema"], "train_longtail")
+    assert (found.balance_sampler, found.mixup_alpha, found.use_ema) == (True, 0.4, True)
+
+
+def test_a_folder_by_its_older_name_is_read():
+    assert configuration.parse(SplitConfig, ["--cifar100_root=there"], "data_split_generator").data_root == "there"
+
+
+def test_all_options_that_are_gone_are_answered_in_one_line():
+    said = refused(PipelineConfig, "--runs_root", "a", "--lr=0.1", "--resume_run_dir=b", "--feature-cache-dir", "c", name="pseudo_pipeline")
+    assert said.startswith("pseudo_pipeline has no option 'runs_root' any more (what a run makes is in its artifacts")
+    assert "; nor 'resume_run_dir' any more (give resume_run_id, the id of the run that is to go on)" in said
+    assert "; nor 'feature_cache_dir' any more (features are artifacts of the run that extracts them" in said
+
+
+def test_a_mistyped_option_comes_before_those_that_are_gone():
+    assert "has no option 'epoch'; did you mean 'epochs'?" in refused(TrainClipConfig, "--output-dir=x", "--epoch=3")
+
+
+def test_what_took_an_options_place_depends_on_the_command():
+    assert "(give output, the file" in refused(PredictConfig, "--output_dir=x", name="predict_test_clip")
+    assert "(give data_root, the folder" in refused(PredictConfig, "--project-root=.", name="predict_test_clip")
+    assert "(the classifier in weights decides that" in refused(PredictConfig, "--batch-size=8", name="predict_test_clip")
+
+
+def test_files_of_options_are_answered_too(tmp_path):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"gpu_id": "0", "exp_root": "x"}))
+    assert "train_superclass has no option 'exp_root' any more (" in refused(TrainConfig, f"--config={path}", name="train_superclass")
+    path.write_text(json.dumps([{"gpu_id": 0, "output_dir": "x", "epochs": 1}]))
+    with pytest.raises(UserError, match=r"configuration 1: there is no option 'output_dir' any more \("):
+        multi_config.read(TrainClipConfig(config_file=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "said"),
+    [
+        (TrainConfig, "--select_by=val_acc_all", "; the older 'val_acc_all' is 'oracle' here, logged as unlabelled/v2_all"),
+        (TrainConfig, "--select_by=val_acc_old", "; the older 'val_acc_old' is 'val' here, logged as unlabelled/v2_old"),
+        (TrainConfig, "--select_by=val_acc_new", "; the older 'val_acc_new' is 'oracle' here, logged as unlabelled/v2_new"),
+        (
+            LongtailTrainConfig,
+            "--select_by=tail_mean_acc",
+            "; the older 'tail_mean_acc' is 'tail_accuracy' here, logged as val/tail_accuracy",
+        ),
+        (LongtailTrainConfig, "--select_by=best_val_acc", "; the older 'best_val_acc' is 'accuracy' here, logged as val/accuracy"),
+        (LongtailTrainConfig, "--select_by=val_loss", "; the older 'val_loss' is logged as val/nll"),
+        (TrainClipConfig, "--select_by=val_map", "; the older 'val_map' is 'mAP' here"),
+        (TrainClipConfig, "--early_stopping_monitor=acc", "; the older 'acc' is 'val_acc' here"),
+        (TrainConfig, "--select_by=vals", "; did you mean 'val'?"),
+    ],
+)
+def test_an_older_metric_is_answered_with_its_present_name(config, words, said):
+    assert said in refused(config, words)
+
+
+@pytest.mark.parametrize(
+    ("space", "metric", "said"),
+    [
+        (superclass.SPACE, "val_acc_all", "; the older 'val_acc_all' is logged as unlabelled/v2_all"),
+        (superclass.SPACE, "val_acc_old", "; the older 'val_acc_old' is 'val' here"),
+        (longtail.SPACE, "val_acc", "; the older 'val_acc' is 'accuracy' here"),
+    ],
+)
+def test_a_study_answers_an_older_metric_too(space, metric, said):
+    with pytest.raises(UserError) as caught:
+        space.metric(metric)
+    assert said in str(caught.value)
+
+
+def test_no_present_option_is_called_gone():
+    known = {name for config in (TrainClipConfig, TrainConfig, PipelineConfig) for name, *_ in configuration.fields_of(config)}
+    assert not known & set(older_names.RENAMED) and all(older_names.replacement(name, ()) == "" for name in known)

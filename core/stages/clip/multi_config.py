@@ -14,8 +14,9 @@ import numpy as np
 from core import config as configuration
 from core.data import texts
 from core.data.post_splits import group
-from core.errors import UserError, nearest
+from core.errors import UserError
 from core.evaluation import compare
+from core.older_names import present_name, unknown_options
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.children import Child, run_all
 from core.stages.clip.config import TrainClipConfig
@@ -98,10 +99,11 @@ def _parsed(uri: str) -> Any:
 def _config(given: dict[str, Any], number: int, uri: str) -> TrainClipConfig:
     known = [f.name for f in dataclasses.fields(TrainClipConfig) if f.name not in OPTIONS]
     where, words = f"config_file = '{uri}', configuration {number}", []
+    given = {present_name(str(name), known): value for name, value in given.items()}
+    lacking = [name for name in given if name not in known]
+    if lacking:
+        raise UserError(f"{where}: there is {unknown_options(lacking, known)}; rename or remove it in the file")
     for name, value in given.items():
-        name = configuration.present_name(str(name), known)
-        if name not in known:
-            raise UserError(f"{where}: there is no option '{name}'{nearest(str(name), known)}; rename or remove it in the file")
         if value is None:
             continue
         if not isinstance(value, (str, bool, int, float)):
