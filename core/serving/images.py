@@ -36,15 +36,18 @@ def decode(value: Any, enough: int = 0) -> np.ndarray:
             the folder of TAXON_SERVE_IMAGES.
         enough: the shorter side that the model looks at; a far larger JPEG is decoded at a smaller scale. 0 = as it is.
     """
-    source = _source(value)
+    source, limit = _source(value), megapixels()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
             width, height = size_of(source)
-            _refuse_large(width, height)
+            if width * height > limit * 1e6:
+                raise _too_large(f"an image of {width} x {height} pixels", limit)
             return np.asarray(read_rgb(source, (DRAFT * enough, DRAFT * enough) if enough else None))
     except UserError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit, which is met while it reads the size
+        raise _too_large("an image", limit) from None
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise _no_image(value, _reason(error)) from None
 
@@ -96,12 +99,8 @@ def _allowed_file(value: str) -> Path | None:
     return path if path.is_relative_to(root) and path.is_file() else None
 
 
-def _refuse_large(width: int, height: int) -> None:
-    limit = megapixels()
-    if width * height > limit * 1e6:
-        raise UserError(
-            f"an image of {width} x {height} pixels is larger than the {limit:g} megapixels that are accepted; send a smaller one"
-        )
+def _too_large(what: str, limit: float) -> UserError:
+    return UserError(f"{what} is larger than the {limit:g} megapixels that are accepted; send a smaller one")
 
 
 def megapixels() -> float:

@@ -30,7 +30,7 @@ def ask(rows, params=None, batches=None):
 def test_many_rows_are_few_forwards():
     batches = []
     assert len(ask([1] * 70, batches=batches)) == 70
-    assert batches == [32, 32, 6]
+    assert batches == [8] * 8 + [6]
 
 
 def test_a_bad_row_answers_for_itself():

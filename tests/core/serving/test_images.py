@@ -116,6 +116,19 @@ def test_a_large_image_is_refused_before_it_is_decoded(monkeypatch, size):
         images.decode(header_only(*size))
 
 
+def test_an_image_above_pillows_own_limit_is_refused_in_the_same_words(monkeypatch):
+    monkeypatch.setattr(images, "read_rgb", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match="is larger than the 50 megapixels"):
+        images.decode(header_only(30_000, 30_000))
+
+
+def test_a_higher_limit_is_not_undone_by_pillows_own(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    monkeypatch.setattr(images, "read_rgb", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setenv(images.LIMIT, "40")
+    assert images.decode(header_only(6_000, 6_000)).shape == (1, 1, 3)
+
+
 def test_the_limit_is_the_one_of_the_environment(monkeypatch):
     monkeypatch.setenv(images.LIMIT, "0.00005")
     with pytest.raises(UserError, match="11 x 9 pixels"):

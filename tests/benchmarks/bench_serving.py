@@ -1,0 +1,93 @@
+"""A request of 64 photographs at once against 64 requests of one, and what an image above the limit costs.
+
+    python -m tests.benchmarks.bench_serving
+
+Random weights: only time and memory are measured.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from PIL import Image
+from torch import nn
+
+from core.data.views import ViewSpec
+from core.errors import UserError
+from core.models import backbones
+from core.models.classifiers import Classifier, linear_head
+from core.serving.classifier import ClassifierPredictor, write
+
+ROWS, ROUNDS, CLASSES = 64, 5, 20
+BOMB = (16_000, 16_000)  # 256 megapixels of one colour, a quarter of a megabyte as PNG
+
+
+def predictor(folder: Path) -> ClassifierPredictor:
+    """Return a served classifier with MobileNetV2 at 224 px."""
+    backbone = backbones.build("mobilenetv2_100", 224, 0, pretrained=False, seed=1)
+    model = Classifier(backbone.tail, backbone.feature_dim, nn.ModuleDict({"label": linear_head(backbone.feature_dim, CLASSES, 1)}))
+    about = {"backbone": "mobilenetv2_100", "class_names": [f"class {c}" for c in range(CLASSES)]}
+    write(folder, model.eval(), ViewSpec(image_size=224, resize=256), about)
+    return ClassifierPredictor(folder)
+
+
+def encoded(image: Image.Image, kind: str) -> str:
+    """Return base64 of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def seconds(work: Any) -> float:
+    """Return how long a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak() -> float:
+    """Return this process's peak memory so far in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print both sides and their ratio, then the refusal's cost."""
+    noise = np.random.default_rng(1).integers(0, 255, (ROWS, 375, 500, 3), np.uint8)
+    table = pandas.DataFrame({"image": [encoded(Image.fromarray(one), "JPEG") for one in noise]})
+    with tempfile.TemporaryDirectory() as folder:
+        served = predictor(Path(folder) / "model")
+        single = [table.iloc[[row]] for row in range(ROWS)]
+        served.predict(table)
+        pairs = [(seconds(lambda: [served.predict(one) for one in single]), seconds(lambda: served.predict(table))) for _ in range(ROUNDS)]
+        ratios = [one / batch for one, batch in pairs]
+        batch = statistics.median(batch for _one, batch in pairs)
+        print(f"{ROWS} photographs in one request: {batch:.2f} s; {statistics.median(ratios):.2f}x the rate of {ROWS} requests of one")
+        bomb, before = encoded(Image.new("RGB", BOMB), "PNG"), peak()
+        try:
+            served.predict(pandas.DataFrame({"image": [bomb]}))
+        except UserError as error:
+            said = str(error)
+        took = seconds(lambda: _refused(served, bomb))
+        print(f"a PNG of {BOMB[0]} x {BOMB[1]} pixels ({len(bomb) * 3 // 4 // 1024} KiB): refused in {1000 * took:.1f} ms ({said})")
+        print(f"peak memory: {before:.0f} MiB before, {peak():.0f} MiB after")
+
+
+def _refused(served: ClassifierPredictor, image: str) -> None:
+    try:
+        served.predict(pandas.DataFrame({"image": [image]}))
+    except UserError:
+        return
+    raise AssertionError("an image above the limit was answered")
+
+
+if __name__ == "__main__":
+    main()
