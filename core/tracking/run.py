@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from core.errors import Gone, UserError
-from core.tracking import names, provenance
+from core.tracking import artifact_root, names, provenance
 from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.patience import Client, at_most, patiently, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
@@ -294,6 +294,7 @@ def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:
     try:
         run = Run(client, run_id)
         run.tags({**provenance.tags(), **tags})
+        artifact_root.settle(run, BRIEFLY)
     except BaseException as error:
         status, reason = ending(error)
         if run is not None:
@@ -323,7 +324,9 @@ def _existing(client: Client, run_id: str) -> Any:
 def reopen(run_id: str) -> Run:
     """Continue a run that ended or was killed; metrics that it already has are not sent again."""
     client = Client()
-    tags = _existing(client, run_id).data.tags
+    found = _existing(client, run_id)
+    artifact_root.require(artifact_root.of_run(found.info.artifact_uri, run_id))
+    tags = found.data.tags
     run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
     if "taxon.reason" in tags:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from core.errors import UserError
 from core.tracking.store import scratch
@@ -25,16 +26,19 @@ def resolve(uri: str, what: str) -> Path:
 
 def local_artifacts(artifact_uri: str) -> Path | None:
     """Return the folder behind a run's artifact URI when it lies on this machine."""
-    if artifact_uri.startswith("file:"):
-        from urllib.parse import unquote, urlparse
+    scheme = scheme_of(artifact_uri)
+    if scheme == "file":
+        return Path(unquote(urlsplit(artifact_uri).path))
+    return None if scheme else Path(artifact_uri)
 
-        return Path(unquote(urlparse(artifact_uri).path))
-    return None if "://" in artifact_uri or artifact_uri.startswith("mlflow-artifacts:") else Path(artifact_uri)
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of an address, `dbfs` of dbfs:/a as of dbfs://b/a; '' for a path."""
+    return urlsplit(uri).scheme
 
 
 def _fetch(uri: str, what: str) -> Path:
     from mlflow import artifacts
-    from mlflow.exceptions import MlflowException
 
     from core.tracking.patience import Client, patiently
 
@@ -50,5 +54,7 @@ def _fetch(uri: str, what: str) -> Path:
                 return folder / path
         place = str(scratch("download"))
         return Path(patiently(lambda: artifacts.download_artifacts(artifact_uri=uri, dst_path=place), f"fetch {what}"))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"{what} = '{uri}' cannot be read: {str(error).splitlines()[0][:160]}") from None
+    except UserError:
+        raise
+    except Exception as error:  # MLflow's own, and those of the libraries of stores: ImportError where there is none
+        raise UserError(f"{what} = '{uri}' cannot be read: {' '.join(str(error).split())[:160] or type(error).__name__}") from None

@@ -134,7 +134,7 @@ def fetch(version: Version, folder: Path) -> Path:
     """Fetch a version's files into `folder` and verify them; return the folder. Raise UserError naming what is missing or damaged."""
     try:
         found = Path(registry.ask(lambda: artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)), f"fetch {version}"))
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # MLflow's own, and those of the libraries of stores: ImportError where there is none
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{version}: its files are missing or cannot be fetched ({said}); {served.REMEDY}") from None
     for cache in list(found.rglob("__pycache__")):  # not sealed, and Python would run it instead of the source that is

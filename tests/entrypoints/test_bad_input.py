@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,9 @@ class Command:
     folder: Path
     capsys: Any
 
-    def runs(self) -> list[Any]:
-        """Return all runs, newest first."""
-        experiment = self.client.get_experiment_by_name("taxon").experiment_id
+    def runs(self, experiment: str = "taxon") -> list[Any]:
+        """Return all runs of an experiment, newest first."""
+        experiment = self.client.get_experiment_by_name(experiment).experiment_id
         return list(self.client.search_runs([experiment], order_by=["attributes.start_time DESC"]))
 
     def works(self, module: Any, *words: str) -> Any:
@@ -48,18 +49,18 @@ class Command:
         assert module.main(list(words)) == 0
         return self.runs()[0]
 
-    def refused(self, module: Any, *words: str, tracked: bool = True) -> str:
+    def refused(self, module: Any, *words: str, tracked: bool = True, experiment: str = "taxon") -> str:
         """Run a command that must be refused; return the one line it says."""
         self.capsys.readouterr()
-        before = len(self.runs())
+        before = len(self.runs(experiment))
         assert module.main(list(words)) == 2
         captured = self.capsys.readouterr()
         assert captured.err.startswith("taxon: error: ") and captured.err.count("\n") == 1, captured.err
         assert captured.out == ""
         said = captured.err.removeprefix("taxon: error: ").strip()
-        assert len(self.runs()) == before + tracked
+        assert len(self.runs(experiment)) == before + tracked
         if tracked:
-            run = self.runs()[0]
+            run = self.runs(experiment)[0]
             assert (run.info.status, run.data.tags["taxon.reason"]) == ("FAILED", said)
         assert broken_files(self.folder / "artifacts") == []
         assert list((self.folder / "cache" / "tmp").glob("*")) == []
@@ -310,6 +311,20 @@ def test_resuming_a_run_of_another_entry_point(command):
     said = command.refused(pseudo_pipeline, *PIPELINE, f"--resume_run_id={run.info.run_id}")
     assert "is one of train_superclass" in said and "give the id of a pseudo_pipeline run" in said
     assert command.client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("root", "part"), [("s3://bucket/x", "run 'pip install boto3'"), ("gs://bucket/x", "run 'pip install google-cloud-storage'")]
+)
+def test_an_artifact_root_without_its_library_is_said_before_training(command, monkeypatch, root, part):
+    for name in ("boto3", "google.cloud.storage"):
+        monkeypatch.setitem(sys.modules, name, None)
+    # What nothing may reach: the refusal comes first.
+    monkeypatch.setattr("core.stages.train.run", lambda *_: pytest.fail("it has begun"))
+    command.client.create_experiment("elsewhere", artifact_location=root)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    said = command.refused(train_superclass, *TRAIN, experiment="elsewhere")
+    assert f"the artifact root '{root}' cannot be used" in said and part in said
 
 
 @pytest.mark.slow
