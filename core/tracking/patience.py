@@ -93,6 +93,18 @@ def patiently(work: Callable[[], T], what: str) -> T:
             return found
 
 
+def once(make: Callable[[], T], find: Callable[[], T | None], what: str) -> T:
+    """Make what must not be made twice: asked again after an answer was lost, `find` looks for what was made then (None = nothing)."""
+    asked: list[bool] = []
+
+    def work() -> T:
+        found = find() if asked else None
+        asked.append(True)
+        return make() if found is None else found
+
+    return patiently(work, what)
+
+
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """Wait no longer than this inside: a process that was asked to end does not wait for minutes."""

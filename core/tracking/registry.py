@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import unicodedata
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from core.lineage import short
 from core.tracking import identity as identities
 from core.tracking import names, provenance, served
 from core.tracking.identity import Identity
-from core.tracking.patience import patiently
-from core.tracking.run import Run, tag_texts
+from core.tracking.patience import once, patiently
+from core.tracking.run import MADE_TAG, Run, tag_texts
 from core.tracking.store import machine_lock, scratch
 
 T = TypeVar("T")
@@ -154,9 +155,14 @@ def _log(run: Run, name: str, folder: Path, tags: dict[str, str], metrics: dict[
     """Store a model's files as a logged model of the run, in the run's experiment, with its metrics; return its id."""
     from mlflow.entities import LoggedModelStatus, Metric
 
-    raw, what = run.client.raw, f"register {name}"
-    making = {"name": name, "source_run_id": run.run_id, "tags": tags, "model_type": "taxon"}
-    model_id = ask(lambda: raw.create_logged_model(run.experiment_id, **making), what).model_id
+    raw, what, number = run.client.raw, f"register {name}", uuid.uuid4().hex
+    making = {"name": name, "source_run_id": run.run_id, "tags": {**tags, MADE_TAG: number}, "model_type": "taxon"}
+
+    def find() -> str | None:
+        made = raw.search_logged_models([run.experiment_id], f"tags.`{MADE_TAG}` = '{number}'", max_results=1)
+        return made[0].model_id if made else None
+
+    model_id = once(lambda: raw.create_logged_model(run.experiment_id, **making).model_id, find, what)
     ask(lambda: raw.log_model_artifacts(model_id, str(folder)), what)
     ask(lambda: raw.finalize_logged_model(model_id, LoggedModelStatus.READY), what)
     cleaned = {names.key(key): value for key, value in metrics.items()}

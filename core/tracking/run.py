@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from core.errors import Gone, UserError
 from core.tracking import artifact_root, names, provenance
 from core.tracking.outbox import Outbox, flush_spools, stored
-from core.tracking.patience import Client, at_most, patiently, why_gone
+from core.tracking.patience import Client, at_most, once, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
 
 EXPERIMENT = "taxon"
@@ -275,17 +275,12 @@ def _made(client: Client, experiment: str, tags: dict[str, Any]) -> Run:
 
 def _create_once(client: Client, experiment: str, tags: dict[str, str]) -> str:
     """Make a run and return its id; when an answer was lost on the way, that of the run which was made then."""
-    asked = []
 
-    def make() -> str:
-        if asked:
-            made = client.raw.search_runs([experiment], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
-            if made:
-                return made[0].info.run_id
-        asked.append(True)
-        return client.raw.create_run(experiment, tags=tags).info.run_id
+    def find() -> str | None:
+        made = client.raw.search_runs([experiment], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
+        return made[0].info.run_id if made else None
 
-    return patiently(make, "make a run")
+    return once(lambda: client.raw.create_run(experiment, tags=tags).info.run_id, find, "make a run")
 
 
 def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:

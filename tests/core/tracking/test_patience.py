@@ -7,7 +7,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from core.errors import UserError
-from core.tracking import names, outbox, patience
+from core.tracking import names, outbox, patience, registry
 from core.tracking import run as tracking
 
 AWAY = MlflowException("API request to http://h failed with exception [Errno 111] Connection refused")
@@ -92,6 +92,26 @@ def test_a_run_whose_making_lost_its_answer_is_made_once(client, monkeypatch):
     run = tracking.open_run("train_longtail", "x")
     assert len(made) == 1 and run.run_id == made[0].info.run_id
     run.finish()
+
+
+def test_a_logged_model_whose_making_lost_its_answer_is_made_once_in_its_runs_experiment(client, tmp_path, monkeypatch):
+    made, real = [], patience.MlflowClient.create_logged_model
+
+    def create_logged_model(self, *args, **named):
+        made.append(real(self, *args, **named))
+        if len(made) == 1:
+            raise AWAY
+        return made[-1]
+
+    monkeypatch.setattr(patience.MlflowClient, "create_logged_model", create_logged_model)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("")
+    with tracking.open_run("train_longtail", "x") as run:
+        model_id = registry._log(run, "taxon-x", tmp_path / "model", {"taxon.a": "b"}, {"accuracy": 0.5})
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    (found,) = client.search_logged_models(everywhere)
+    assert (found.model_id, found.source_run_id, str(found.status)) == (model_id, run.run_id, "READY")
+    assert found.experiment_id == client.get_experiment_by_name("taxon").experiment_id  # not that of `Default`
 
 
 def test_tags_parameters_files_and_the_end_outlast_an_outage(client, monkeypatch):
