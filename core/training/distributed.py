@@ -15,8 +15,10 @@ from torch.distributed.rendezvous import rendezvous
 from core.errors import UserError
 from core.places import say
 
-MEETING = timedelta(minutes=5)
-NOTICE = 30.0  # seconds of waiting after which the user is told for whom
+MEETING = 300.0  # seconds that torchrun's processes wait for each other: it has started all of them, on nodes of any speed
+UNLAUNCHED = 60.0  # seconds that others do: their variables may be left over from another launch
+PATIENCE = "TAXON_PEER_PATIENCE"  # environment variable: these seconds, for launchers other than torchrun
+NOTICE = 0.1  # share of the waiting after which the user is told for whom
 
 
 def start(device: torch.device) -> None:
@@ -33,21 +35,40 @@ def _meet() -> tuple[dist.Store, int, int]:
     """
     others = f"the other {int(os.environ['WORLD_SIZE']) - 1} of WORLD_SIZE = {os.environ['WORLD_SIZE']} processes"
     remedy = "start all of them with torchrun, or unset RANK and WORLD_SIZE"
-    notice = threading.Timer(NOTICE, say, [f"waiting for {others}; {remedy}"])
+    seconds = _patience()
+    notice = threading.Timer(NOTICE * seconds, say, [f"waiting up to {seconds:.0f} s for {others}; {remedy}"])
     notice.daemon = True
     notice.start()
     try:
-        store, rank, world = next(rendezvous("env://", timeout=MEETING))
+        store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store = dist.PrefixStore("taxon", store)
         store.set(f"here/{rank}", "1")
-        store.wait([f"here/{other}" for other in range(world)], MEETING)
+        store.wait([f"here/{other}" for other in range(world)], timedelta(seconds=seconds))
         store.set_timeout(default_pg_timeout)
     except (dist.DistError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:120]
-        raise UserError(f"{others} did not come within {MEETING.seconds} s ({said}); {remedy}") from None
+        longer = "" if _launched() else f" (a launcher that takes longer: set {PATIENCE})"
+        raise UserError(f"{others} did not come within {seconds:.0f} s ({said}); {remedy}{longer}") from None
     finally:
         notice.cancel()
     return store, rank, world
+
+
+def _launched() -> bool:
+    """Say whether torchrun has started this process: it names every launch."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _patience() -> float:
+    """Return for how many seconds the processes wait for each other."""
+    given = os.environ.get(PATIENCE, "")
+    try:
+        seconds = float(given) if given else MEETING if _launched() else UNLAUNCHED
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UserError(f"{PATIENCE} = '{given}' is no number of seconds; give one, or unset it")
+    return seconds
 
 
 def stop() -> None:

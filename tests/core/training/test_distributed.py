@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,14 +108,32 @@ def test_only_rank_0_is_main_even_before_the_group_exists(monkeypatch):
     assert not distributed.is_main()
 
 
-def test_processes_that_never_come_are_not_waited_for_without_end(monkeypatch, capsys):
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_never_come_are_not_waited_for_without_end(monkeypatch, capsys, rank):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=2))
-    monkeypatch.setattr(distributed, "NOTICE", 0.5)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(distributed, "UNLAUNCHED", 2.0)
     with pytest.raises(UserError, match=r"the other 1 of WORLD_SIZE = 2 processes did not come within 2 s .*torchrun, or unset RANK"):
         distributed.start(CPU)
-    assert "waiting for the other 1" in capsys.readouterr().err
+    assert "waiting up to 2 s for the other 1" in capsys.readouterr().err
+
+
+def test_only_torchrun_is_waited_for_long(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv(distributed.PATIENCE, raising=False)
+    assert distributed._patience() == 60
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # what torchrun calls a launch that was not named
+    assert distributed._patience() == 300
+    monkeypatch.setenv(distributed.PATIENCE, "900")
+    assert distributed._patience() == 900
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "0", "nan", "inf"])
+def test_a_patience_that_is_no_number_is_refused(monkeypatch, given):
+    monkeypatch.setenv(distributed.PATIENCE, given)
+    with pytest.raises(UserError, match=rf"^{distributed.PATIENCE} = '{given}' is no number of seconds; give one, or unset it$"):
+        distributed._patience()
