@@ -78,6 +78,13 @@ def config(root: Path, **options: Any) -> LongtailTrainConfig:
     return checks.check_training(LongtailTrainConfig(**NOTHING_SWITCHES | tiny | options))
 
 
+def command_line(root: Path, **options: Any) -> list[str]:
+    """Return the options of `train_longtail` for such a training, which registers its model."""
+    made = config(root, register=True, **options)
+    given = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if getattr(made, f.name) != f.default}
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
+
+
 class LongtailRun(FakeRun):
     """A run that also takes notes."""
 
