@@ -23,6 +23,7 @@ from tests.entrypoints.place import GUARD, ROOT, Place
 
 # What tells of one run, not of the work: its number, its process and the machine.
 OF_ONE_RUN = ("taxon.made", "taxon.pid", "taxon.host")
+UPLOADING = ".artifact.uploading."  # a killed server leaves such files, which MLflow neither lists nor gives to anybody
 # Files with times and places in them; the manifest vouches for their contents.
 VARYING = re.compile(r"(checkpoints/.*|(manifest|summary|config)\.json)$")
 
@@ -180,7 +181,7 @@ class ServedPlace(Place):
         digests = {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(UPLOADING)
         }
         manifest = json.loads((folder / "manifest.json").read_text())["files"] if "manifest.json" in digests else {}
         vouched = {name: "whole" if manifest[name]["sha256"] == digests.get(name) else "not what the manifest says" for name in manifest}
