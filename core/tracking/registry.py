@@ -118,6 +118,8 @@ def register(
 ) -> str:
     """Log `data` as a pyfunc model of `run`, register it, point the alias `challenger` to it; return its URI.
 
+    A version that the run has made of these very files, before it was stopped, is taken instead of a second one.
+
     Args:
         run: the run that made the model.
         name: registered name (`model_name`); one with a suffix where models of another identity have it.
@@ -141,14 +143,21 @@ def register(
     try:
         folder = _save(place / "model", data, columns, example, requirements(loader_module))
         tags = tag_texts({**tags, FILES_TAG: files_digest(folder)})
-        model_id = _log(run, name, folder, tags, metrics)
+        made = _made_before(run, name, tags[FILES_TAG])
+        model_id = "" if made else _log(run, name, folder, tags, metrics)
         with machine_lock(f"register {name}"):
-            number = _version(run, name, model_id, tags)
+            number = made or _version(run, name, model_id, tags)
             run.client.update_model_version(name, number, description=_described(name, metrics, evaluation))
             run.client.set_registered_model_alias(name, "challenger", number)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return f"models:/{name}/{number}"
+
+
+def _made_before(run: Run, name: str, files: str) -> str:
+    """Return the number of the version that the run has made of files of this digest; '' where there is none."""
+    found = ask(lambda: run.client.raw.search_model_versions(f"run_id = '{run.run_id}'"), f"register {name}")
+    return next((str(one.version) for one in found if one.name == name and one.tags.get(FILES_TAG) == files), "")
 
 
 def _log(run: Run, name: str, folder: Path, tags: dict[str, str], metrics: dict[str, float]) -> str:

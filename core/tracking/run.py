@@ -32,6 +32,7 @@ MAKING = "making a run"  # the lock under which runs are made and stale ones loo
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
+NOTE_TAG = MLFLOW_RUN_NOTE
 UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
@@ -101,9 +102,15 @@ class Run:
         for start in range(0, len(new), 100):
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
+    def untag(self, name: str) -> None:
+        """Remove a tag, where the run has it."""
+        if name in self.client.get_run(self.run_id).data.tags:
+            with contextlib.suppress(MlflowException):  # an answer that was lost: it is deleted already
+                self.client.delete_tag(self.run_id, name)
+
     def note(self, markdown: str) -> None:
         """Set the description shown at the top of the run's page."""
-        self.tags({MLFLOW_RUN_NOTE: markdown})
+        self.tags({NOTE_TAG: markdown})
 
     def file(self, path: Path, folder: str = "") -> None:
         """Store one finished file as an artifact."""
@@ -321,12 +328,9 @@ def reopen(run_id: str) -> Run:
     client = Client()
     found = _existing(client, run_id)
     artifact_root.require(artifact_root.of_run(found.info.artifact_uri, run_id))
-    tags = found.data.tags
     run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
-    if "taxon.reason" in tags:
-        with contextlib.suppress(MlflowException):  # an answer that was lost: it is deleted already
-            client.delete_tag(run_id, "taxon.reason")
+    run.untag("taxon.reason")
     run.tags({"taxon.host": provenance.host()})
     return run
 

@@ -24,8 +24,11 @@ from core.tracking.uri import local_artifacts
 KEY_TAG = "taxon.stage_key"
 IMAGES_TAG = "taxon.images"
 SPLIT_TAG = "taxon.split"  # JSON: the options that a split was drawn with, and the novel classes
+UNFINISHED_TAG = "taxon.unfinished"  # what is left to be done after a published training; no such tag = nothing
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+ADDED = "added.json"  # what the summary got after it was published; a file of its own, for a published file never changes
+Manifest = dict[str, dict[str, Any]]
 _watch: contextvars.ContextVar[Watch | None] = contextvars.ContextVar("watch", default=None)
 
 
@@ -87,23 +90,42 @@ class Finished:
 
     run_id: str
     folder: Path
-    manifest: dict[str, dict[str, Any]]
+    manifest: Manifest
     summary: dict[str, Any]
 
 
-def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> None:
-    """Store a finished stage's files with their manifest (size, sha256); the manifest goes last, so it vouches for all of them."""
+def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> Manifest:
+    """Store a finished stage's files with their manifest (size, sha256), which goes last, so it vouches for all of them; return it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    return _stored(run, folder, keep, {})
+
+
+def publish_more(
+    run: Run, folder: Path, added: dict[str, Any], published: Manifest, keep: Callable[[Path], bool] = lambda path: True
+) -> Manifest:
+    """Store the files that have come to a published stage, and what its summary got; return the manifest of all.
+
+    No file that was published changes: whoever reads the stage meanwhile, or after a kill in between, finds a whole one.
+    """
+    if added:
+        (folder / ADDED).write_text(json.dumps(added, indent=1, sort_keys=True) + "\n")
+    return _stored(run, folder, keep, published)
+
+
+def _stored(run: Run, folder: Path, keep: Callable[[Path], bool], published: Manifest) -> Manifest:
     watch = _watch.get()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path) and (watch is None or watch.keep(path)))
-    manifest = {}
+    manifest = dict(published)
     for path in files:
         name = path.relative_to(folder).as_posix()
-        manifest[name] = {"size": path.stat().st_size, "sha256": digest.of_file(path)}
-        parent = Path(name).parent.as_posix()
-        run.file(path, "" if parent == "." else parent)
-    run.json({"files": manifest}, MANIFEST)
+        if name not in manifest:
+            manifest[name] = {"size": path.stat().st_size, "sha256": digest.of_file(path)}
+            parent = Path(name).parent.as_posix()
+            run.file(path, "" if parent == "." else parent)
+    if manifest != published:
+        run.json({"files": manifest}, MANIFEST)
+    return manifest
 
 
 def clear(folder: Path) -> None:
@@ -115,17 +137,31 @@ def clear(folder: Path) -> None:
 def told(run_id: str, client: Client | None = None) -> dict[str, str]:
     """Return the tags that a stage gave its run, and its note: not those that say where and by which command it ran."""
     client = client or Client()
-    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues", MADE_TAG}
+    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues", UNFINISHED_TAG, MADE_TAG}
     tags = client.get_run(run_id).data.tags.items()
     return {name: value for name, value in tags if (name.startswith("taxon.") and name not in about) or name == MLFLOW_RUN_NOTE}
 
 
 def find_finished(key: str, client: Client | None = None) -> Finished | None:
     """Return the newest FINISHED run of this stage key whose artifacts verify, or None."""
+    return _newest(f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'", client or Client())
+
+
+def find_unfinished(key: str, client: Client | None = None) -> tuple[Finished, tuple[str, ...]] | None:
+    """Return the newest run that published this stage key's result, but ended before all that comes after it was done, and what is left.
+
+    Such a run is FAILED or KILLED. None where there is none: one that is RUNNING may be at it on another machine.
+    """
     client = client or Client()
+    wanted = f"tags.`{KEY_TAG}` = '{key}' and tags.`{UNFINISHED_TAG}` != '' and attributes.status != 'RUNNING'"
+    found = _newest(wanted, client)
+    return (found, tuple(client.get_run(found.run_id).data.tags[UNFINISHED_TAG].split(", "))) if found else None
+
+
+def _newest(wanted: str, client: Client) -> Finished | None:
+    """Return the newest run that a search finds and whose artifacts verify."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'", max_results=20)
-    for run in found:
+    for run in client.search_runs(experiments, wanted, max_results=20):
         finished = load_finished(run.info.run_id, client)
         if finished is not None:
             return finished
@@ -139,7 +175,10 @@ def load_finished(run_id: str, client: Client | None = None) -> Finished | None:
         folder = _artifacts_here(client, run_id)
         manifest = json.loads((folder / MANIFEST).read_text())["files"]
         intact = SUMMARY in manifest and all(_verifies(folder / name, entry) for name, entry in manifest.items())
-        return Finished(run_id, folder, manifest, json.loads((folder / SUMMARY).read_text())) if intact else None
+        if not intact:
+            return None
+        summary = [json.loads((folder / name).read_text()) for name in (SUMMARY, ADDED) if name in manifest]
+        return Finished(run_id, folder, manifest, summary[0] | summary[-1])
     except Exception:  # a store that this process has no library or rights for raises its own kinds
         return None
 
