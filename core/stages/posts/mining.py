@@ -51,10 +51,10 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
         groups = groups_of(train, source)
         run.dataset("posts/train", train.digest, config.data_root, "training")
         if config.model:
-            folds, probabilities = np.full(len(train), ""), by_model(config.model, train)
+            folds, probabilities, kept = np.full(len(train), ""), by_model(config.model, train), []
         else:
             folds = fold_of(train, groups, config.folds, config.seed)
-            probabilities = out_of_fold(config, train, val, folds, run)
+            probabilities, kept = out_of_fold(config, train, val, folds, run)
         cases, rows = find(train, probabilities, config.confidence_below)
         bad_cases.write(folder / "bad_cases.csv", cases, config.data_root)
         _write_predictions(folder / "oof_predictions.csv", train, folds, probabilities)
@@ -63,6 +63,8 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
         report |= {"folds": 0 if config.model else config.folds, "model": config.model}
         (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
         publish(report)
+    for place in kept:  # not before: a picture that cannot be drawn must not cost the trainings
+        shutil.rmtree(place, ignore_errors=True)
     run.metrics(report["metrics"], 0)
     print(summary_of(report))
     return report
@@ -135,10 +137,10 @@ def by_model(given: str, train: Posts) -> np.ndarray:
     return predictor.probabilities(train.texts, model.images_of(train, predictor.image_size))
 
 
-def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> np.ndarray:
-    """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold.
+def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> tuple[np.ndarray, list[Path]]:
+    """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold, and where the folds are kept.
 
-    Finished folds are kept until all are there, and the checkpoints of the one in work: after a crash neither is done again.
+    Finished folds are kept until the caller removes them, and the checkpoints of the one in work: after a crash neither is done again.
     """
     shared = {f.name for f in dataclasses.fields(OptimizeClipConfig)} & {f.name for f in dataclasses.fields(config)}
     training = OptimizeClipConfig(**{name: getattr(config, name) for name in shared}, register=False)
@@ -153,9 +155,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
             probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
         right = float((probabilities[unseen].argmax(axis=1) == train.labels[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)
-    for place in places:
-        shutil.rmtree(place, ignore_errors=True)
-    return probabilities
+    return probabilities, places
 
 
 def _of_fold(training: OptimizeClipConfig, seen: Posts, val: Posts, asked: Posts, place: Path) -> np.ndarray:
