@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core import config as configuration
+from core import digest
 from core.errors import UserError
 from core.evaluation import discovery
 from core.stages import checks, keys, materials, pipeline_report, rebuild, ssddbc
@@ -203,6 +204,12 @@ class Pipeline:
 
     def _tags(self) -> dict[str, str]:
         return {"taxon.data": self.data.name, "taxon.seed": str(self.config.seed)}
+
+    def key(self, without: Finished | None) -> str:
+        """Return the stage key of the pipeline itself: what its stages have made."""
+        made = [[sorted(one.manifest.items()) for one in part] for part in (self.trainings, self.clusterings, [without] if without else [])]
+        found = {"data": self.data.digest, "split": self.split.digest, "stages": digest.of_json(made)}
+        return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format)
 
     def best(self) -> tuple[Finished, Path, dict[str, Any]]:
         """Return the stage that holds the best checkpoint, its file, and `{epoch, score}`."""

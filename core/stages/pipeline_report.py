@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.plots import confusion, figure, gallery
-from core.stages import inputs, rebuild
+from core.stages import after, inputs, rebuild, reuse
 from core.stages.config import CacheConfig
 from core.stages.register import register
 from core.tracking import provenance
+from core.tracking import stage as stages
 from core.tracking.run import command_line
 from core.tracking.store import scratch
 
@@ -25,30 +25,65 @@ ACCURACIES = ("all", "old", "new")
 
 
 def publish(pipeline: Any, without: Any) -> dict[str, Any]:
-    """Store curves, pictures, summary and note on the pipeline's run; register the best model; print the result."""
-    folder = scratch("pipeline")
-    try:
+    """Store figures and summary on the pipeline's run; then draw, register the best model, note and print the result.
+
+    Where an earlier run of the same stages has stored its figures, what is left of the rest is done there.
+    """
+    run = pipeline.run_
+    key = pipeline.key(without)
+    run.ended.enter_context(reuse.alone(key))
+    return after.once(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
+
+
+class _Report:
+    """The best model of a pipeline, as a served one computes, its clusters and figures; and what a person is to find of them on `run`."""
+
+    def __init__(self, pipeline: Any, without: Any, run: Any) -> None:
+        self.pipeline, self.run = pipeline, run
         chosen, checkpoint, best = pipeline.best()
-        inputs.draw_curves(
-            pipeline.trainings[-1].summary["history"] + _refreshes(pipeline), folder / "plots" / "curves.png", _epochs(pipeline)
-        )
+        now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
+        self.trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
+        self.model, m = self.trained.model()
+        self.spec = m.spec
+        m = dataclasses.replace(m, number_format="fp32")
+        train, test = (features_module.normalise(extractor.extract(self.model)) for extractor in m.extractors())
+        self.features = train
+        data, split, config = pipeline.data, pipeline.split, pipeline.config
+        self.clusters = discovery.cluster(data, split, train, test, len(data.class_names), config.seed)
+        figures = discovery.report(data, split, self.clusters, tuple(config.eval_funcs.split(",")))
+        figures |= discovery.label_free(data, split, self.clusters, train)
+        self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
+
+    def publish(self, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        """Store the figures and do what comes after; return the summary."""
+        pipeline, summary, folder = self.pipeline, self.summary, scratch("pipeline")
+        self.run.metrics(summary["best_metrics"], summary["epoch"])
+        tags = {
+            stages.KEY_TAG: key,
+            "taxon.weights_digest": summary["weights_digest"],
+            "taxon.data": pipeline.data.name,
+            "taxon.select_by": pipeline.config.select_by,
+        }
+        asked = {after.REGISTRATION: self._register} if pipeline.config.register else {}
+        steps = after.Steps({"pictures": lambda _summary: self._draw(folder), **asked}, lambda found: _say(pipeline, self.run, found))
+        try:
+            return after.settle(after.published(self.run, folder, summary, tags, steps, unfinished), steps)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _draw(self, folder: Path) -> None:
+        """Draw the curves, the heat maps of every refresh, the gallery of discovered categories and the confusion."""
+        pipeline = self.pipeline
+        history = pipeline.trainings[-1].summary["history"] + _refreshes(pipeline)
+        inputs.draw_curves(history, folder / "plots" / "curves.png", _epochs(pipeline))
         for clustering in pipeline.clusterings:
             target = folder / "heatmaps" / f"epoch_{clustering.summary['epoch']:04d}"
             shutil.copytree(clustering.folder / "heatmaps", target)
-        now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
-        trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
-        model, m = trained.model()
-        m = dataclasses.replace(m, number_format="fp32")  # as a served model computes
-        clusters, figures = _pictures(pipeline, model, m, folder / "plots")
-        summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-        pipeline.run_.folder(folder)
-        if pipeline.config.register:
-            summary["model"] = register(pipeline.run_, trained, model, m.spec, clusters, summary["table"]["selected model"])
-        _say(pipeline, summary)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return summary
+        _pictures(pipeline, self.clusters, self.features, folder / "plots")
+
+    def _register(self, summary: dict[str, Any]) -> dict[str, str]:
+        figures = summary["table"]["selected model"]
+        return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, figures)}
 
 
 def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
@@ -58,11 +93,14 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
     if without is not None:
         table["same epochs without"] = without.summary["metrics"]
     table = {"frozen features": last["history"][0][1], **table, "selected model": figures}
+    kept = ("unlabelled/", "test/", "val/", "baseline/")
+    table = {row: {k: v for k, v in values.items() if k.startswith(kept)} for row, values in table.items()}
+    # Without the baselines, which have curves of their own: a page of two runs shows few metrics at once.
+    shown = {f"best/{name}": value for name, value in table["selected model"].items() if not name.startswith("baseline/")}
     return {
-        "table": {
-            row: {k: v for k, v in values.items() if k.startswith(("unlabelled/", "test/", "val/", "baseline/"))}
-            for row, values in table.items()
-        },
+        "table": table,
+        "epoch": pipeline.config.total_epochs,
+        "best_metrics": shown | {"best/epoch": best["epoch"]},
         "best": best,
         "best_checkpoint": f"runs:/{chosen.run_id}/checkpoints/{checkpoint.name}",
         "weights_digest": last["weights_digest"],
@@ -78,11 +116,12 @@ def _refreshes(pipeline: Any) -> list[list[Any]]:
     return [[clustering.summary["epoch"], clustering.summary["metrics"]] for clustering in pipeline.clusterings]
 
 
-def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> tuple[discovery.Clustering, dict[str, float]]:
-    """Draw the gallery of discovered categories and the confusion of the selected model; return its clusters and their figures."""
-    train, test = (features_module.normalise(extractor.extract(model)) for extractor in m.extractors())
+def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, folder: Path) -> None:
+    """Draw the gallery of discovered categories and the confusion of the selected model.
+
+    train: (N, d) normalised features of the training images.
+    """
     data, split = pipeline.data, pipeline.split
-    found = discovery.cluster(data, split, train, test, len(data.class_names), pipeline.config.seed)
     labelled = set(data.train.labels[split.labelled].tolist())
     groups = []
     for cluster in np.unique(found.train[split.unlabelled]):
@@ -99,8 +138,6 @@ def _pictures(pipeline: Any, model: Any, m: Any, folder: Path) -> tuple[discover
     names = dict(enumerate(data.class_names))
     picture = confusion.confusion(data.train.labels[split.unlabelled], found.train[split.unlabelled], names, data.known_classes)
     figure.save(picture, folder / "confusion.png")
-    figures = discovery.report(data, split, found, tuple(pipeline.config.eval_funcs.split(",")))
-    return found, figures | discovery.label_free(data, split, found, train)
 
 
 def figure_image(image: np.ndarray, side: int = 64) -> np.ndarray:
@@ -129,23 +166,8 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(pipeline: Any, summary: dict[str, Any]) -> None:
-    """Put the result into the run's description and onto the terminal."""
-    run = pipeline.run_
-    command = command_line("pseudo_pipeline")
-    note = (
-        f"{markdown(summary)}\n\nPictures: `plots/gallery.png`, `plots/curves.png`, `heatmaps/`. Best: epoch {summary['best']['epoch']}.\n"
-    )
-    run.note(f"{note}\nRepeat: `{command}`")
-    run.tags(
-        {"taxon.weights_digest": summary["weights_digest"], "taxon.data": pipeline.data.name, "taxon.select_by": pipeline.config.select_by}
-    )
-    final = summary["table"]["selected model"]
-    run.metrics(  # without the baselines, which have curves of their own: a page of two runs shows few metrics at once
-        {f"best/{name}": value for name, value in final.items() if not name.startswith("baseline/")}
-        | {"best/epoch": summary["best"]["epoch"]},
-        pipeline.config.total_epochs,
-    )
+def _say(pipeline: Any, run: Any, summary: dict[str, Any]) -> str:
+    """Print the result; return it as the run's description."""
     print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
     for row, values in summary["table"].items():
         print(f"  {row:24s} {numbers(values, 'unlabelled/v2'):>26s} {numbers(values, 'test/v2'):>20s}")
@@ -153,3 +175,6 @@ def _say(pipeline: Any, summary: dict[str, Any]) -> None:
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
     print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")
     sys.stdout.flush()
+    pictures = "`plots/gallery.png`, `plots/curves.png`, `heatmaps/`"
+    found = f"{markdown(summary)}\n\nPictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
+    return f"{found}\nRepeat: `{command_line('pseudo_pipeline')}`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from core import config as configuration
 from core.errors import UserError
 from core.lineage import Lineage
-from core.stages import inputs
+from core.stages import after, inputs
 from core.stages.sources import Source
 from core.training import distributed
 from core.training import state as states
@@ -43,6 +44,8 @@ class RecordedTraining:
 
     lineage: Lineage = Lineage()
     """What its weights have learnt from; in every checkpoint and predictor."""
+    unfinished: after.Unfinished | None = None
+    """The run that published this training and is told of what was left to be done; None = it is to be published."""
 
     config: Any
     run: Any
@@ -193,16 +196,30 @@ class RecordedTraining:
             "history": self.history,
         }
 
-    def publish_stage(self, summary: dict[str, Any], tags: dict[str, Any]) -> None:
-        """Store checkpoints, configuration, curves and whatever else lies in the work folder, with a manifest; clear the folder."""
+    def publish_stage(self, summary: dict[str, Any], tags: dict[str, Any], steps: after.Steps) -> dict[str, Any]:
+        """Store checkpoints, configuration and whatever else lies in the work folder, with a manifest; then do what comes after.
+
+        Return the summary with what the steps add. The folder is cleared when nothing is left to be done.
+        """
         from core.tracking import stage
 
         (self.work / "config.json").write_text(json.dumps(configuration.canonical(self.config), indent=1, sort_keys=True) + "\n")
-        inputs.draw_curves(self.history, self.work / "plots" / "curves.png")
+        steps = dataclasses.replace(steps, each={**steps.each, "pictures": self._with_curves(steps.each.get("pictures"))})
         described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
-        self.run.tags({**described, "taxon.best_checkpoint": summary["best_checkpoint"], **tags})
-        stage.publish(self.run, self.work, summary, keep=lambda path: not path.name.startswith("."))
+        tags = {**described, "taxon.best_checkpoint": summary["best_checkpoint"], **tags}
+        found = after.settle(after.published(self.run, self.work, summary, tags, steps, self.unfinished), steps)
         stage.clear(self.work)
+        return found
+
+    def _with_curves(self, pictures: after.Step | None) -> after.Step:
+        """Return a family's step that draws its pictures, with the curves that every family has."""
+
+        def draw(summary: dict[str, Any]) -> None:
+            inputs.draw_curves(self.history, self.work / "plots" / "curves.png")
+            if pictures is not None:
+                pictures(summary)
+
+        return draw
 
     def metrics_at(self, epoch: int) -> dict[str, float]:
         """Return the metrics of a finished epoch, the last one's where that epoch is not in the history."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from core.tracking import stage as stages
+from core.tracking.run import sweep_now
 from core.tracking.store import machine_lock, scratch
 
 
@@ -21,6 +22,7 @@ def alone(key: str) -> Iterator[None]:
             return
     print("taxon: another process of this machine does the same; waiting for its end", file=sys.stderr)
     with machine_lock(f"stage {key}"):
+        sweep_now()  # whoever held it may have been killed: its run is to be seen as ended
         yield
 
 
@@ -31,8 +33,10 @@ def again(finished: stages.Finished, run: Any, shown: Callable[[dict[str, float]
         shown: which of an epoch's metrics the run is asked to show.
     """
     run.tags(stages.told(finished.run_id) | {"taxon.reused": finished.run_id})
-    for epoch, metrics in finished.summary["history"]:
+    for epoch, metrics in finished.summary.get("history", ()):
         run.metrics(shown(metrics), epoch)
+    if "best_metrics" in finished.summary:
+        run.metrics(finished.summary["best_metrics"], finished.summary["epoch"])
     place = scratch("reused")
     try:
         shutil.copytree(finished.folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(stages.MANIFEST))
@@ -52,7 +56,12 @@ def usable(key: str, register: bool) -> stages.Finished | None:
     finished = stages.find_finished(key)
     if finished is None or not register or finished.summary.get("model"):
         return finished
+    put_back(finished, key)
+    return None
+
+
+def put_back(finished: stages.Finished, key: str) -> None:
+    """Put a training's checkpoints back into the stage key's work folder: training goes on from its end, so it trains nothing."""
     kept = finished.folder / "checkpoints"
     if kept.is_dir():
         shutil.copytree(kept, stages.work_folder(key) / "checkpoints", dirs_exist_ok=True)
-    return None

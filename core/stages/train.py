@@ -20,7 +20,7 @@ from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import checks, feature_files, held_out, inputs, keys, leakage, reuse
+from core.stages import after, checks, feature_files, held_out, inputs, keys, leakage, reuse
 from core.stages import materials as materials_module
 from core.stages.config import TrainConfig
 from core.stages.materials import Materials
@@ -95,8 +95,7 @@ def _found_or_free(config: TrainConfig, run: Any) -> Iterator[tuple[Any, Any]]:
     if run is None:
         yield loaded, None
         return
-    device = precision.pick_device(config.gpu)
-    key = _key(config, *loaded, device, precision.resolve_precision(config.precision, device))
+    key = _key(config, *loaded)
     with reuse.alone(key):
         yield loaded, stage.find_finished(key)
 
@@ -111,14 +110,23 @@ def _joined(config: TrainConfig) -> Iterator[None]:
         distributed.stop()
 
 
-def _key(config: TrainConfig, data: Any, split: Any, device: torch.device, number_format: str) -> str:
+def _key(config: TrainConfig, data: Any, split: Any) -> str:
+    device = precision.pick_device(config.gpu)
+    number_format = precision.resolve_precision(config.precision, device)
     return keys.of_stage(ENTRY_POINT, config, {"data": data.digest, "split": split.digest}, device, number_format)
 
 
 def _train(config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None) -> dict[str, Any]:
-    training = Training(config, run, loaded)
-    training.fit()
-    return training.publish() if run is not None else {}
+    """Train and publish, or do what an earlier run of the same key has left to be done after that; return the summary."""
+    loaded = loaded or materials_module.load_data(config)
+
+    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        training = Training(config, opened, loaded)
+        training.unfinished = unfinished
+        training.fit()
+        return training.publish() if opened is not None else {}
+
+    return after.once(run, _key(config, *loaded), work, lambda metrics: discovery.shown(metrics, config.eval_funcs))
 
 
 def train(config: TrainConfig, run: Any) -> dict[str, Any]:
@@ -230,7 +238,7 @@ class Training(RecordedTraining):
         return self.model.trainable_state()
 
     def publish(self) -> dict[str, Any]:
-        """Store checkpoints, configuration, curves and, if asked for, features."""
+        """Store checkpoints, configuration and, if asked for, features; then draw and note."""
         if self.config.save_features_and_exit:
             train, test = self.features()
             feature_files.write(self.work / "features", self.materials, train, test, self.facts, self.digest(), use_l2=True)
@@ -241,9 +249,7 @@ class Training(RecordedTraining):
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }
-        self.run.note(self._note(best))
-        self.publish_stage(summary, tags)
-        return summary
+        return self.publish_stage(summary, tags, after.Steps({}, lambda _summary: self._note(best)))
 
     def _note(self, best: int) -> str:
         """Return the description shown at the top of the run's page, as Markdown."""
@@ -271,7 +277,7 @@ class Training(RecordedTraining):
         from core.tracking import stage, store
 
         m = self.materials
-        key = _key(self.config, m.data, m.split, m.device, m.number_format)
+        key = _key(self.config, m.data, m.split)
         folder = stage.work_folder(key)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         store.require_space(folder, 12 * trained + (64 << 20), f"training {self.config.model_name}")

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from core import config as configuration
+from core import digest
 from core.data import texts
 from core.evaluation import compare
 from core.plots import class_confusion, figure
+from core.stages import after, reuse
 from core.stages.clip import checks, data, evaluate, folds, train
 from core.stages.clip.children import Child, devices_of, run_all
 from core.stages.clip.config import TrainClipConfig
@@ -41,7 +43,7 @@ def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
 
     def begin(one: TrainClipConfig) -> tuple[str, Any]:
         prepared = train.prepare(one, pool)
-        return prepared.key, lambda child: train.ClipTraining(prepared, child).result()
+        return prepared.key, lambda child: train.result(prepared, child)
 
     children = [Child(f"fold {one.fold}", one, begin, "core.stages.clip.train:train") for one in each]
     tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}
@@ -79,28 +81,49 @@ def _info(pool: data.Pool, k: int, rows: folds.Rows) -> dict[str, Any]:
 def _publish(
     config: TrainClipConfig, run: Any, pool: data.Pool, k: int, info: list[dict[str, Any]], finished: Sequence[stages.Finished]
 ) -> dict[str, Any]:
+    """Store figures and predictions of all folds, then draw and note; where a run has stored them, what it has left is done there."""
+    made = digest.of_json({fold.run_id: fold.manifest for fold in finished})
+    key = stages.stage_key("cross_validate", configuration.asked(config), {"data": pool.digest, "folds": made}, {})
+    run.ended.enter_context(reuse.alone(key))
+
+    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        folder = scratch("folds")
+        try:
+            summary = _figures(config, pool, k, info, finished, folder)
+            opened.metrics(summary["best_metrics"], config.epochs)
+            tags = {stages.KEY_TAG: key, "taxon.data": pool.name, "taxon.seed": str(config.seed), "taxon.select_by": config.select_by}
+            steps = after.Steps({"pictures": lambda _summary: _draw(pool, folder)}, lambda found: _say(pool, found))
+            return after.settle(after.published(opened, folder, summary, tags, steps, unfinished), steps)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return after.once(run, key, work)
+
+
+def _figures(
+    config: TrainClipConfig, pool: data.Pool, k: int, info: list[dict[str, Any]], finished: Sequence[stages.Finished], folder: Path
+) -> dict[str, Any]:
+    """Write the figures and predictions of all folds into `folder`; return the summary."""
     scored_on = "test" if len(info[0]["images"]["test"]) else "val"
     summary = summarise(finished, scored_on) | {"n_splits": k}
-    folder = scratch("folds")
-    try:
-        summary["out_of_fold"] = _out_of_fold(pool, finished, scored_on, folder, config.seed)
-        history = [{"fold": i, "history": fold.summary["history"]} for i, fold in enumerate(finished, start=1)]
-        files = {"folds_info": info, "cv_summary": summary, "config": configuration.canonical(config), "history": history}
-        for name, value in files.items():
-            (folder / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-        cells = {f"cv/{statistic}/{name}": value for statistic in ("mean", "std") for name, value in summary[statistic].items()}
-        run.metrics(cells | {f"cv/out_of_fold/{name}": found[0] for name, found in summary["out_of_fold"].items()}, config.epochs)
-        run.note(note(pool.name, summary))
-        run.tags({"taxon.data": pool.name, "taxon.seed": str(config.seed), "taxon.select_by": config.select_by})
-        stages.publish(run, folder, summary)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(table(f"{pool.name}, {k} folds", summary))
-    return summary
+    summary["out_of_fold"] = _out_of_fold(pool, finished, scored_on, folder, config.seed)
+    history = [{"fold": i, "history": fold.summary["history"]} for i, fold in enumerate(finished, start=1)]
+    files = {"folds_info": info, "cv_summary": summary, "config": configuration.canonical(config), "history": history}
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    cells = {f"cv/{statistic}/{name}": value for statistic in ("mean", "std") for name, value in summary[statistic].items()}
+    pooled = {f"cv/out_of_fold/{name}": found[0] for name, found in summary["out_of_fold"].items()}
+    return summary | {"epoch": config.epochs, "best_metrics": cells | pooled}
+
+
+def _say(pool: data.Pool, summary: dict[str, Any]) -> str:
+    """Print the figures; return the run's description."""
+    print(table(f"{pool.name}, {summary['n_splits']} folds", summary))
+    return note(pool.name, summary)
 
 
 def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str, folder: Path, seed: int) -> dict[str, list[float]]:
-    """Write every held-out prediction and their confusion matrix; return metric -> [value, low, high], a 95 % bootstrap interval.
+    """Write every held-out prediction; return metric -> [value, low, high], a 95 % bootstrap interval.
 
     Images of one group are resampled together.
     """
@@ -116,11 +139,21 @@ def _out_of_fold(pool: data.Pool, finished: Sequence[stages.Finished], part: str
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    index = {name: i for i, name in enumerate(pool.class_names)}
-    labels, predicted = (np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
-    figure.save(class_confusion.class_confusion(labels, predicted, pool.class_names), folder / "plots" / "confusion.png")
+    labels, predicted = _answers(pool, folder)
     found = {name: compare.bootstrap_interval(labels, predicted, name, seed=seed, groups=groups) for name in compare.METRICS}
     return {name: [interval.value, interval.low, interval.high] for name, interval in found.items()}
+
+
+def _answers(pool: data.Pool, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and predicted class indices (n,) of the held-out predictions in `folder`."""
+    rows = list(texts.dict_rows((folder / PREDICTIONS).read_text(encoding="utf-8")))
+    index = {name: i for i, name in enumerate(pool.class_names)}
+    return tuple(np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
+
+
+def _draw(pool: data.Pool, folder: Path) -> None:
+    """Draw the confusion of all held-out predictions."""
+    figure.save(class_confusion.class_confusion(*_answers(pool, folder), pool.class_names), folder / "plots" / "confusion.png")
 
 
 def read_predictions(folder: Path) -> list[dict[str, str]]:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from core import config as configuration
+from core import digest
 from core.data import texts
 from core.data.post_splits import group
 from core.errors import UserError
 from core.evaluation import compare
 from core.older_names import present_name, unknown_options
+from core.stages import after, reuse
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.children import Child, run_all
 from core.stages.clip.config import TrainClipConfig
@@ -78,7 +80,7 @@ def _begin(config: TrainClipConfig) -> tuple[str, Any]:
     if config.use_cv and not config.fold:
         return "", lambda child: cross_validation.cross_validate(config, child)
     prepared = train.prepare(config)
-    return prepared.key, lambda child: train.ClipTraining(prepared, child).result()
+    return prepared.key, lambda child: train.result(prepared, child)
 
 
 def _parsed(uri: str) -> Any:
@@ -124,15 +126,23 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         ],
         "against_first": _against_first(names, finished, configs[0].seed),
     }
-    run.note(_note(shown, summary["against_first"]))
-    folder = scratch("configurations")
-    try:
-        (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-        stages.publish(run, folder, summary)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(_table(shown, summary["against_first"]))
-    return summary
+    made = digest.of_json({found.run_id: found.manifest for found in finished})
+    key = stages.stage_key("multi_config", {"names": list(names)}, {"configurations": made}, {})
+    run.ended.enter_context(reuse.alone(key))
+
+    def note(found: dict[str, Any]) -> str:
+        print(_table(shown, found["against_first"]))
+        return _note(shown, found["against_first"])
+
+    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        folder, steps = scratch("configurations"), after.Steps({}, note)
+        try:
+            (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+            return after.settle(after.published(opened, folder, summary, {stages.KEY_TAG: key}, steps, unfinished), steps)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return after.once(run, key, work)
 
 
 def _table(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:

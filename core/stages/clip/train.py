@@ -17,7 +17,7 @@ from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
-from core.stages import keys, leakage
+from core.stages import after, keys, leakage, reuse
 from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
 from core.stages.clip.config import TrainClipConfig
 from core.stages.longtail import evaluate as shared
@@ -58,7 +58,20 @@ def prepare(config: TrainClipConfig, pool: data.Pool | None = None) -> Prepared:
 
 def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary ({} on ranks other than 0)."""
-    return ClipTraining(prepare(config), run).result()
+    return result(prepare(config), run)
+
+
+def result(prepared: Prepared, run: Any) -> dict[str, Any]:
+    """Train what is prepared and publish it, or do what was left to be done after that; return its summary."""
+
+    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        training = ClipTraining(prepared, opened)
+        training.unfinished = unfinished
+        return training.result()
+
+    if run is not None:
+        run.ended.enter_context(reuse.alone(prepared.key))
+    return after.once(run, prepared.key, work)
 
 
 class ClipTraining(RecordedTraining):
@@ -180,28 +193,32 @@ class ClipTraining(RecordedTraining):
         return self.task.model.trained_state()
 
     def publish(self) -> dict[str, Any]:
-        """Put the chosen epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        """Put the chosen epoch's model back, score it on validation and, once, on the test part, store it; then draw, register, note."""
         summary = self.summarise()
         self._restore_best()
         summary["weights_digest"] = self.digest()
         best = self.facts["best"]["epoch"] or self.history[-1][0]
         metrics: dict[str, float] = {"best_epoch": float(best), **self.facts["baselines"]}
-        for part in ("val", "test"):
-            if len(self.m.part(part)):
-                found = shared.draw(self.m, part, self.m.logits(self.task.model, part), self.work / "evaluation" / part)
-                metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
+        logits = {part: self.m.logits(self.task.model, part) for part in ("val", "test") if len(self.m.part(part))}
+        for part, found in logits.items():
+            metrics |= {f"best/{part}/{name}": value for name, value in shared.report(self.m.data, part, found).metrics.items()}
         if self.config.wise_ft:
             metrics |= baselines.wise_ft(self.m, self.task.model, self.before, self.config.select_by)
         self.run.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
         (self.work / "history.json").write_text(json.dumps(self.history, indent=1) + "\n")
-        if self.config.register and not self.config.fold:
-            summary["model"] = register.register(self, metrics)
-        self.run.note(evaluate.note(self.m.data, metrics, best, summary.get("model", "")))
         tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        self.publish_stage(summary, tags)
+        steps = dict(shared.steps(self.m, logits, self.work / "evaluation"))
+        if self.config.register and not self.config.fold:
+            steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, so_far["best_metrics"])}
+        return self.publish_stage(summary, tags, after.Steps(steps, self._note))
+
+    def _note(self, summary: dict[str, Any]) -> str:
+        """Print the figures; return the description shown at the top of the run's page."""
+        metrics = summary["best_metrics"]
+        best = int(metrics["best_epoch"])
         print(evaluate.table(self.m.data.name, metrics, best))
-        return summary
+        return evaluate.note(self.m.data, metrics, best, summary.get("model", ""))
 
     def _restore_best(self) -> None:
         best = self.facts["best"]["epoch"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from core import config as configuration
 from core.data.classification import tail_classes
 from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
+from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import held_out, keys, leakage
+from core.stages import after, held_out, keys, leakage, reuse
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.recorded import RecordedTraining
@@ -41,11 +43,42 @@ def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary."""
     distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
     try:
-        training = LongtailTraining(config, run)
-        training.fit()
-        return training.publish() if run is not None else {}
+        prepared = prepare(config)
+
+        def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+            training = LongtailTraining(config, opened, prepared=prepared)
+            training.unfinished = unfinished
+            training.fit()
+            return training.publish() if opened is not None else {}
+
+        if run is not None:
+            run.ended.enter_context(reuse.alone(prepared.key))
+        return after.once(run, prepared.key, work)
     finally:
         distributed.stop()
+
+
+@dataclass
+class Prepared:
+    """A training that is checked and named, but not begun: its stage key says whether it has been done before."""
+
+    m: materials.Materials
+    model: Any
+    about: dict[str, Any]
+    lineage: Lineage
+    key: str
+
+
+def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str, int], Any] | None = None) -> Prepared:
+    """Read the images (unless `data` has them), check that they suffice, build the model."""
+    data = data or materials.load_data(config)
+    require_validation(config, data)
+    lineage = leakage.admit(config, held_out.parts_of(data))
+    model, about = materials.build_model(config, data, config.pretrained)
+    m = materials.gather(config, data, about["mean"], about["std"])
+    m.kept = m.kept if kept is None else kept
+    found = {"data": data.digest, "backbone": about["backbone"]}
+    return Prepared(m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
 
 
 class LongtailTraining(RecordedTraining):
@@ -56,24 +89,28 @@ class LongtailTraining(RecordedTraining):
         run: the tracking run, None on ranks other than 0.
         data: the images that `config` names, for whoever has read them already.
         kept: resized images by (part, size), shared by trainings on the same data.
+        prepared: what `prepare` gave, in place of both.
     """
 
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
-    def __init__(self, config: LongtailTrainConfig, run: Any, data: Any = None, kept: dict[tuple[str, int], Any] | None = None):
+    def __init__(
+        self,
+        config: LongtailTrainConfig,
+        run: Any,
+        data: Any = None,
+        kept: dict[tuple[str, int], Any] | None = None,
+        prepared: Prepared | None = None,
+    ):
         self.config, self.run = config, run
-        data = data or materials.load_data(config)
-        require_validation(config, data)
-        self.lineage = leakage.admit(config, held_out.parts_of(data))
-        model, about = materials.build_model(config, data, config.pretrained)
-        self.m = materials.gather(config, data, about["mean"], about["std"])
-        self.m.kept = self.m.kept if kept is None else kept
+        prepared = prepared or prepare(config, data, kept)
+        self.m, self.key, self.lineage = prepared.m, prepared.key, prepared.lineage
+        model, data = prepared.model, self.m.data
         if distributed.world_size() > 1:
             model.net = sync_batch_norm.convert(model.net)
         self.task = self._task(model.to(self.m.device))
         self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
-        self.facts = self._facts(about)
-        self.key = self._stage_key()
+        self.facts = self._facts(prepared.about)
         self.work = self._work_folder()
         self.history: list[list[Any]] = []
         self.probe = self._probe() if config.linear_probe and run is not None else {}
@@ -188,31 +225,33 @@ class LongtailTraining(RecordedTraining):
         return dict(self.task.scored.state_dict())
 
     def publish(self) -> dict[str, Any]:
-        """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        """Put the best epoch's model back, score it on validation and, once, on the test part, and store it; then draw, register, note."""
         summary = self.summarise()
         size = self._restore_best()
         summary["weights_digest"] = self.digest()
         best = self.facts["best"]["epoch"]
+        logits = {part: self.m.outputs(self.task.scored, part, size)["label"] for part in ("val", "test") if len(self.m.part(part))}
         metrics: dict[str, float] = {"best_epoch": float(best)}
-        for part in ("val", "test"):
-            if len(self.m.part(part)):
-                outputs = self.m.outputs(self.task.scored, part, size)
-                found = evaluate.draw(self.m, part, outputs["label"], self.work / "evaluation" / part)
-                metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
+        for part, found in logits.items():
+            metrics |= {f"best/{part}/{name}": value for name, value in evaluate.report(self.m.data, part, found).metrics.items()}
         metrics |= self.probe
         self.run.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
-        if self.config.register:
-            summary["model"] = register.register(self, size, metrics)
-        self.run.note(evaluate.note(self.m.data, metrics, best, summary.get("model", "")))
         tags = {
             "taxon.data": self.m.data.name,
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": self.facts["best"]["score"],
         }
-        self.publish_stage(summary, tags)
+        steps = dict(evaluate.steps(self.m, logits, self.work / "evaluation"))
+        if self.config.register:
+            steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, size, so_far["best_metrics"])}
+        return self.publish_stage(summary, tags, after.Steps(steps, self._note))
+
+    def _note(self, summary: dict[str, Any]) -> str:
+        """Print the figures; return the description shown at the top of the run's page."""
+        metrics, best = summary["best_metrics"], summary["chosen"]["epoch"]
         print(evaluate.table(self.m.data.name, metrics, best))
-        return summary
+        return evaluate.note(self.m.data, metrics, best, summary.get("model", ""))
 
     def _probe(self) -> dict[str, float]:
         """Return what logistic regression on the pretrained network's features reaches: the model is still untrained here."""
@@ -306,10 +345,6 @@ class LongtailTraining(RecordedTraining):
             "std": list(about["std"]),
             "best": {"epoch": 0, "score": -1e9},
         }
-
-    def _stage_key(self) -> str:
-        found = {"data": self.m.data.digest, "backbone": self.facts["backbone_digest"]}
-        return keys.of_stage(ENTRY_POINT, self.config, found, self.m.device, self.m.number_format, ("weights",))
 
     def _work_folder(self) -> Path:
         from core.tracking import stage, store

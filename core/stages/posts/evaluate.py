@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,30 @@ def intervals_of(posts: Posts, probabilities: np.ndarray, seed: int) -> dict[str
     return {name: compare.bootstrap_interval(posts.labels, probabilities, name, seed=seed, groups=groups) for name in SHOWN}
 
 
-def draw(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, folder: Path, seed: int) -> dict[str, float]:
-    """Write metrics.json, intervals.json, per_class.csv, predictions.csv and two pictures into `folder`; return the metrics."""
+def figures_of(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the metrics of probabilities (N, C) on labelled posts, with `<name>_low` and `<name>_high` of SHOWN."""
+    ends = {f"{name}_{end}": getattr(one, end) for name, one in intervals_of(posts, probabilities, seed).items() for end in ("low", "high")}
+    return metrics_of(posts, probabilities, class_counts) | ends
+
+
+def write_tables(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, folder: Path, figures: Mapping[str, float]) -> None:
+    """Write metrics.json, intervals.json, per_class.csv and predictions.csv into `folder`; `figures` are those of `figures_of`."""
     folder.mkdir(parents=True, exist_ok=True)
     found = classification.report(posts.labels, probabilities, posts.class_names, class_counts)
-    metrics = {name: found.metrics[name] for name in KEPT}
-    intervals = {name: [one.low, one.high] for name, one in intervals_of(posts, probabilities, seed).items()}
+    metrics = {name: figures[name] for name in KEPT}
+    intervals = {name: [figures[f"{name}_low"], figures[f"{name}_high"]] for name in SHOWN}
     (folder / "metrics.json").write_text(json.dumps(metrics | {"posts": len(posts), "unscored": found.unscored}, indent=1) + "\n")
     (folder / "intervals.json").write_text(json.dumps(intervals, indent=1) + "\n")
     write_table(folder / "per_class.csv", [{k: "" if v is None else v for k, v in row.items()} for row in found.per_class])
     write_table(folder / "predictions.csv", predictions(posts, probabilities))
+
+
+def draw_pictures(posts: Posts, probabilities: np.ndarray, folder: Path) -> None:
+    """Draw the confusion matrix and the calibration of probabilities (N, C) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     names = posts.class_names
     figure.save(class_confusion.class_confusion(posts.labels, probabilities.argmax(axis=1), names), folder / "confusion.png")
     figure.save(reliability.reliability(posts.labels, probabilities), folder / "reliability.png")
-    return metrics | {f"{name}_{end}": value for name, pair in intervals.items() for end, value in zip(("low", "high"), pair, strict=True)}
 
 
 def predictions(posts: Posts, probabilities: np.ndarray) -> list[dict[str, Any]]:

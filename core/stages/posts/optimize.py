@@ -16,7 +16,7 @@ from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
-from core.stages import keys, reuse
+from core.stages import after, keys, reuse
 from core.stages.longtail.evaluate import scorer, softmax
 from core.stages.posts import checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
@@ -41,8 +41,8 @@ def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     checks.announce(checks.idle_options(config) + checks.double_corrections(config))
     rows = materials.load_rows(config)
     key = key_of(config, rows)
-    with reuse.alone(key):
-        return train(config, run, rows, key)
+    run.ended.enter_context(reuse.alone(key))
+    return train(config, run, rows, key)
 
 
 def stage(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
@@ -66,11 +66,16 @@ def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = 
         if run is not None:
             run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
             run.params(configuration.canonical(config))
-        if config.encoder == "tfidf":
-            return reference.train(config, rows, key, run) if run is not None else {}
-        training = PostsTraining(config, rows, run, key)
-        training.fit()
-        return training.publish() if run is not None else {}
+
+        def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+            if config.encoder == "tfidf":
+                return reference.train(config, rows, key, opened, unfinished) if opened is not None else {}
+            training = PostsTraining(config, rows, opened, key)
+            training.unfinished = unfinished
+            training.fit()
+            return training.publish() if opened is not None else {}
+
+        return after.once(run, key, work)
     finally:
         distributed.stop()
 
@@ -219,20 +224,21 @@ class PostsTraining(RecordedTraining):
         return predictor
 
     def publish(self) -> dict[str, Any]:
-        """Put the best epoch's model back, evaluate it on validation and, once, on the test part; draw, register, store."""
+        """Put the best epoch's model back, score it on validation and, once, on the test part, and store it; then draw, register, note."""
         summary = self.summarise()
         self.restore_best()
         summary["weights_digest"] = self.digest()
         best = self.facts["best"]["epoch"] or self.history[-1][0]
         found = {part: self.probabilities(part) for part in self.m.rows if part != "train"}
-        metrics = publish.evaluated(self.m, found, self.work / "evaluation") | {"best_epoch": float(best)}
+        metrics = publish.evaluated(self.m, found) | {"best_epoch": float(best)}
         self.run.metrics(metrics, self.history[-1][0])
+        predictor = self.predictor()
+        publish.write_predictor(self.work, predictor, metrics)
         title = f"{self.config.head_variant} head, {self.config.modality}: {len(self.m.rows['train'])} training posts, best epoch {best}"
-        model = publish.stored(self.run, self.m, self.predictor(), found, metrics, self.work, title)
-        summary |= {"best_metrics": metrics, "model": model, "predictor": publish.PREDICTOR}
+        summary |= {"best_metrics": metrics, "model": "", "predictor": publish.PREDICTOR}
         tags = {"taxon.data": "posts", "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        self.publish_stage(summary, tags)
-        return summary
+        steps = publish.steps(self.run, publish.Result(self.m, found, metrics, title), predictor.about, self.work)
+        return self.publish_stage(summary, tags, steps)
 
     def _put_starting_weights_back(self, state: states.TrainState) -> None:
         """Undo what later epochs changed in towers that the checkpoint leaves to the weights they started from."""

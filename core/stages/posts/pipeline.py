@@ -50,7 +50,7 @@ ENTRY_POINT = "posts_pipeline"
 # Imported once, before the stages that need them are started.
 MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "errors")
 # What no later stage reads: they also say when and where a stage ran.
-UNREAD = {stages.SUMMARY, "config.json", "report.json", "history.json"}
+UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.json"}
 
 
 def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
@@ -161,6 +161,11 @@ class Pipeline:
             predict_csv=str(self._folder("prepare", "posts") / "predict.csv"),
         )
         self._stage("predict", "steps:predictions", "predict_test_clip", config, ("prepare", *trained))
+
+    def key(self) -> str:
+        """Return the stage key of the pipeline itself: what its stages have made."""
+        found = {name: content_of(finished) for name, finished in self.made.items()} | {"data": self.data_digest}
+        return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format, ("weights",))
 
     def _uri(self, name: str) -> str:
         return f"runs:/{self.made[name].run_id}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from core.stages import after, reuse
 from core.stages.posts import results
 from core.tracking import provenance
+from core.tracking import stage as stages
 from core.tracking.run import command_line
 from core.tracking.store import scratch
 
@@ -29,25 +30,39 @@ PICTURES = {
 
 
 def publish(pipeline: Any) -> dict[str, Any]:
-    """Store summary, pictures and predictions on the pipeline's run, write its description, print the result; return the summary."""
-    summary = summarise(pipeline)
-    folder = scratch("posts-pipeline")
-    try:
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-        for name, pictures in PICTURES.items():
-            for picture in pictures if name in pipeline.made else ():
+    """Store summary and predictions on the pipeline's run; then its pictures and its description; print the result; return the summary.
+
+    Where an earlier run of the same stages has stored its summary, what is left of the rest is done there.
+    """
+    run, key = pipeline.run_, pipeline.key()
+    run.ended.enter_context(reuse.alone(key))
+    return after.once(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
+
+
+def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    summary, folder = summarise(pipeline), scratch("posts-pipeline")
+    if unfinished is not None:  # what has been made before belongs into output_dir too
+        for name in unfinished.finished.manifest:
+            _copy(unfinished.finished.folder / name, folder / name)
+    run.metrics(summary["best_metrics"], 0)
+
+    def pictures(_summary: Any) -> None:
+        for name, found in PICTURES.items():
+            for picture in found if name in pipeline.made else ():
                 source = pipeline.made[name].folder / picture
                 if source.is_file():
                     _copy(source, folder / "plots" / f"{name.replace(' ', '_')}_{source.name}")
+
+    def copies(_summary: Any) -> None:
+        results.copy_tree(folder, results.require_folder(pipeline.config.output_dir))
+
+    copied = {"output_dir": copies} if pipeline.config.output_dir else {}
+    steps = after.Steps({"pictures": pictures, **copied}, lambda found: _say(pipeline, run, found), always=tuple(copied))
+    try:
         _copy(pipeline.made["predict"].folder / "predictions" / "test_with_label.txt", folder / "predictions" / "test_with_label.txt")
-        pipeline.run_.folder(folder)
-        target = results.require_folder(pipeline.config.output_dir)
-        if target is not None:
-            results.copy_tree(folder, target)
+        return after.settle(after.published(run, folder, summary, {stages.KEY_TAG: key}, steps, unfinished), steps)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _say(pipeline, summary)
-    return summary
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -60,7 +75,15 @@ def summarise(pipeline: Any) -> dict[str, Any]:
     made = {name: finished.summary for name, finished in pipeline.made.items()}
     models = {name: _scores(made[name]["best_metrics"]) for name in MODELS if name in made}
     merged, compared = made["merge"], made["compare with baseline"]
+    shown = {
+        f"{name}/{part}_{score}": values[0]
+        for name, parts in models.items()
+        for part, found in parts.items()
+        for score, values in found.items()
+    }
     return {
+        "epoch": 0,
+        "best_metrics": shown,
         "models": models,
         "chosen": next(name for name in models if made["predict"]["weights"].endswith(pipeline.made[name].run_id)),
         "verdict": compared["verdict"],
@@ -110,20 +133,8 @@ def _cell(values: list[float]) -> str:
     return f"{values[0]:.3f} ({values[1]:.3f}-{values[2]:.3f})"
 
 
-def _say(pipeline: Any, summary: dict[str, Any]) -> None:
-    """Put the result into the run's description and metrics, and onto the terminal."""
-    run = pipeline.run_
-    command = command_line("posts_pipeline")
-    run.note(f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `{command}`")
-    run.metrics(
-        {
-            f"{name}/{part}_{score}": values[0]
-            for name, parts in summary["models"].items()
-            for part, found in parts.items()
-            for score, values in found.items()
-        },
-        0,
-    )
+def _say(pipeline: Any, run: Any, summary: dict[str, Any]) -> str:
+    """Print the result; return it as the run's description."""
     print(f"\n{'':28s}{'validation accuracy, macro-F1':>44s}{'test accuracy, macro-F1':>44s}")
     for name, parts in summary["models"].items():
         mark = "*" if name == summary["chosen"] else " "
@@ -134,3 +145,5 @@ def _say(pipeline: Any, summary: dict[str, Any]) -> None:
     print(f"{verdict(summary)}\n* predicts: " + ", ".join(f"{tag} {count}" for tag, count in summary["predicted"].items()))
     print(f"run {run.run_id}; look at it: mlflow ui{provenance.store_hint()} (http://127.0.0.1:5000, experiment '{run.experiment}')")
     sys.stdout.flush()
+    command = command_line("posts_pipeline")
+    return f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `{command}`"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.serving import posts as serving
+from core.stages import after
 from core.stages.posts import evaluate, register
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.materials import Materials
@@ -17,33 +19,69 @@ from core.tracking import served
 PREDICTOR = "predictor"
 
 
-def evaluated(m: Materials, probabilities: Mapping[str, np.ndarray], folder: Path) -> dict[str, float]:
-    """Write the evaluation of probabilities (N, C) by part into `folder`/<part>; return metrics `best/<part>/<name>`."""
-    metrics = {}
-    for part, found in probabilities.items():
-        drawn = evaluate.draw(m.rows[part], found, m.class_counts, folder / part, m.config.seed)
-        metrics |= {f"best/{part}/{name}": value for name, value in drawn.items()}
-    return metrics
+@dataclass(frozen=True)
+class Result:
+    """A trained classifier's figures on the parts that it was not trained on.
 
-
-def stored(
-    run: Any, m: Materials, predictor: Any, probabilities: Mapping[str, np.ndarray], metrics: dict[str, float], folder: Path, title: str
-) -> str:
-    """Write the predictor into `folder`/predictor, register it where the configuration asks for it; return the model's URI or ''.
-
-    Args:
-        probabilities: (N, C) by part, as scored. metrics: what `evaluated` made of them.
+    Attributes:
+        m: materials.
+        probabilities: (N, C) by part.
+        metrics: `best/<part>/<name>`, and what else is shown beside the model.
+        title: of note and table.
     """
+
+    m: Materials
+    probabilities: Mapping[str, np.ndarray]
+    metrics: dict[str, float]
+    title: str
+
+    def of_part(self, part: str) -> dict[str, float]:
+        """Return a part's figures by name."""
+        prefix = f"best/{part}/"
+        return {name.removeprefix(prefix): value for name, value in self.metrics.items() if name.startswith(prefix)}
+
+
+def evaluated(m: Materials, probabilities: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the metrics `best/<part>/<name>` of probabilities (N, C) by part."""
+    return {
+        f"best/{part}/{name}": value
+        for part, found in probabilities.items()
+        for name, value in evaluate.figures_of(m.rows[part], found, m.class_counts, m.config.seed).items()
+    }
+
+
+def write_predictor(folder: Path, predictor: Any, metrics: dict[str, float]) -> None:
+    """Write the predictor into `folder`/predictor, sealed as it is served; `metrics` are the result's."""
     predictor.about |= {name: value for name, value in metrics.items() if name.startswith("best/val/")}
     serving.write(folder / PREDICTOR, predictor)
     served.seal(folder / PREDICTOR, serving.__name__)
-    model = ""
-    if m.config.register:
-        evaluation = register.evaluation(m, probabilities["val"])
-        model = register.register(run, folder / PREDICTOR, m.rows, metrics, predictor.about, evaluation)
-    run.note(evaluate.note(title, metrics, model))
-    print(evaluate.table(title, metrics))
-    return model
+
+
+def steps(run: Any, result: Result, about: dict[str, Any], folder: Path) -> after.Steps:
+    """Return what comes after a classifier is published: tables, pictures, registration where it is asked for, note.
+
+    about: what the predictor in `folder` says of itself.
+    """
+    m = result.m
+
+    def tables(_summary: Any) -> None:
+        for part, found in result.probabilities.items():
+            evaluate.write_tables(m.rows[part], found, m.class_counts, folder / "evaluation" / part, result.of_part(part))
+
+    def pictures(_summary: Any) -> None:
+        for part, found in result.probabilities.items():
+            evaluate.draw_pictures(m.rows[part], found, folder / "evaluation" / part)
+
+    def registration(_summary: Any) -> dict[str, str]:
+        evaluation = register.evaluation(m, result.probabilities["val"])
+        return {"model": register.register(run, folder / PREDICTOR, m.rows, result.metrics, about, evaluation)}
+
+    def note(summary: dict[str, Any]) -> str:
+        print(evaluate.table(result.title, result.metrics))
+        return evaluate.note(result.title, result.metrics, summary.get("model", ""))
+
+    asked = {after.REGISTRATION: registration} if m.config.register else {}
+    return after.Steps({"tables": tables, "pictures": pictures, **asked}, note)
 
 
 def about_of(m: Materials, build: dict[str, Any] | None) -> dict[str, Any]:

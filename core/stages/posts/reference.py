@@ -13,6 +13,7 @@ from core import config as configuration
 from core.models.ngrams import NgramClassifier, NgramSettings
 from core.models.post_net import PostNet
 from core.serving.posts import NgramPredictor
+from core.stages import after
 from core.stages.posts import materials, publish
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.materials import Materials
@@ -45,22 +46,25 @@ def _on(net: PostNet, device: torch.device) -> PostNet:
     return net.to(device, memory_format=torch.channels_last)
 
 
-def train(config: OptimizeClipConfig, rows: dict[str, Any], key: str, run: Any) -> dict[str, Any]:
-    """Fit, evaluate and publish; return the summary."""
+def train(
+    config: OptimizeClipConfig, rows: dict[str, Any], key: str, run: Any, unfinished: after.Unfinished | None = None
+) -> dict[str, Any]:
+    """Fit, evaluate and publish, or do what was left to be done after that (fitting takes moments); return the summary."""
     from core.tracking import stage
 
     m = materials.gather(config, rows)
     folder = stage.work_folder(key)
     run.started()
     predictor, probabilities = fit(config, m)
-    metrics = publish.evaluated(m, probabilities, folder / "evaluation")
+    metrics = publish.evaluated(m, probabilities)
     run.metrics(metrics, 1)
+    publish.write_predictor(folder, predictor, metrics)
     title = f"n-grams, {config.modality}: {len(rows['train'])} training posts"
-    model = publish.stored(run, m, predictor, probabilities, metrics, folder, title)
-    summary = {"epoch": 1, "predictor": publish.PREDICTOR, "best_metrics": metrics, "model": model, "best": score(config, metrics)}
+    summary = {"epoch": 1, "predictor": publish.PREDICTOR, "best_metrics": metrics, "model": "", "best": score(config, metrics)}
     (folder / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
-    run.tags({stage.KEY_TAG: key, "taxon.seed": config.seed, "taxon.select_by": config.select_by})
-    stage.publish(run, folder, summary)
+    tags = {stage.KEY_TAG: key, "taxon.seed": config.seed, "taxon.select_by": config.select_by}
+    steps = publish.steps(run, publish.Result(m, probabilities, metrics, title), predictor.about, folder)
+    summary = after.settle(after.published(run, folder, summary, tags, steps, unfinished), steps)
     shutil.rmtree(folder, ignore_errors=True)
     return summary
 

@@ -71,6 +71,9 @@ class FakeRun:
     def tags(self, values: dict[str, Any]) -> None:
         self.tagged |= {key: str(value) for key, value in values.items()}
 
+    def untag(self, name: str) -> None:
+        self.tagged.pop(name, None)
+
     def note(self, markdown: str) -> None:
         self.noted = markdown
 
@@ -130,6 +133,7 @@ class Workplace:
         monkeypatch.setenv("TAXON_CACHE", str(folder / "cache"))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/never.db")
         monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
+        monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.tracking.stage.find_finished", lambda *_: None)
 
     def run(self) -> FakeRun:
@@ -152,7 +156,8 @@ class Workplace:
     def publish(self, **options: Any) -> tuple[dict[str, Any], FakeRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
-        return train.train(self.config(**options), run), run
+        with run.ended:
+            return train.train(self.config(**options), run), run
 
 
 def refused(call: Callable[[], Any]) -> str:

@@ -78,6 +78,7 @@ class Workplace:
         monkeypatch.setenv("TAXON_CACHE", str(folder / "cache"))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/never.db")
         monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
+        monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.tracking.stage.find_finished", lambda *_: None)
 
     def run(self) -> FakeRun:
@@ -104,7 +105,8 @@ class Workplace:
     def publish(self, **options: Any) -> tuple[dict[str, Any], FakeRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
-        return train.train(self.config(**options), run), run
+        with run.ended:
+            return train.train(self.config(**options), run), run
 
 
 def children(client, parent: str) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Workplace:
         monkeypatch.setenv("TAXON_CACHE", str(folder / "cache"))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/never.db")
         monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
+        monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
 
     def run(self) -> LongtailRun:
@@ -139,7 +140,8 @@ class Workplace:
     def publish(self, **options: Any) -> tuple[dict[str, Any], LongtailRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
-        return train.train(self.config(**options), run), run
+        with run.ended:
+            return train.train(self.config(**options), run), run
 
 
 def changed(one: LongtailTrainConfig, **options: Any) -> LongtailTrainConfig:

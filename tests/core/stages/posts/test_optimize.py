@@ -38,6 +38,7 @@ def work(tmp_path, monkeypatch):
 @pytest.fixture
 def published(root, tmp_path, work, monkeypatch):
     monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
+    monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
     monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
 
     def publish(**options):
