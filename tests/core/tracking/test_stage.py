@@ -90,6 +90,39 @@ def test_a_stage_that_did_not_finish_is_not_reused(client, tmp_path, status):
     assert stage.find_finished(key) is None
 
 
+def test_what_comes_later_joins_the_summary_and_changes_no_published_file(client, tmp_path):
+    run, folder = tracking.open_run("train", "x"), tmp_path / "made"
+    folder.mkdir()
+    (folder / "table").write_text("first")
+    first = stage.publish(run, folder, {"epoch": 3})
+    (folder / "table").write_text("second")
+    (folder / "picture").write_text("drawn")
+    second = stage.publish_more(run, folder, {"model": "models:/x/1"}, first)
+    run.finish()
+    found = stage.load_finished(run.run_id)
+    assert found.summary == {"epoch": 3, "model": "models:/x/1"} and found.manifest == second
+    assert sorted(second.keys() - first.keys()) == ["added.json", "picture"] and (found.folder / "table").read_text() == "first"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
+def test_a_run_that_published_but_did_not_finish_is_found_with_what_is_left_once_it_has_ended(client, tmp_path, status):
+    key, folder = make(client, tmp_path, "FAILED")
+    assert stage.find_unfinished(key) is None
+    run = tracking.reopen(folder.parent.name)
+    run.tags({stage.UNFINISHED_TAG: "pictures, note"})
+    if status == "RUNNING":
+        assert stage.find_unfinished(key) is None
+        run.untag(stage.UNFINISHED_TAG)
+        run.finish("FAILED")
+        assert stage.find_unfinished(key) is None
+        return
+    run.finish(status)
+    found, left = stage.find_unfinished(key)
+    assert (found.folder, left) == (folder, ("pictures", "note")) and stage.find_finished(key) is None
+    (folder / "config.json").unlink()
+    assert stage.find_unfinished(key) is None
+
+
 @pytest.mark.parametrize("name", ["checkpoints/weights", "config.json", "summary.json"])
 def test_a_file_that_was_changed_is_noticed(finished, name):
     key, folder = finished
