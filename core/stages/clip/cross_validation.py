@@ -107,13 +107,14 @@ def _figures(
     scored_on = "test" if len(info[0]["images"]["test"]) else "val"
     summary = summarise(finished, scored_on) | {"n_splits": k}
     summary["out_of_fold"] = _out_of_fold(pool, finished, scored_on, folder, config.seed)
+    cells = {f"cv/{statistic}/{name}": value for statistic in ("mean", "std") for name, value in summary[statistic].items()}
+    pooled = {f"cv/out_of_fold/{name}": found[0] for name, found in summary["out_of_fold"].items()}
+    summary |= {"epoch": config.epochs, "best_metrics": cells | pooled}
     history = [{"fold": i, "history": fold.summary["history"]} for i, fold in enumerate(finished, start=1)]
     files = {"folds_info": info, "cv_summary": summary, "config": configuration.canonical(config), "history": history}
     for name, value in files.items():
         (folder / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    cells = {f"cv/{statistic}/{name}": value for statistic in ("mean", "std") for name, value in summary[statistic].items()}
-    pooled = {f"cv/out_of_fold/{name}": found[0] for name, found in summary["out_of_fold"].items()}
-    return summary | {"epoch": config.epochs, "best_metrics": cells | pooled}
+    return summary
 
 
 def _say(pool: data.Pool, summary: dict[str, Any]) -> str:
