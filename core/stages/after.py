@@ -106,9 +106,17 @@ def published(run: Any, folder: Path, summary: Summary, tags: dict[str, Any], st
     if before is not None:
         finished = before.finished
         unasked = set() if finished.summary.get("model") else {REGISTRATION}  # it is in no stage key: perhaps nobody wanted it then
-        return Published(run, folder, finished.manifest, finished.summary, {*before.left, *unasked, *steps.always})
+        left = {*before.left, *unasked, *steps.always}
+        return Published(run, folder, finished.manifest, _in_order_of(summary, finished.summary), left)
     run.tags({**tags, stages.UNFINISHED_TAG: ", ".join(steps.names)})
     return Published(run, folder, stages.publish(run, folder, summary, is_kept), summary, steps.names)
+
+
+def _in_order_of(like: Any, stored: Any) -> Any:
+    """Return what was stored, its keys in the order of `like`: a file has them by the alphabet, a table shows them as they come."""
+    if not isinstance(like, dict) or not isinstance(stored, dict):
+        return stored
+    return {name: _in_order_of(like.get(name), stored[name]) for name in dict.fromkeys([*like, *stored]) if name in stored}
 
 
 def settle(published: Published, steps: Steps) -> Summary:
