@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.stages import keys
 from core.stages.longtail import checks, materials
 from core.stages.longtail.config import LongtailData, LongtailTrainConfig
-from core.stages.longtail.train import LongtailTraining, require_validation
+from core.stages.longtail.train import LongtailTraining
 from core.training import timeline
 from tuning import light
 from tuning.config import TuneLongtailConfig
@@ -101,7 +101,7 @@ def study(config: TuneLongtailConfig) -> Plan:
     where = config.data_root or config.train_dir or config.train_meta
     checked = plan(SPACE, config, Path(where).expanduser().resolve().name or "images")
     images = data.of(checked.base)[0]
-    require_validation(checked.base, images)
+    materials.require_validation(checked.base, images)
     if not len(images.val):
         raise UserError("trials are compared on validation images, but there are none; give val_dir or val_meta")
     return checked

@@ -13,7 +13,7 @@ from torch import nn
 
 from core.cores import threads
 from core.data import longtail
-from core.data.classification import ClassificationData
+from core.data.classification import ClassificationData, tail_classes
 from core.data.images import ImageSet
 from core.data.loader import ViewLoader, evaluation_batches
 from core.data.views import ResizedImages, ViewSpec, resize_all
@@ -163,3 +163,16 @@ def _try_size(model: Classifier, name: str, size: int, config: Any) -> None:
         raise UserError(f"{which} = {size}: {name} does not take it ({' '.join(str(error).split())[:160]}); use another size") from None
     finally:
         model.train(was_training)
+
+
+def require_validation(config: Any, data: Any) -> None:
+    """Raise UserError when what the configuration chooses by needs validation images that are not there."""
+    select_by = config.select_by
+    if not len(data.val) and select_by != "last":
+        raise UserError(
+            f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
+        )
+    if not len(data.val) and config.loss_type == "logit_adjustment":
+        raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
+    if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
+        raise UserError("select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy")

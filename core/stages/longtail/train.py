@@ -72,7 +72,7 @@ class Prepared:
 def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str, int], Any] | None = None) -> Prepared:
     """Read the images (unless `data` has them), check that they suffice, build the model."""
     data = data or materials.load_data(config)
-    require_validation(config, data)
+    materials.require_validation(config, data)
     lineage = leakage.admit(config, held_out.parts_of(data))
     model, about = materials.build_model(config, data, config.pretrained)
     m = materials.gather(config, data, about["mean"], about["std"])
@@ -373,19 +373,6 @@ class LongtailTraining(RecordedTraining):
 
     def _log_steps(self, values: dict[str, float], step: int) -> None:
         self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
-
-
-def require_validation(config: LongtailTrainConfig, data: Any) -> None:
-    """Raise UserError when what the configuration chooses by needs validation images that are not there."""
-    select_by = config.select_by
-    if not len(data.val) and select_by != "last":
-        raise UserError(
-            f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
-        )
-    if not len(data.val) and config.loss_type == "logit_adjustment":
-        raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
-    if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
-        raise UserError("select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy")
 
 
 def _shape_of(group: dict[str, Any]) -> tuple[str, int, list[str]]:
