@@ -181,7 +181,7 @@ class Pipeline:
         made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels()}
         config = SsddbcConfig(**values | rebuild.places_of(self.config) | made, current_epoch=epoch)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
-        return self._stage("core.stages.ssddbc:run", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
+        return self._stage("core.stages.ssddbc:cluster", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
 
     def _stage(self, function: str, config: Any, name: str, entry_point: str, key: str, curves: bool) -> Finished:
         """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""

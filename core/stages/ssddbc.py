@@ -17,30 +17,60 @@ from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
-from core.stages import cache, checks, feature_files, inputs, keys, rebuild
+from core.stages import after, cache, checks, feature_files, inputs, keys, rebuild, reuse
 from core.stages.config import ClusterOptions, SsddbcConfig
 from core.stages.feature_files import SPLITS, FeatureFile
 from core.training.state import weights_digest
 
 ENTRY_POINT = "offline_ssddbc_superclass"
 BACKGROUNDS = ("all", "score")  # of the heat maps drawn at every refresh
+RESULTS = "results_grid.json"
 MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
 
 
 def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
-    """Run `offline_ssddbc_superclass`: extract (or take) features, search the grid, publish pseudo labels and pictures."""
-    from core.tracking import stage
+    """Run `offline_ssddbc_superclass`: extract (or take) features, search the grid, publish pseudo labels, draw the heat maps."""
+    trained, key = _opened(config)
+    run.ended.enter_context(reuse.alone(key))
+    return _clustered(config, run, trained, key)
 
+
+def cluster(config: SsddbcConfig, run: Any) -> dict[str, Any]:
+    """Do the same as a stage of a pipeline, which holds the stage key's lock."""
+    return _clustered(config, run, *_opened(config))
+
+
+def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
+    """Check the options; return the checkpoint to cluster and the stage key."""
     checks.check_grid(config)
     checks.check_machine(config)
     if config.skip_feature_extraction and not config.features_path:
         raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
     trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
-    key = ssddbc_key(config, trained)
+    return trained, ssddbc_key(config, trained)
+
+
+def _clustered(config: SsddbcConfig, run: Any, trained: rebuild.Trained, key: str) -> dict[str, Any]:
+    """Cluster and publish, or do what an earlier run of the same key has left to be done after that; return the summary."""
+    from core.tracking import stage
+
     folder = stage.work_folder(key)
-    run.tags({stage.KEY_TAG: key})
-    run.dataset(trained.data.name, trained.data.digest, trained.config.data_root, "clustering")
-    run.started()
+
+    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        opened.dataset(trained.data.name, trained.data.digest, trained.config.data_root, "clustering")
+        opened.started()
+        summary = _pseudo_labels(config, opened, trained, folder) if unfinished is None else unfinished.finished.summary
+        grid_file = (folder if unfinished is None else unfinished.finished.folder) / "heatmaps" / RESULTS
+        steps = after.Steps({"pictures": lambda _summary: _draw(config, grid_file, folder / "heatmaps")}, _note)
+        found = after.settle(after.published(opened, folder, summary, {stage.KEY_TAG: key}, steps, unfinished), steps)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
+
+    return after.once(run, key, work)
+
+
+def _pseudo_labels(config: SsddbcConfig, run: Any, trained: rebuild.Trained, folder: Path) -> dict[str, Any]:
+    """Write pseudo labels and the grid's results into `folder`; return the summary."""
     features = _features(config, trained, folder)
     previous = _previous(config, trained)
     epoch = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
@@ -49,13 +79,20 @@ def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
     pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, _about(trained, features, chosen.score, epoch))
     metrics = _metrics(trained, pseudo, previous)
     name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", params["k"], params["density_percentile"])
-    _write(folder, name, pseudo, cells, config.debug_cluster_heatmap)
+    _write(folder, name, pseudo, cells)
     run.metrics(metrics, epoch)
     run.forward(metrics, epoch)
-    summary = {"epoch": epoch, "pseudo_labels": f"pseudo_labels/{name}", "metrics": metrics, "best_params": pseudo.best_params}
-    stage.publish(run, folder, summary)
-    shutil.rmtree(folder, ignore_errors=True)
-    return summary
+    return {"epoch": epoch, "pseudo_labels": f"pseudo_labels/{name}", "metrics": metrics, "best_params": pseudo.best_params}
+
+
+def _note(summary: dict[str, Any]) -> str:
+    """Return the description shown at the top of the run's page, as Markdown."""
+    metrics, best = summary["metrics"], summary["best_params"]
+    return (
+        f"Epoch {summary['epoch']}: {metrics['pseudo/n_clusters']:.0f} clusters, {metrics['pseudo/n_novel']:.0f} of them novel, in cell "
+        f"k = {best['k']}, density percentile {best['density_percentile']} (score {metrics['pseudo/score']:.3f}); "
+        f"{metrics['pseudo/core_ratio']:.0%} of the unlabelled images are core points. Pseudo labels: `{summary['pseudo_labels']}`."
+    )
 
 
 def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
@@ -191,15 +228,20 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
     return metrics
 
 
-def _write(folder: Path, name: str, pseudo: PseudoLabels, cells: list[dict[str, Any]], every_background: bool) -> None:
-    """Write pseudo labels, results_grid.json and the heat maps."""
+def _write(folder: Path, name: str, pseudo: PseudoLabels, cells: list[dict[str, Any]]) -> None:
+    """Write pseudo labels and the grid's results."""
     for part in ("pseudo_labels", "heatmaps"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     pseudo_labels.write(folder / "pseudo_labels" / name, pseudo)
     keyed = {f"k{cell['k']}_dp{cell['density_percentile']}": cell for cell in cells}
-    (folder / "heatmaps" / "results_grid.json").write_text(
+    (folder / "heatmaps" / RESULTS).write_text(
         json.dumps({"cells": keyed, "best": pseudo.best_params, "diagnostics": ["all", "old", "new"]}, indent=1) + "\n"
     )
-    best = (pseudo.best_params["k"], pseudo.best_params["density_percentile"])
-    for background in (*BACKGROUNDS, *(MORE_BACKGROUNDS if every_background else ())):
-        figure.save(heatmap.grid_heatmap(cells, background, best), folder / "heatmaps" / f"{background}.png")
+
+
+def _draw(config: SsddbcConfig, results: Path, folder: Path) -> None:
+    """Draw the heat maps of a grid's results into `folder`."""
+    told = json.loads(results.read_text())
+    cells, best = list(told["cells"].values()), (told["best"]["k"], told["best"]["density_percentile"])
+    for background in (*BACKGROUNDS, *(MORE_BACKGROUNDS if config.debug_cluster_heatmap else ())):
+        figure.save(heatmap.grid_heatmap(cells, background, best), folder / f"{background}.png")

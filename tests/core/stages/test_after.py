@@ -14,12 +14,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from core.clustering import grid
 from core.errors import UserError
-from core.stages import pipeline
+from core.stages import pipeline, ssddbc
 from core.stages import train as discovery
 from core.stages.clip import run as clip
 from core.stages.clip.config import TrainClipConfig
-from core.stages.config import PipelineConfig, TrainConfig
+from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.longtail import train as longtail
 from core.stages.posts import optimize
 from core.stages.posts import pipeline_report as posts_report
@@ -316,6 +317,22 @@ def test_a_training_of_a_superclass_whose_curves_fail_is_finished_without_traini
     assert second.run.info.status == fresh(first).run.info.status == "FINISHED"
     assert "plots/curves.png" in stage.load_finished(second.run.info.run_id).manifest
     assert "Unfinished" not in second.tags[MLFLOW_RUN_NOTE]
+
+
+def test_a_clustering_whose_heat_maps_fail_is_drawn_without_being_searched_again(client, shared, monkeypatch):
+    grid_of = {"k_min": 3, "k_max": 3, "density_min": 40, "density_max": 50, "density_step": 10}
+    config = SsddbcConfig(ckpt_path=str(shared[0]), gpu="cpu", **grid_of)
+    family = Family("offline_ssddbc_superclass", lambda _place, run: ssddbc.run(config, run), lambda _folder: None, "pseudo/n_clusters")
+    with monkeypatch.context() as patch:
+        patch.setattr("core.plots.figure.save", fails)
+        first = command(family, Path())
+    assert is_unfinished(first, family, "pictures")
+    monkeypatch.setattr(grid, "search", lambda *_: pytest.fail("the grid was searched"))
+    second = command(family, Path())
+    assert second.run.info.status == fresh(first).run.info.status == "FINISHED" and second.tags["taxon.continues"] == first.run.info.run_id
+    files = stage.load_finished(second.run.info.run_id)
+    assert {"heatmaps/all.png", "heatmaps/score.png", second.summary["pseudo_labels"]} <= set(files.manifest)
+    assert second.tags[MLFLOW_RUN_NOTE].startswith(f"Epoch 2: {second.summary['metrics']['pseudo/n_clusters']:.0f} clusters, ")
 
 
 def test_a_posts_pipeline_whose_files_cannot_be_copied_keeps_its_result_and_copies_them_later(client, tmp_path, monkeypatch):

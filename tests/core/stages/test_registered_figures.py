@@ -59,7 +59,7 @@ class InProcess:
     """A stage server whose stages run in this process, in child runs of their own."""
 
     def __init__(self, *_modules: Any) -> None:
-        self.stages = {"core.stages.train:train": train.train, "core.stages.ssddbc:run": ssddbc.run}
+        self.stages = {"core.stages.train:train": train.train, "core.stages.ssddbc:cluster": ssddbc.cluster}
 
     def warm_up(self) -> None:
         """Nothing is to be imported."""
