@@ -1,6 +1,7 @@
 """One thread for the tests' tiny computations: two that wait for each other on a busy machine take a hundred times as long."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -21,3 +22,11 @@ def _served_files():
         del os.environ["TAXON_SERVE_IMAGES"]
     else:
         os.environ["TAXON_SERVE_IMAGES"] = before
+
+
+@pytest.fixture(autouse=True)
+def _own_modules():
+    """Keep `sys.path`: MLflow puts the code of a model that it loads first, and a process spawned later would import that one's `core`."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
