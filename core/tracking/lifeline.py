@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -92,6 +93,8 @@ def undisturbed() -> Iterator[None]:
 
 def interrupt_on_sigterm() -> None:
     """Let SIGTERM end a run as Ctrl-C does: cleanly, with its status, resumable."""
+    # Ctrl-C within a statement leaves a connection that cannot be closed: SQLAlchemy would print that with its traceback.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt

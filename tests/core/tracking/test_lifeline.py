@@ -131,3 +131,26 @@ def test_tidying_up_is_not_interrupted_by_a_second_signal():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+UNCLOSABLE = """
+from sqlalchemy import create_engine
+from core.tracking import lifeline
+
+class Connection:
+    def __getattr__(self, name):
+        raise KeyboardInterrupt if name == "rollback" else RuntimeError("cannot be closed")
+
+lifeline.interrupt_on_sigterm()
+engine = create_engine("sqlite:///x.db", creator=Connection, _initialize=False)
+try:
+    engine.raw_connection().close()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interruption_within_a_statement_prints_no_traceback(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", UNCLOSABLE], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
