@@ -177,6 +177,13 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
 
 
+def alone(run: Any, key: str, work: Work) -> Summary:
+    """Return the same as `once`; whoever does the same waits until this run has ended."""
+    if run is not None:
+        run.ended.enter_context(reuse.alone(key))
+    return once(run, key, work)
+
+
 def once(run: Any, key: str, work: Work, shown: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics) -> Summary:
     """Return the summary of `work`: done in `run`, or, where an earlier run published its result, finished in that one.
 

@@ -13,7 +13,7 @@ import numpy as np
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.plots import confusion, figure, gallery
-from core.stages import after, inputs, rebuild, reuse
+from core.stages import after, inputs, rebuild
 from core.stages.config import CacheConfig
 from core.stages.register import register
 from core.tracking import provenance
@@ -31,8 +31,7 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
     """
     run = pipeline.run_
     key = pipeline.key(without)
-    run.ended.enter_context(reuse.alone(key))
-    return after.once(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
+    return after.alone(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
 
 
 class _Report:

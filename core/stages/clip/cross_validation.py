@@ -17,7 +17,7 @@ from core import digest
 from core.data import texts
 from core.evaluation import compare
 from core.plots import class_confusion, figure
-from core.stages import after, reuse
+from core.stages import after
 from core.stages.clip import checks, data, evaluate, folds, train
 from core.stages.clip.children import Child, devices_of, run_all
 from core.stages.clip.config import TrainClipConfig
@@ -84,7 +84,6 @@ def _publish(
     """Store figures and predictions of all folds, then draw and note; where a run has stored them, what it has left is done there."""
     made = digest.of_json({fold.run_id: fold.manifest for fold in finished})
     key = stages.stage_key("cross_validate", configuration.asked(config), {"data": pool.digest, "folds": made}, {})
-    run.ended.enter_context(reuse.alone(key))
 
     def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder = scratch("folds")
@@ -97,7 +96,7 @@ def _publish(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.once(run, key, work)
+    return after.alone(run, key, work)
 
 
 def _figures(

@@ -18,7 +18,7 @@ from core.data.post_splits import group
 from core.errors import UserError
 from core.evaluation import compare
 from core.older_names import present_name, unknown_options
-from core.stages import after, reuse
+from core.stages import after
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.children import Child, run_all
 from core.stages.clip.config import TrainClipConfig
@@ -128,7 +128,6 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
     }
     made = digest.of_json({found.run_id: found.manifest for found in finished})
     key = stages.stage_key("multi_config", {"names": list(names)}, {"configurations": made}, {})
-    run.ended.enter_context(reuse.alone(key))
 
     def note(found: dict[str, Any]) -> str:
         print(_table(shown, found["against_first"]))
@@ -142,7 +141,7 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.once(run, key, work)
+    return after.alone(run, key, work)
 
 
 def _table(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:

@@ -17,7 +17,7 @@ from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
-from core.stages import after, keys, leakage, reuse
+from core.stages import after, keys, leakage
 from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
 from core.stages.clip.config import TrainClipConfig
 from core.stages.longtail import evaluate as shared
@@ -69,9 +69,7 @@ def result(prepared: Prepared, run: Any) -> dict[str, Any]:
         training.unfinished = unfinished
         return training.result()
 
-    if run is not None:
-        run.ended.enter_context(reuse.alone(prepared.key))
-    return after.once(run, prepared.key, work)
+    return after.alone(run, prepared.key, work)
 
 
 class ClipTraining(RecordedTraining):

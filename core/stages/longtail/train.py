@@ -19,7 +19,7 @@ from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import after, held_out, keys, leakage, reuse
+from core.stages import after, held_out, keys, leakage
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.recorded import RecordedTraining
@@ -51,9 +51,7 @@ def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
             training.fit()
             return training.publish() if opened is not None else {}
 
-        if run is not None:
-            run.ended.enter_context(reuse.alone(prepared.key))
-        return after.once(run, prepared.key, work)
+        return after.alone(run, prepared.key, work)
     finally:
         distributed.stop()
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from core.stages import after, reuse
+from core.stages import after
 from core.stages.posts import results
 from core.tracking import provenance
 from core.tracking import stage as stages
@@ -35,8 +35,7 @@ def publish(pipeline: Any) -> dict[str, Any]:
     Where an earlier run of the same stages has stored its summary, what is left of the rest is done there.
     """
     run, key = pipeline.run_, pipeline.key()
-    run.ended.enter_context(reuse.alone(key))
-    return after.once(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
+    return after.alone(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
 
 
 def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
