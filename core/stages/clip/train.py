@@ -198,15 +198,16 @@ class ClipTraining(RecordedTraining):
         best = self.facts["best"]["epoch"] or self.history[-1][0]
         metrics: dict[str, float] = {"best_epoch": float(best), **self.facts["baselines"]}
         logits = {part: self.m.logits(self.task.model, part) for part in ("val", "test") if len(self.m.part(part))}
-        for part, found in logits.items():
-            metrics |= {f"best/{part}/{name}": value for name, value in shared.report(self.m.data, part, found).metrics.items()}
+        reports = {part: shared.report(self.m.data, part, found) for part, found in logits.items()}
+        for part, found in reports.items():
+            metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
         if self.config.wise_ft:
             metrics |= baselines.wise_ft(self.m, self.task.model, self.before, self.config.select_by)
         self.run.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
         (self.work / "history.json").write_text(json.dumps(self.history, indent=1) + "\n")
         tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        steps = dict(shared.steps(self.m, logits, self.work / "evaluation"))
+        steps = dict(shared.steps(self.m, logits, reports, self.work / "evaluation"))
         if self.config.register and not self.config.fold:
             steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, so_far["best_metrics"])}
         return self.publish_stage(summary, tags, after.Steps(steps, self._note))

@@ -37,45 +37,46 @@ def report(data: ClassificationData, part: str, logits: np.ndarray) -> classific
     return classification.report(labels, softmax(logits), data.class_names, data.class_counts, data.attributes)
 
 
-def steps(m: Any, logits: dict[str, np.ndarray], folder: Path) -> dict[str, Callable[[Any], None]]:
+def steps(
+    m: Any, logits: dict[str, np.ndarray], reports: dict[str, classification.Report], folder: Path
+) -> dict[str, Callable[[Any], None]]:
     """Return what a training does when its figures are published: write tables, draw pictures of each part's logits (N, C)."""
 
     def tables(_summary: Any) -> None:
         for part, found in logits.items():
-            write_tables(m, part, found, folder / part)
+            write_tables(m, part, found, reports[part], folder / part)
 
     def pictures(_summary: Any) -> None:
         for part, found in logits.items():
-            draw_pictures(m, part, found, folder / part)
+            draw_pictures(m, part, found, reports[part], folder / part)
 
     return {"tables": tables, "pictures": pictures}
 
 
 def draw(m: Any, part: str, logits: np.ndarray, folder: Path, worst: int = WORST) -> classification.Report:
     """Write metrics.json, per_class.csv, predictions.csv and the pictures of a part's logits (N, C) into `folder`; return the report."""
-    found = write_tables(m, part, logits, folder)
-    draw_pictures(m, part, logits, folder, worst)
+    found = report(m.data, part, logits)
+    write_tables(m, part, logits, found, folder)
+    draw_pictures(m, part, logits, found, folder, worst)
     return found
 
 
-def write_tables(m: Any, part: str, logits: np.ndarray, folder: Path) -> classification.Report:
-    """Write metrics.json, per_class.csv and predictions.csv of a part's logits (N, C) into `folder`; return the report."""
+def write_tables(m: Any, part: str, logits: np.ndarray, found: classification.Report, folder: Path) -> None:
+    """Write metrics.json, per_class.csv and predictions.csv of a part's logits (N, C) and their report into `folder`."""
     data, images = m.data, getattr(m.data, part)
-    found = report(data, part, logits)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(found.metrics | {"unscored": found.unscored}, indent=1, sort_keys=True) + "\n")
     (folder / "per_class.csv").write_text(_csv(found.per_class))
     (folder / "predictions.csv").write_text(_csv(_predictions(data, images, softmax(logits))))
-    return found
 
 
-def draw_pictures(m: Any, part: str, logits: np.ndarray, folder: Path, worst: int = WORST) -> None:
-    """Draw bars by class, confusion, calibration and the worst mistakes of a part's logits (N, C) into `folder`."""
+def draw_pictures(m: Any, part: str, logits: np.ndarray, found: classification.Report, folder: Path, worst: int = WORST) -> None:
+    """Draw bars by class, confusion, calibration and the worst mistakes of a part's logits (N, C) and their report into `folder`."""
     data, images = m.data, getattr(m.data, part)
     labels, probabilities = images.labels, softmax(logits)
     predicted = probabilities.argmax(axis=1)
     folder.mkdir(parents=True, exist_ok=True)
-    figure.save(class_bars.class_bars(report(data, part, logits).per_class), folder / "per_class.png")
+    figure.save(class_bars.class_bars(found.per_class), folder / "per_class.png")
     figure.save(class_confusion.class_confusion(labels, predicted, data.class_names), folder / "confusion.png")
     figure.save(reliability.reliability(labels, probabilities), folder / "reliability.png")
     chosen = mistake_plots.worst_mistakes(labels, probabilities, worst)

@@ -230,8 +230,9 @@ class LongtailTraining(RecordedTraining):
         best = self.facts["best"]["epoch"]
         logits = {part: self.m.outputs(self.task.scored, part, size)["label"] for part in ("val", "test") if len(self.m.part(part))}
         metrics: dict[str, float] = {"best_epoch": float(best)}
-        for part, found in logits.items():
-            metrics |= {f"best/{part}/{name}": value for name, value in evaluate.report(self.m.data, part, found).metrics.items()}
+        reports = {part: evaluate.report(self.m.data, part, found) for part, found in logits.items()}
+        for part, found in reports.items():
+            metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
         metrics |= self.probe
         self.run.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
@@ -240,7 +241,7 @@ class LongtailTraining(RecordedTraining):
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": self.facts["best"]["score"],
         }
-        steps = dict(evaluate.steps(self.m, logits, self.work / "evaluation"))
+        steps = dict(evaluate.steps(self.m, logits, reports, self.work / "evaluation"))
         if self.config.register:
             steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, size, so_far["best_metrics"])}
         return self.publish_stage(summary, tags, after.Steps(steps, self._note))
