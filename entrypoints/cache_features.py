@@ -7,13 +7,13 @@ Writes features/features.safetensors and features/features.json (ids, labels whe
 
 import sys
 
-from core.stages.config import CacheConfig
+from core.stages.discovery.config import CacheConfig
 from core.stages.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("cache_features", CacheConfig, "core.stages.cache:run", argv)
+    return launch("cache_features", CacheConfig, "core.stages.discovery.cache:run", argv)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Writes splits/superclass_XX_<name>.json and splits/gcd_superclass_splits_summary
 
 import sys
 
-from core.stages.config import SplitConfig
+from core.stages.discovery.config import SplitConfig
 from core.stages.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("data_split_generator", SplitConfig, "core.stages.splits:run", argv)
+    return launch("data_split_generator", SplitConfig, "core.stages.discovery.splits:run", argv)
 
 
 if __name__ == "__main__":

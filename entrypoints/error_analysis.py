@@ -14,7 +14,7 @@ from core.stages.posts.config_tools import ErrorAnalysisConfig
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("error_analysis", ErrorAnalysisConfig, "core.stages.posts.errors:run", argv)
+    return launch("error_analysis", ErrorAnalysisConfig, "core.stages.posts.error_analysis:run", argv)
 
 
 if __name__ == "__main__":

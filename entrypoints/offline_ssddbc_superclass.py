@@ -7,13 +7,13 @@ Writes pseudo_labels/<superclass>_<checkpoint>_k<k>_dp<dp>.npz, heatmaps/results
 
 import sys
 
-from core.stages.config import SsddbcConfig
+from core.stages.discovery.config import SsddbcConfig
 from core.stages.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("offline_ssddbc_superclass", SsddbcConfig, "core.stages.ssddbc:run", argv)
+    return launch("offline_ssddbc_superclass", SsddbcConfig, "core.stages.discovery.ssddbc:run", argv)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ results_grid.json, the gallery of discovered categories, the registered best mod
 
 import sys
 
-from core.stages.config import PipelineConfig
+from core.stages.discovery.config import PipelineConfig
 from core.stages.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("pseudo_pipeline", PipelineConfig, "core.stages.pipeline:run", argv)
+    return launch("pseudo_pipeline", PipelineConfig, "core.stages.discovery.pipeline:run", argv)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Writes checkpoints/, config.json, curves, and v2 All/Old/New per epoch on unlabe
 
 import sys
 
-from core.stages.config import TrainConfig
+from core.stages.discovery.config import TrainConfig
 from core.stages.launch import launch
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run this entry point; return its exit code."""
-    return launch("train_superclass", TrainConfig, "core.stages.train:run", argv)
+    return launch("train_superclass", TrainConfig, "core.stages.discovery.train:run", argv)
 
 
 if __name__ == "__main__":

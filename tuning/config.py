@@ -9,7 +9,7 @@ from typing import Any, Literal
 from core.config import Auto, option, place
 from core.errors import UserError
 from core.stages.clip.config import ClipData, ClipLoss, ClipTowersConfig, ClipTraining
-from core.stages.config import DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
+from core.stages.discovery.config import DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
 from core.stages.longtail.config import LongtailData, LongtailLoss, LongtailMachine, LongtailModel, LongtailOptimiser, LongtailSchedule
 from core.stages.posts.config import PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from core import config as configuration
 from core import digest
-from core.stages.recorded import RecordedTraining
+from core.stages.checkpointed import CheckpointedTraining
 from core.tracking import stage
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def names_of(*groups: type) -> tuple[str, ...]:
     return tuple(f.name for group in groups for f in dataclasses.fields(group))
 
 
-def train(training: RecordedTraining) -> dict[str, Any]:
+def train(training: CheckpointedTraining) -> dict[str, Any]:
     """Train the epochs that are left and publish them; return a summary whose metrics are those of the chosen epoch."""
     training.fit()
     best = training.facts["best"]["epoch"] or training.history[-1][0]

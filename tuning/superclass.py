@@ -11,8 +11,9 @@ from typing import Any
 
 from core.data.superclasses import SUPERCLASSES, WHOLE, find
 from core.errors import UserError
-from core.stages import checks, keys, materials
-from core.stages.config import TrainConfig
+from core.stages import keys
+from core.stages.discovery import checks, materials
+from core.stages.discovery.config import TrainConfig
 from core.training import recipes
 from tuning.config import TuneSuperclassConfig
 from tuning.runner import Plan, plan, run_studies
@@ -63,7 +64,7 @@ SPACE = Space(
     name="superclass",
     entry_point="train_superclass",
     config=TrainConfig,
-    train="core.stages.train:train",
+    train="core.stages.discovery.train:train",
     ranges=ranges,
     also=also,
     grid={"lr": (0.1, 0.05, 0.01, 0.001), "sup_con_weight": tuple(round(0.2 + 0.05 * i, 2) for i in range(13))},

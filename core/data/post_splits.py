@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from core import digest
-from core.data import looks, text_cleaning, texts
+from core.data import perceptual_hash, text_cleaning, texts
 from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
 from core.errors import UserError, nearest
 
@@ -73,14 +73,14 @@ def keys_of(posts: Posts) -> dict[str, list[str]]:
 def matches(kind: str, ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> dict[int, int]:
     """Return index in `theirs` -> first index in `ours` of the same non-empty key; looks are the same when few bits differ."""
     if kind == BY_LOOK:
-        return {j: i for i, j in reversed(looks.alike(ours, theirs).tolist())}
+        return {j: i for i, j in reversed(perceptual_hash.alike(ours, theirs).tolist())}
     first = {key: i for i, key in reversed(list(enumerate(ours))) if key}
     return {j: first[key] for j, key in enumerate(theirs) if key in first}
 
 
 def group(n: int, keys: Mapping[str, Sequence[Hashable]]) -> np.ndarray:
     """Return (n,) int64 group numbers, in order of first members: posts with the same key of any kind are in one group, transitively."""
-    alike = [looks.alike(keys[BY_LOOK], keys[BY_LOOK])] if BY_LOOK in keys else []
+    alike = [perceptual_hash.alike(keys[BY_LOOK], keys[BY_LOOK])] if BY_LOOK in keys else []
     equal = [list(matches(kind, keys[kind], keys[kind]).items()) for kind in keys if kind != BY_LOOK]
     rows, columns = np.concatenate([np.array(pairs, np.int64).reshape(-1, 2) for pairs in (*alike, *equal)]).T
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n))

@@ -229,7 +229,7 @@ def fingerprint(path: Path) -> Fingerprint:
     """Return the fingerprint of an image file; UserError when it is no readable image.
 
     The look is a difference hash: is each of 16x16 cells brighter than its left neighbour? Pictures that were saved again, at
-    another quality or size, keep all but a few bits (`looks.alike` compares them).
+    another quality or size, keep all but a few bits (`perceptual_hash.alike` compares them).
     """
     try:
         content = path.read_bytes()

@@ -19,7 +19,7 @@ from core.data.views import ViewSpec, evaluation_view
 from core.evaluation.features import normalise
 from core.lineage import NOTHING, Lineage
 from core.models import backbones
-from core.models.fold import FastTrunk, fold
+from core.models.fast_trunk import FastTrunk, fold
 from core.serving.answers import answer, resized
 
 

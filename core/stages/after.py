@@ -177,10 +177,10 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
 
 
-def alone(run: Any, key: str, work: Work) -> Summary:
+def locked(run: Any, key: str, work: Work) -> Summary:
     """Return the same as `once`; whoever does the same waits until this run has ended."""
     if run is not None:
-        run.ended.enter_context(reuse.alone(key))
+        run.ended.enter_context(reuse.locked(key))
     return once(run, key, work)
 
 

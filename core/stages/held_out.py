@@ -27,7 +27,7 @@ PARTS = ("val", "test")
 NAMED = {"val": "validation", "test": "test"}
 # Each module has `held_out(options, part) -> HeldOut`.
 FAMILIES = {
-    "discovery": "core.stages.register",
+    "discovery": "core.stages.discovery.register",
     "longtail": "core.stages.longtail.register",
     "clip": "core.stages.clip.register",
     "posts": "core.stages.posts.register",

@@ -26,7 +26,6 @@ from core.clustering import pseudo_labels
 from core.errors import UserError
 from core.models import backbones, clip_files, clip_names, clip_weights
 from core.stages import inputs
-from core.stages.materials import environment
 from core.training import state as states
 
 NUMBER_FORMATS = ("precision", "use_amp")
@@ -124,3 +123,9 @@ OF: dict[str, Callable[[Any, str], str]] = {
     "pseudo_labels": _of_pseudo_labels,
     "features": _of_features,
 }
+
+
+def environment(device: torch.device, number_format: str) -> dict[str, str]:
+    """Return what of this machine is part of a stage key: the kind of device and the number format, not its cores (`core.cores`)."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "number_format": number_format}

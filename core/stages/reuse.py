@@ -14,7 +14,7 @@ from core.tracking.store import machine_lock, scratch
 
 
 @contextmanager
-def alone(key: str) -> Iterator[None]:
+def locked(key: str) -> Iterator[None]:
     """Hold the stage key's lock: whoever trains the same shares its work folder, and waits until this one is through."""
     with machine_lock(f"stage {key}", blocking=False) as free:
         if free:

@@ -31,7 +31,7 @@ PRELOAD = [
     "core.tracking.lifeline",
     "core.tracking.stage",
 ]
-DISCOVERY = ("core.stages.train", "core.stages.ssddbc")
+DISCOVERY = ("core.stages.discovery.train", "core.stages.discovery.ssddbc")
 
 
 @dataclass(frozen=True)

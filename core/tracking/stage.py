@@ -39,7 +39,7 @@ def stage_key(entry_point: str, parameters: dict[str, Any], inputs: dict[str, st
         entry_point: the stage's name.
         parameters: canonical typed parameters that can change the result.
         inputs: digests of everything the stage reads.
-        environment: kind of device and number format, as `core.stages.materials.environment` gives them.
+        environment: kind of device and number format, as `core.stages.keys.environment` gives them.
     """
     parts = {
         "entry_point": entry_point,

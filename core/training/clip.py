@@ -40,7 +40,7 @@ def weighs_classes(config: Any) -> bool:
     return not config.use_weighted_sampling if config.use_class_weights == "auto" else bool(config.use_class_weights)
 
 
-def laid_out(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Return images or feature maps (B, C, H, W) channels last, as convolutions are fastest; anything else as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
@@ -135,7 +135,7 @@ class ClipTask:
         An image with several class sentences draws one of them, from torch's own generator, which the loop seeds.
         """
         for batch in self.loader.epoch(epoch):
-            x = laid_out(batch.views.to(self.device, non_blocking=True).float())  # kept in bf16 where they were computed so
+            x = channels_last(batch.views.to(self.device, non_blocking=True).float())  # kept in bf16 where they were computed so
             labels = self.labels[batch.indices.to(self.device, non_blocking=True)]
             drawn = (torch.rand(len(labels)).to(self.device) * self.per_class[labels]).long()
             yield x, labels, self.first[labels] + drawn

@@ -22,9 +22,9 @@ from core.data.views import ViewSpec, resize_all
 from core.evaluation.features import FeatureExtractor, normalise
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
-from core.models.fold import FastTrunk
+from core.models.fast_trunk import FastTrunk
 from core.models.heads import ProjectionHead
-from core.stages import feature_files
+from core.stages.discovery import feature_files
 from core.training import precision
 
 BATCH = 256

@@ -22,8 +22,8 @@ def forked(rounds: int) -> list[float]:
     """Return the start-up seconds of `rounds` one-epoch trainings on the digits, each in a process of the fork server."""
     from mlflow import MlflowClient
 
-    from core.stages import checks
-    from core.stages.config import TrainConfig
+    from core.stages.discovery import checks
+    from core.stages.discovery.config import TrainConfig
     from core.stages.server import Request, StageServer
     from core.tracking import run as tracking
     from core.tracking import store
@@ -36,7 +36,9 @@ def forked(rounds: int) -> list[float]:
     for round_ in range(rounds + 1):
         config = checks.check_training(recipes.resolve(dataclasses.replace(TrainConfig(), stop_at_epoch=1, seed=round_ + 1)))
         asked = time.time()
-        request = Request("core.stages.train:train", config, parent.run_id, f"train {round_}", "train_superclass", {}, f"{round_}", asked)
+        request = Request(
+            "core.stages.discovery.train:train", config, parent.run_id, f"train {round_}", "train_superclass", {}, f"{round_}", asked
+        )
         run_id = server.run(request, lambda values, step: None)
         seconds.append(MlflowClient().get_run(run_id).data.metrics["time/startup_seconds"])
     parent.finish()

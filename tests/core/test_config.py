@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core import config
 from core.config import Auto, option
 from core.errors import UserError
-from core.stages import config as stages
+from core.stages.discovery import config as stages
 
 STAGES = [value for name, value in vars(stages).items() if name.endswith("Config")]
 

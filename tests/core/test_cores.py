@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from core import cores
-from core.stages import materials
 from core.stages.clip import materials as clip
+from core.stages.discovery import materials
 from core.stages.longtail import materials as longtail
 from core.stages.posts import materials as posts
 

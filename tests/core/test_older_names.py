@@ -9,7 +9,7 @@ from core import older_names
 from core.errors import UserError
 from core.stages.clip import multi_config
 from core.stages.clip.config import TrainClipConfig
-from core.stages.config import PipelineConfig, SplitConfig, TrainConfig
+from core.stages.discovery.config import PipelineConfig, SplitConfig, TrainConfig
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.posts.config_tools import PredictConfig
 from tuning import longtail, superclass

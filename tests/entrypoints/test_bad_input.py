@@ -320,7 +320,7 @@ def test_an_artifact_root_without_its_library_is_said_before_training(command, m
     for name in ("boto3", "google.cloud.storage"):
         monkeypatch.setitem(sys.modules, name, None)
     # What nothing may reach: the refusal comes first.
-    monkeypatch.setattr("core.stages.train.run", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr("core.stages.discovery.train.run", lambda *_: pytest.fail("it has begun"))
     command.client.create_experiment("elsewhere", artifact_location=root)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     said = command.refused(train_superclass, *TRAIN, experiment="elsewhere")

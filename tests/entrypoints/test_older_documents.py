@@ -12,8 +12,8 @@ import pytest
 from core import config as configuration
 from core import older_names
 from core.errors import UserError
-from core.stages import checks as discovery_checks
 from core.stages.clip import checks as clip_checks
+from core.stages.discovery import checks as discovery_checks
 from core.stages.longtail import checks as longtail_checks
 from core.stages.posts import checks as posts_checks
 from core.training import recipes

@@ -34,8 +34,8 @@ from core.models.classifiers import Classifier, linear_head
 from core.models.clip import build_towers
 from core.models.clip_sentences import SentenceClip
 from core.serving import classifier, clip, discovery, posts
-from core.stages import register as discovery_register
 from core.stages.clip import register as clip_register
+from core.stages.discovery import register as discovery_register
 from core.stages.longtail import register as longtail_register
 from core.stages.posts import materials
 from core.stages.posts import register as posts_register

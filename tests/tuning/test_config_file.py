@@ -10,7 +10,7 @@ import pytest
 from core import config as configuration
 from core.config import ConfigFile
 from core.stages.clip.config import TrainClipConfig
-from core.stages.config import TrainConfig
+from core.stages.discovery.config import TrainConfig
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.posts.config import OptimizeClipConfig
 

@@ -10,7 +10,7 @@ import pytest
 from core import config as configuration
 from core.data.superclasses import SUPERCLASSES
 from core.errors import UserError
-from core.stages.config import TrainConfig
+from core.stages.discovery.config import TrainConfig
 from core.tracking import run as tracking
 from entrypoints import train_superclass, tune_superclass
 from tests.tuning.conftest import FINISHED

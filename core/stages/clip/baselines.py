@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from core.evaluation import classification
-from core.stages.longtail.evaluate import softmax
+from core.evaluation.scorer import softmax
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "mAP", "ece")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)

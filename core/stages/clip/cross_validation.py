@@ -96,7 +96,7 @@ def _publish(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.alone(run, key, work)
+    return after.locked(run, key, work)
 
 
 def _figures(

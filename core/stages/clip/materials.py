@@ -33,7 +33,7 @@ from core.progress import bar
 from core.stages.clip import folds
 from core.stages.clip.data import Pool
 from core.training import distributed, precision
-from core.training.clip import KeptViews, class_weights, laid_out
+from core.training.clip import KeptViews, channels_last, class_weights
 from core.training.finite import require_outputs
 
 FORWARD_BATCH = 128
@@ -223,7 +223,7 @@ class Materials:
         kept = self._plain(towers)
         if kept is not None:
             for start in range(0, len(rows), FORWARD_BATCH):
-                yield laid_out(kept[torch.from_numpy(rows[start : start + FORWARD_BATCH])].to(self.device).float())
+                yield channels_last(kept[torch.from_numpy(rows[start : start + FORWARD_BATCH])].to(self.device).float())
             return
         steps = -(-len(rows) // FORWARD_BATCH)
         for views in bar(self.views(rows, evaluation_parameters(self.spec, len(rows))), "images", total=steps):

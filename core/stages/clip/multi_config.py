@@ -141,7 +141,7 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.alone(run, key, work)
+    return after.locked(run, key, work)
 
 
 def _table(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:

@@ -17,11 +17,10 @@ from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
-from core.stages import after, keys, leakage
+from core.stages import after, classification_report, keys, leakage
+from core.stages.checkpointed import CheckpointedTraining
 from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
 from core.stages.clip.config import TrainClipConfig
-from core.stages.longtail import evaluate as shared
-from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision, schedule
 from core.training import state as states
 from core.training.clip import ClipTask, weighs_classes
@@ -69,10 +68,10 @@ def result(prepared: Prepared, run: Any) -> dict[str, Any]:
         training.unfinished = unfinished
         return training.result()
 
-    return after.alone(run, prepared.key, work)
+    return after.locked(run, prepared.key, work)
 
 
-class ClipTraining(RecordedTraining):
+class ClipTraining(CheckpointedTraining):
     """One SuperCLIP training: materials, task, and where it stands. Nothing is told to the run before `result`.
 
     Args:
@@ -142,7 +141,7 @@ class ClipTraining(RecordedTraining):
             return {}
         model, labels = self.task.model, torch.from_numpy(self.m.data.val.labels)
         images, sentences = self.m.embedded(model, "val")
-        found = shared.report(self.m.data, "val", self.m.logits_of(model, images, sentences, "val"))
+        found = classification_report.report(self.m.data, "val", self.m.logits_of(model, images, sentences, "val"))
         return {f"val/{name}": value for name, value in (found.metrics | self.task.validation_losses(images, sentences, labels)).items()}
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
@@ -198,7 +197,7 @@ class ClipTraining(RecordedTraining):
         best = self.facts["best"]["epoch"] or self.history[-1][0]
         metrics: dict[str, float] = {"best_epoch": float(best), **self.facts["baselines"]}
         logits = {part: self.m.logits(self.task.model, part) for part in ("val", "test") if len(self.m.part(part))}
-        reports = {part: shared.report(self.m.data, part, found) for part, found in logits.items()}
+        reports = {part: classification_report.report(self.m.data, part, found) for part, found in logits.items()}
         for part, found in reports.items():
             metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
         if self.config.wise_ft:
@@ -207,7 +206,7 @@ class ClipTraining(RecordedTraining):
         summary["best_metrics"] = metrics
         (self.work / "history.json").write_text(json.dumps(self.history, indent=1) + "\n")
         tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        steps = dict(shared.steps(self.m, logits, reports, self.work / "evaluation"))
+        steps = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
         if self.config.register and not self.config.fold:
             steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, so_far["best_metrics"])}
         return self.publish_stage(summary, tags, after.Steps(steps, self._note))

@@ -15,14 +15,15 @@ from core import config as configuration
 from core.data.classification import tail_classes
 from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
+from core.evaluation.scorer import scorer
 from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import after, held_out, keys, leakage
+from core.stages import after, classification_report, held_out, keys, leakage
+from core.stages.checkpointed import CheckpointedTraining
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
-from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision, timeline
 from core.training import state as states
 from core.training.longtail import LabelLoss, LongtailTask
@@ -51,7 +52,7 @@ def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
             training.fit()
             return training.publish() if opened is not None else {}
 
-        return after.alone(run, prepared.key, work)
+        return after.locked(run, prepared.key, work)
     finally:
         distributed.stop()
 
@@ -79,7 +80,7 @@ def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str,
     return Prepared(m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
 
 
-class LongtailTraining(RecordedTraining):
+class LongtailTraining(CheckpointedTraining):
     """One long-tail training: materials, task, and where it stands.
 
     Args:
@@ -167,7 +168,7 @@ class LongtailTraining(RecordedTraining):
         if self.config.loss_type == "logit_adjustment":
             metrics["tau"] = self._adjust(size)
         outputs = self.m.outputs(self.task.scored, "val", size)
-        found = evaluate.report(self.m.data, "val", outputs["label"])
+        found = classification_report.report(self.m.data, "val", outputs["label"])
         return metrics | {f"val/{name}": value for name, value in found.metrics.items()}
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
@@ -230,7 +231,7 @@ class LongtailTraining(RecordedTraining):
         best = self.facts["best"]["epoch"]
         logits = {part: self.m.outputs(self.task.scored, part, size)["label"] for part in ("val", "test") if len(self.m.part(part))}
         metrics: dict[str, float] = {"best_epoch": float(best)}
-        reports = {part: evaluate.report(self.m.data, part, found) for part, found in logits.items()}
+        reports = {part: classification_report.report(self.m.data, part, found) for part, found in logits.items()}
         for part, found in reports.items():
             metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
         metrics |= self.probe
@@ -241,7 +242,7 @@ class LongtailTraining(RecordedTraining):
             "taxon.select_by": self.config.select_by,
             "taxon.best_score": self.facts["best"]["score"],
         }
-        steps = dict(evaluate.steps(self.m, logits, reports, self.work / "evaluation"))
+        steps = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
         if self.config.register:
             steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, size, so_far["best_metrics"])}
         return self.publish_stage(summary, tags, after.Steps(steps, self._note))
@@ -256,8 +257,8 @@ class LongtailTraining(RecordedTraining):
         """Return what logistic regression on the pretrained network's features reaches: the model is still untrained here."""
         size = self.config.image_size
         parts = {part: self.m.outputs(self.task.model, part, size)["features"] for part in PARTS if len(self.m.part(part))}
-        score = evaluate.scorer(self._metric(), len(self.m.data.class_names), self.m.data.class_counts)
-        return {f"probe/{name}": value for name, value in evaluate.probe(self.m.data, parts, score).items()}
+        score = scorer(self._metric(), len(self.m.data.class_names), self.m.data.class_counts)
+        return {f"probe/{name}": value for name, value in classification_report.probe(self.m.data, parts, score).items()}
 
     def _metric(self) -> str:
         """Return the validation metric that chooses tau and the probe's strength."""
@@ -282,7 +283,7 @@ class LongtailTraining(RecordedTraining):
         logits = torch.from_numpy(self.m.outputs(model, "val", size)["label"])
         counts = torch.from_numpy(self.m.data.class_counts)
         labels = torch.from_numpy(self.m.data.val.labels)
-        score = evaluate.scorer(self._metric(), len(counts), self.m.data.class_counts)
+        score = scorer(self._metric(), len(counts), self.m.data.class_counts)
         tau, _reached = choose_tau(logits, labels, counts, score, TAUS)
         for one in self._models():
             one.logit_bias.copy_(adjustment(counts, tau))

@@ -121,7 +121,7 @@ def trained(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, title:
     from core.tracking.run import open_child
 
     key = optimize.key_of(config, rows)
-    with reuse.alone(key):  # and only then look: whoever held the lock may have just finished
+    with reuse.locked(key):  # and only then look: whoever held the lock may have just finished
         found = reuse.usable(key, config.register)
         if found is None:
             with open_child(run.run_id, title, optimize.ENTRY_POINT, {}) as child:

@@ -151,7 +151,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         key = digest.of_json([ENTRY_POINT, posts_key, folds.tolist(), fold])
         places.append(stage.work_folder(key))
-        with reuse.alone(key):
+        with reuse.locked(key):
             probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
         right = float((probabilities[unseen].argmax(axis=1) == train.labels[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)

@@ -12,15 +12,15 @@ import torch
 from core import config as configuration
 from core.data.posts import Posts
 from core.errors import UserError
+from core.evaluation.scorer import scorer, softmax
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
 from core.stages import after, keys, reuse
-from core.stages.longtail.evaluate import scorer, softmax
+from core.stages.checkpointed import CheckpointedTraining
 from core.stages.posts import checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
-from core.stages.recorded import RecordedTraining
 from core.training import distributed, precision
 from core.training import state as states
 from core.training.finite import require_outputs
@@ -41,7 +41,7 @@ def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     checks.announce(checks.idle_options(config) + checks.double_corrections(config))
     rows = materials.load_rows(config)
     key = key_of(config, rows)
-    run.ended.enter_context(reuse.alone(key))
+    run.ended.enter_context(reuse.locked(key))
     return train(config, run, rows, key)
 
 
@@ -87,7 +87,7 @@ def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> 
     return keys.of_stage(ENTRY_POINT, config, found, device, precision.mixed_precision(config.use_amp, device), ("weights",))
 
 
-class PostsTraining(RecordedTraining):
+class PostsTraining(CheckpointedTraining):
     """One training of towers and head on posts: materials, task, and where it stands.
 
     Args:

@@ -48,7 +48,7 @@ from core.training import precision
 
 ENTRY_POINT = "posts_pipeline"
 # Imported once, before the stages that need them are started.
-MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "errors")
+MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "error_analysis")
 # What no later stage reads: they also say when and where a stage ran.
 UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.json"}
 
@@ -149,7 +149,7 @@ class Pipeline:
         compared = fitted(BaselineConfig, self.config, **data, **pair)
         self._stage("compare with baseline", "baseline:run", "compare_with_baseline", compared, ("prepare", "train", "retrain"))
         analysed = fitted(ErrorAnalysisConfig, self.config, **data, weights=self._uri("retrain"))
-        self._stage("error analysis", "errors:run", "error_analysis", analysed, ("prepare", "retrain"))
+        self._stage("error analysis", "error_analysis:run", "error_analysis", analysed, ("prepare", "retrain"))
 
     def _predict(self) -> None:
         """Predict by whichever training did best on validation."""

@@ -35,7 +35,7 @@ def publish(pipeline: Any) -> dict[str, Any]:
     Where an earlier run of the same stages has stored its summary, what is left of the rest is done there.
     """
     run, key = pipeline.run_, pipeline.key()
-    return after.alone(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
+    return after.locked(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
 
 
 def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:

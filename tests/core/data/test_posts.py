@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data import looks, posts
+from core.data import perceptual_hash, posts
 from core.errors import UserError
 from tests.core.data import fake_posts
 
@@ -142,7 +142,7 @@ def test_fingerprints_know_files_and_what_they_show(tmp_path):
     fake_posts.picture(tmp_path / "other.jpg", 2, (96, 80))
     a, again, other = (posts.fingerprint(tmp_path / f"{name}.jpg") for name in ("a", "again", "other"))
     assert a.content != again.content and len(a.content) == 64
-    assert len(looks.alike([a.look], [again.look])) == 1 and not len(looks.alike([a.look], [other.look]))
+    assert len(perceptual_hash.alike([a.look], [again.look])) == 1 and not len(perceptual_hash.alike([a.look], [other.look]))
     assert bin(int(a.look, 16) ^ int(other.look, 16)).count("1") > 60
 
 

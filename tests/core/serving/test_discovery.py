@@ -19,7 +19,7 @@ from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
-from core.models.fold import FastTrunk
+from core.models.fast_trunk import FastTrunk
 from core.models.heads import ProjectionHead
 from core.serving import discovery as serving
 from core.serving.images import decode

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core.clustering import pseudo_labels
-from core.stages import ssddbc
-from core.stages.config import SsddbcConfig
+from core.stages.discovery import ssddbc
+from core.stages.discovery.config import SsddbcConfig
 from tests.core.stages import tiny
 
 

@@ -17,9 +17,10 @@ from core.models.discovery import DiscoveryModel
 from core.models.heads import ProjectionHead
 from core.serving import discovery as serving
 from core.serving.images import example
-from core.stages import held_out, register
-from core.stages.config import DataOptions
-from core.stages.materials import load_data
+from core.stages import held_out
+from core.stages.discovery import register
+from core.stages.discovery.config import DataOptions
+from core.stages.discovery.materials import load_data
 from core.tracking import registry
 from core.tracking import run as tracking
 

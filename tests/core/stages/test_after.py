@@ -16,11 +16,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from core.clustering import grid
 from core.errors import UserError
-from core.stages import pipeline, ssddbc
-from core.stages import train as discovery
 from core.stages.clip import run as clip
 from core.stages.clip.config import TrainClipConfig
-from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages.discovery import pipeline, ssddbc
+from core.stages.discovery import train as discovery
+from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.longtail import train as longtail
 from core.stages.posts import optimize
 from core.stages.posts import pipeline_report as posts_report
@@ -118,7 +118,7 @@ FAMILIES = {
         "best/test/v2_all",
         "registered/test/v2_all",
         ("plots/gallery.png", "plots/confusion.png", "plots/curves.png"),
-        {"pictures": "core.plots.gallery.gallery", "note": "core.stages.pipeline_report.markdown"},
+        {"pictures": "core.plots.gallery.gallery", "note": "core.stages.discovery.pipeline_report.markdown"},
         ("frozen features", "before pseudo labels", "after pseudo labels", "selected model"),
     ),
 }

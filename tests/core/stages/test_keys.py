@@ -19,9 +19,10 @@ from core import cores
 from core.clustering import pseudo_labels
 from core.errors import UserError
 from core.models import weights as weight_files
-from core.stages import keys, materials
+from core.stages import keys
 from core.stages.clip import train as clip
-from core.stages.config import CacheConfig, PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages.discovery import materials
+from core.stages.discovery.config import CacheConfig, PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.longtail import train as longtail
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.posts import optimize as posts

@@ -14,7 +14,7 @@ import pytest
 from core.config import option
 from core.errors import UserError
 from core.stages import launch
-from core.stages.config import PipelineConfig
+from core.stages.discovery.config import PipelineConfig
 from core.stages.longtail.config import LongtailTrainConfig
 from core.tracking import provenance
 

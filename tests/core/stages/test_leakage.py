@@ -17,7 +17,8 @@ import core.stages
 from core import digest
 from core.errors import UserError
 from core.lineage import Lineage, flat, items_of
-from core.stages import held_out, leakage, train
+from core.stages import held_out, leakage
+from core.stages.discovery import train
 from core.stages.leakage import Parts
 from core.training import state as states
 

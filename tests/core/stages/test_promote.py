@@ -21,8 +21,9 @@ from mlflow import MlflowClient
 
 from core import digest
 from core.errors import UserError
-from core.stages import held_out, promote, register
-from core.stages.materials import load_data
+from core.stages import held_out, promote
+from core.stages.discovery import register
+from core.stages.discovery.materials import load_data
 from core.stages.promote_config import PromoteConfig
 from core.tracking import ask, provenance, registry, versions
 from core.tracking import run as tracking

@@ -18,12 +18,12 @@ from PIL import Image
 
 from core.data.posts import CLASS_NAMES
 from core.evaluation.gcd import accuracy
-from core.stages import materials, pipeline, ssddbc, train
 from core.stages.clip import data as clip_data
 from core.stages.clip import folds
 from core.stages.clip import train as clip_train
 from core.stages.clip.config import TrainClipConfig
-from core.stages.config import PipelineConfig
+from core.stages.discovery import materials, pipeline, ssddbc, train
+from core.stages.discovery.config import PipelineConfig
 from core.stages.longtail import materials as longtail_materials
 from core.stages.longtail import train as longtail_train
 from core.stages.posts import materials as posts_materials
@@ -59,7 +59,7 @@ class InProcess:
     """A stage server whose stages run in this process, in child runs of their own."""
 
     def __init__(self, *_modules: Any) -> None:
-        self.stages = {"core.stages.train:train": train.train, "core.stages.ssddbc:cluster": ssddbc.cluster}
+        self.stages = {"core.stages.discovery.train:train": train.train, "core.stages.discovery.ssddbc:cluster": ssddbc.cluster}
 
     def warm_up(self) -> None:
         """Nothing is to be imported."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.stages import train as discovery
 from core.stages.clip import train as clip
+from core.stages.discovery import train as discovery
 from core.stages.longtail import train as longtail
 from core.stages.posts import materials, optimize
 from core.training import state as states

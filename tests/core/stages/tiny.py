@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.stages import checks, train
-from core.stages.config import TrainConfig
+from core.stages.discovery import checks, train
+from core.stages.discovery.config import TrainConfig
 from core.training import recipes
 
 CLASSES = ("bar", "cross", "dot", "ring")  # ring is novel

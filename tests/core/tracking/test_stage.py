@@ -11,7 +11,7 @@ import pytest
 
 from core import config
 from core.errors import UserError
-from core.stages.config import TrainConfig
+from core.stages.discovery.config import TrainConfig
 from core.tracking import provenance, stage
 from core.tracking import run as tracking
 

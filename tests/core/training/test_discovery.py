@@ -18,7 +18,7 @@ from core.losses.pseudo_weights import density_weights
 from core.losses.ramp import gamma
 from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
-from core.stages.config import TrainConfig
+from core.stages.discovery.config import TrainConfig
 from core.training.discovery import PROTOTYPE_TEMPERATURE, DiscoveryTask, make_targets
 
 N, DIM = 12, 6

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from core.stages.config import PipelineConfig, SplitConfig, TrainConfig
-from core.stages.pipeline import Segment, segments
+from core.stages.discovery.config import PipelineConfig, SplitConfig, TrainConfig
+from core.stages.discovery.pipeline import Segment, segments
 from core.training import recipes
 
 LEFT_TO_THE_MACHINE = {"gpu", "precision"}

@@ -12,7 +12,7 @@ from core.evaluation import compare
 from core.places import cache_home
 from core.stages.clip import cross_validation, train
 from tests.core.stages.clip.tiny_clip import children, folder_of
-from tests.core.stages.test_train import Killed
+from tests.core.stages.discovery.test_train import Killed
 from tests.core.stages.tiny import refused
 
 

@@ -10,7 +10,7 @@ import torch
 from core.stages.clip import train
 from core.training import state as states
 from tests.core.stages.clip import tiny_clip
-from tests.core.stages.test_train import Killed, timeless
+from tests.core.stages.discovery.test_train import Killed, timeless
 from tests.core.stages.tiny import refused
 
 KINDS = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from core.evaluation import compare
+from core.stages import classification_report
 from core.stages.longtail import evaluate, rebuild
 from core.stages.longtail.config import LongtailEvaluateConfig
 from tests.core.stages.longtail import tiny
@@ -58,9 +59,9 @@ def test_a_part_is_evaluated_into_files_figures_and_intervals(trained, tmp_path,
 
 def test_the_intervals_seed_and_the_number_of_mistakes_are_those_asked_for(trained, tmp_path, monkeypatch):
     seen, shown = [], []
-    interval, worst = compare.bootstrap_interval, evaluate.mistake_plots.worst_mistakes
+    interval, worst = compare.bootstrap_interval, classification_report.mistake_plots.worst_mistakes
     monkeypatch.setattr(compare, "bootstrap_interval", lambda *args, seed, **more: seen.append(seed) or interval(*args, seed=seed, **more))
-    monkeypatch.setattr(evaluate.mistake_plots, "worst_mistakes", lambda *args: shown.append(args[2]) or worst(*args))
+    monkeypatch.setattr(classification_report.mistake_plots, "worst_mistakes", lambda *args: shown.append(args[2]) or worst(*args))
     evaluated(trained[0], tmp_path, monkeypatch, seed=7, worst=3)
     assert set(seen) == {7} and shown == [3]
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from core.serving.classifier import ClassifierPredictor
-from core.stages.longtail import evaluate, rebuild, register, train
+from core.stages import classification_report
+from core.stages.longtail import rebuild, register, train
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.training import state as states
 from core.training import timeline
+from tests.core.stages.discovery.test_train import Killed, other_cache, timeless
 from tests.core.stages.longtail import tiny
 from tests.core.stages.longtail.tiny import EVERY_SWITCH
-from tests.core.stages.test_train import Killed, other_cache, timeless
 from tests.core.stages.tiny import refused
 
 FULL = EVERY_SWITCH | {"stage3_epoch": 3}
@@ -157,7 +158,7 @@ def test_what_was_scored_is_saved_evaluated_and_served(place, monkeypatch, serve
     assert trained.epoch == best and trained.size == (12 if best <= 4 else 16)
     assert states.weights_digest(trained.model.state_dict()) == summary["weights_digest"] == run.tagged["taxon.weights_digest"]
     logits = trained.m.outputs(trained.model, "val", trained.size)["label"]
-    assert evaluate.report(trained.m.data, "val", logits).metrics == scored
+    assert classification_report.report(trained.m.data, "val", logits).metrics == scored
     answers = ClassifierPredictor(served).predict({"image": [str(path) for path in sorted((place.images / "val").rglob("*.png"))]})
     expected = predicted(run.folder / "evaluation" / "val" / "predictions.csv")
     assert [answer["class"] for answer in answers] == [name for name, _ in expected]
@@ -212,7 +213,9 @@ def _by_tau(training) -> list[dict[str, float]]:
     logits = training.m.outputs(model, "val", 12)["label"]
     for tau in train.TAUS:
         shifted = logits - tau * np.log(counts / counts.sum())
-        found.append({f"val/{name}": value for name, value in evaluate.report(training.m.data, "val", shifted).metrics.items()})
+        found.append(
+            {f"val/{name}": value for name, value in classification_report.report(training.m.data, "val", shifted).metrics.items()}
+        )
     model.logit_bias.copy_(chosen)
     return found
 
@@ -222,7 +225,7 @@ def test_the_average_is_what_is_scored_saved_and_named(place):
     assert training.digest() == states.weights_digest(dict(training.task.ema.module.state_dict()))
     assert training.digest() != states.weights_digest(dict(training.task.model.state_dict()))
     logits = training.m.outputs(training.task.ema.module, "val", 12)["label"]
-    expected = evaluate.report(training.m.data, "val", logits).metrics
+    expected = classification_report.report(training.m.data, "val", logits).metrics
     assert {name: training.history[-1][1][f"val/{name}"] for name in expected} == expected
 
 

@@ -7,7 +7,7 @@ import pytest
 from core.errors import UserError
 from core.lineage import Lineage, flat, read
 from core.serving import posts as serving
-from core.stages.posts import baseline, errors, materials, mining, model, optimize, results, robustness
+from core.stages.posts import baseline, error_analysis, materials, mining, model, optimize, results, robustness
 from core.stages.posts.config_tools import BaselineConfig, ErrorAnalysisConfig, MineBadCasesConfig, RobustnessConfig
 from tests.core.stages.posts import hardening, tiny_posts
 
@@ -81,7 +81,7 @@ def test_no_tool_measures_on_test_posts_that_a_model_knows(workplace, monkeypatc
         if tool == "robustness":
             robustness.run(RobustnessConfig(**workplace.data(weights="runs:/one")), workplace.run())
         elif tool == "errors":
-            errors.run(ErrorAnalysisConfig(**workplace.data(weights="runs:/one")), workplace.run())
+            error_analysis.run(ErrorAnalysisConfig(**workplace.data(weights="runs:/one")), workplace.run())
         else:
             clean, known = hardening.WordPredictor(), workplace.predictor
             monkeypatch.setattr(model, "open_predictor", lambda uri: known if uri == "runs:/one" else clean)
@@ -91,5 +91,5 @@ def test_no_tool_measures_on_test_posts_that_a_model_knows(workplace, monkeypatc
 
 def test_the_training_part_may_be_looked_at_and_is_named(workplace, capsys):
     knowing(workplace, "train", "trained")
-    errors.run(ErrorAnalysisConfig(**workplace.data(weights="runs:/one", part="train")), workplace.run())
+    error_analysis.run(ErrorAnalysisConfig(**workplace.data(weights="runs:/one", part="train")), workplace.run())
     assert "weights = 'runs:/one' has trained on 36 of these 36 posts" in capsys.readouterr().err

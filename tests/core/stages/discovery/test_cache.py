@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from core.data import cifar100, folders
 from core.evaluation.features import FeatureExtractor
-from core.stages import cache, feature_files, materials, rebuild
-from core.stages.config import CacheConfig
+from core.stages.discovery import cache, feature_files, materials, rebuild
+from core.stages.discovery.config import CacheConfig
 from core.tracking import stage
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused

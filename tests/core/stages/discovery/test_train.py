@@ -9,7 +9,7 @@ import torch
 from core.clustering import kmeans
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
-from core.stages import train
+from core.stages.discovery import train
 from core.training import state as states
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused

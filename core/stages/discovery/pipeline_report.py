@@ -13,9 +13,10 @@ import numpy as np
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.plots import confusion, figure, gallery
-from core.stages import after, inputs, rebuild
-from core.stages.config import CacheConfig
-from core.stages.register import register
+from core.stages import after, inputs
+from core.stages.discovery import rebuild
+from core.stages.discovery.config import CacheConfig
+from core.stages.discovery.register import register
 from core.tracking import provenance
 from core.tracking import stage as stages
 from core.tracking.run import command_line
@@ -31,7 +32,7 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
     """
     run = pipeline.run_
     key = pipeline.key(without)
-    return after.alone(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
+    return after.locked(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
 
 
 class _Report:

@@ -20,11 +20,12 @@ from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import after, checks, feature_files, held_out, inputs, keys, leakage, reuse
-from core.stages import materials as materials_module
-from core.stages.config import TrainConfig
-from core.stages.materials import Materials
-from core.stages.recorded import RecordedTraining
+from core.stages import after, held_out, inputs, keys, leakage, reuse
+from core.stages.checkpointed import CheckpointedTraining
+from core.stages.discovery import checks, feature_files
+from core.stages.discovery import materials as materials_module
+from core.stages.discovery.config import TrainConfig
+from core.stages.discovery.materials import Materials
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
@@ -96,7 +97,7 @@ def _found_or_free(config: TrainConfig, run: Any) -> Iterator[tuple[Any, Any]]:
         yield loaded, None
         return
     key = _key(config, *loaded)
-    with reuse.alone(key):
+    with reuse.locked(key):
         yield loaded, stage.find_finished(key)
 
 
@@ -140,7 +141,7 @@ def train(config: TrainConfig, run: Any) -> dict[str, Any]:
         return _train(config, run)
 
 
-class Training(RecordedTraining):
+class Training(CheckpointedTraining):
     """One training of discovery, from pretrained weights or from `warmup_model_dir`.
 
     Args:
@@ -336,7 +337,7 @@ class Training(RecordedTraining):
             "views": dataclasses.asdict(m.spec),
             "seed": config.seed,
             "cached": config.view_cache,
-            "environment": materials_module.environment(m.device, m.number_format),
+            "environment": keys.environment(m.device, m.number_format),
             "kept": "in the number format of the forward pass",
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"

@@ -14,10 +14,10 @@ from core.evaluation.discovery import Clustering
 from core.serving import discovery as serving
 from core.serving.images import example
 from core.stages import held_out as held
-from core.stages.config import DataOptions
+from core.stages.discovery.config import DataOptions
+from core.stages.discovery.materials import load_data
+from core.stages.discovery.rebuild import Trained
 from core.stages.held_out import HeldOut
-from core.stages.materials import load_data
-from core.stages.rebuild import Trained
 from core.tracking import registry
 from core.tracking.identity import Identity
 from core.tracking.run import Run

@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.evaluation.features import FeatureExtractor
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
-from core.models.fold import FastTrunk
+from core.models.fast_trunk import FastTrunk
 from core.models.heads import ProjectionHead
 from core.training import precision, recipes
 
@@ -132,9 +132,3 @@ def build_model(config: Any, pretrained: bool = True) -> tuple[DiscoveryModel, t
             backbone.trunk, torch.linspace(-2, 2, 6 * config.image_size**2).view(2, 3, config.image_size, config.image_size)
         )
     return DiscoveryModel(backbone, head), backbone.mean, backbone.std
-
-
-def environment(device: torch.device, number_format: str) -> dict[str, str]:
-    """Return what of this machine is part of a stage key: the kind of device and the number format, not its cores (`core.cores`)."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "number_format": number_format}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.clustering import grid, pseudo_labels, roles
-from core.stages import cache, ssddbc
-from core.stages.config import CacheConfig, SsddbcConfig
-from core.stages.feature_files import SPLITS
+from core.stages.discovery import cache, ssddbc
+from core.stages.discovery.config import CacheConfig, SsddbcConfig
+from core.stages.discovery.feature_files import SPLITS
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
 
@@ -177,7 +177,7 @@ def test_held_out_and_test_images_take_no_part(clustered, shared, monkeypatch, c
         train[m.split.validation] = np.roll(train[m.split.validation], 1, axis=1)
         write(folder, m, train, np.roll(test, 3, axis=1), *rest)
 
-    monkeypatch.setattr("core.stages.feature_files.write", spoilt)
+    monkeypatch.setattr("core.stages.discovery.feature_files.write", spoilt)
     assert same(cluster()[2], pseudo)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
-from core.stages import checks, materials
-from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages.discovery import checks, materials
+from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.training import recipes
 
 TRAIN = recipes.resolve(TrainConfig(dataset="digits"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.data import looks, posts
+from core.data import perceptual_hash, posts
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "posts"
 
@@ -43,11 +43,11 @@ def test_pairs_are_those_of_plain_counting(block, given_tables):
 
     def allowed(one):
         ones = int(one, 16).bit_count()
-        return min(looks.MOST_BITS, ones // 3, (256 - ones) // 3)
+        return min(perceptual_hash.MOST_BITS, ones // 3, (256 - ones) // 3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "_BLOCK", block)
-        found = looks.alike(ours, theirs)
+        patch.setattr(perceptual_hash, "_BLOCK", block)
+        found = perceptual_hash.alike(ours, theirs)
     assert found.dtype == np.int64 and found.shape[1:] == (2,)
     assert found.tolist() == [
         [i, j]
@@ -60,15 +60,15 @@ def test_pairs_are_those_of_plain_counting(block, given_tables):
 @pytest.mark.parametrize(("flipped", "same"), [(0, True), (10, True), (11, False)])
 def test_ten_bits_of_256_may_differ(flipped, same):
     bits = np.arange(256) % 2 == 0
-    assert bool(len(looks.alike([look(bits)], [look(bits ^ (np.arange(256) < flipped))]))) is same
+    assert bool(len(perceptual_hash.alike([look(bits)], [look(bits ^ (np.arange(256) < flipped))]))) is same
 
 
 def test_sparse_looks_of_different_pictures_stay_apart():
     one, other = np.zeros(256), np.zeros(256)
     one[:16] = 1
     other[4:20] = 1
-    assert distance(look(one), look(other)) == 8 and not len(looks.alike([look(one)], [look(other)]))
-    assert len(looks.alike([look(one)], [look(one)])) == 1 and not len(looks.alike([""], [""]))
+    assert distance(look(one), look(other)) == 8 and not len(perceptual_hash.alike([look(one)], [look(other)]))
+    assert len(perceptual_hash.alike([look(one)], [look(one)])) == 1 and not len(perceptual_hash.alike([""], [""]))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the posts beside the repository (shared/data/posts)")
@@ -83,8 +83,8 @@ def test_real_pictures_are_known_again_and_told_apart(tmp_path):
         for kind, copies in again.items():
             copies.append(posts.fingerprint(tmp_path / f"{kind}.jpg").look)
     known = [posts.fingerprint(path).look for path in paths]
-    twice = {tuple(pair) for pair in looks.alike(known, known).tolist()}  # two of these posts have one picture
+    twice = {tuple(pair) for pair in perceptual_hash.alike(known, known).tolist()}  # two of these posts have one picture
     assert len(twice) == len(paths) + 2
     for copies in again.values():
-        pairs = {tuple(pair) for pair in looks.alike(known, copies).tolist()}
+        pairs = {tuple(pair) for pair in perceptual_hash.alike(known, copies).tolist()}
         assert pairs <= twice and sum(i == j for i, j in pairs) >= 0.9 * len(paths)

@@ -9,7 +9,7 @@ import pytest
 
 from core.data import bad_cases
 from core.data.bad_cases import BadCases
-from core.stages.posts import errors
+from core.stages.posts import error_analysis
 from core.stages.posts.config_tools import ErrorAnalysisConfig
 from tests.core.stages.posts import hardening
 from tests.core.stages.tiny import refused
@@ -17,7 +17,7 @@ from tests.core.stages.tiny import refused
 
 def analysed(workplace, **options):
     run = workplace.run()
-    return errors.run(ErrorAnalysisConfig(**workplace.data(**options)), run), run.folder / "error_analysis"
+    return error_analysis.run(ErrorAnalysisConfig(**workplace.data(**options)), run), run.folder / "error_analysis"
 
 
 def listed(workplace, name="train", rows=(4, 11)):

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from core import config as configuration
-from core.stages import pipeline
-from core.stages.config import PipelineConfig
-from core.stages.pipeline import Segment, as_started, planned
+from core.stages.discovery import pipeline
+from core.stages.discovery.config import PipelineConfig
+from core.stages.discovery.pipeline import Segment, as_started, planned
 from core.tracking import run as tracking
 from core.training import recipes
 from tests.core.stages.tiny import refused

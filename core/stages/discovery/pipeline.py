@@ -21,8 +21,9 @@ from core import config as configuration
 from core import digest
 from core.errors import UserError
 from core.evaluation import discovery
-from core.stages import checks, keys, materials, pipeline_report, rebuild, ssddbc
-from core.stages.config import PipelineConfig, SsddbcConfig, TrainConfig
+from core.stages import keys
+from core.stages.discovery import checks, materials, pipeline_report, rebuild, ssddbc
+from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.server import Request, StageServer
 from core.tracking import stage as stages
 from core.tracking.run import Run, reopen, started_with
@@ -158,7 +159,7 @@ class Pipeline:
         found = {"data": self.data.digest, "split": self.split.digest}
         key = keys.of_stage("train_superclass", config, found, self.device, self.number_format)
         name = name or f"train {segment.start}-{segment.stop}"
-        return self._stage("core.stages.train:train", config, name, "train_superclass", key, curves)
+        return self._stage("core.stages.discovery.train:train", config, name, "train_superclass", key, curves)
 
     def _train_without(self) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
@@ -181,7 +182,7 @@ class Pipeline:
         made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels()}
         config = SsddbcConfig(**values | rebuild.places_of(self.config) | made, current_epoch=epoch)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
-        return self._stage("core.stages.ssddbc:cluster", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
+        return self._stage("core.stages.discovery.ssddbc:cluster", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
 
     def _stage(self, function: str, config: Any, name: str, entry_point: str, key: str, curves: bool) -> Finished:
         """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""

@@ -21,7 +21,7 @@ from core.training import state as states
 NO_BEST = {"epoch": 0, "score": -1e9}
 
 
-class RecordedTraining:
+class CheckpointedTraining:
     """A training whose finished epochs are on disk and in the store; families derive from it.
 
     The order of resuming: newest valid checkpoint of this very stage in its work folder; else the checkpoint that the

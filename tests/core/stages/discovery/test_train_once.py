@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from core.data import superclasses
-from core.stages import train
-from core.stages.config import TrainConfig
+from core.stages.discovery import train
+from core.stages.discovery.config import TrainConfig
 from core.tracking import run as tracking
 from core.tracking import stage
 from tests.core.stages import tiny

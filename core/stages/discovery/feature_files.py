@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from core import digest
 from core.errors import UserError
 from core.finite import require_finite
-from core.stages.materials import Materials
+from core.stages.discovery.materials import Materials
 
 SPLITS = ("labelled", "validation", "unlabelled", "test")
 

@@ -11,9 +11,10 @@ from core import digest
 from core.data.splits import Split
 from core.errors import UserError
 from core.models.discovery import DiscoveryModel
-from core.stages import inputs, keys, materials
-from core.stages.config import DataOptions, ModelOptions, TrainConfig
-from core.stages.materials import Materials
+from core.stages import inputs, keys
+from core.stages.discovery import materials
+from core.stages.discovery.config import DataOptions, ModelOptions, TrainConfig
+from core.stages.discovery.materials import Materials
 from core.training import state as states
 
 MAY_DIFFER = ("data_root", "download")

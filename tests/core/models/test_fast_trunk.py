@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.models import backbones
-from core.models.fold import FastTrunk, fold
+from core.models.fast_trunk import FastTrunk, fold
 
 NAMES = ["mobilenetv2_050", "resnet18", "efficientnet_b0", "regnetx_002"]
 

@@ -10,9 +10,10 @@ from typing import Any
 from core.data import catalog
 from core.errors import UserError
 from core.evaluation import features as features_module
-from core.stages import checks, feature_files, rebuild
-from core.stages.config import CacheConfig, MachineOptions
-from core.stages.materials import SPLIT_OPTIONS, environment
+from core.stages import keys
+from core.stages.discovery import checks, feature_files, rebuild
+from core.stages.discovery.config import CacheConfig, MachineOptions
+from core.stages.discovery.materials import SPLIT_OPTIONS
 from core.training.recipes import dataset_of
 
 ENTRY_POINT = "cache_features"
@@ -55,7 +56,7 @@ def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
     model, m = trained.model()
     found = {"checkpoint": trained.digest, "data": m.data.digest, "split": m.split.digest}
     params = {"use_l2": config.use_l2}
-    key = stage.stage_key(ENTRY_POINT, params, found, environment(m.device, m.number_format))
+    key = stage.stage_key(ENTRY_POINT, params, found, keys.environment(m.device, m.number_format))
     finished = None if config.overwrite else stage.find_finished(key)
     folder = stage.work_folder(key)
     run.tags({stage.KEY_TAG: key})

@@ -11,8 +11,8 @@ from core.config import canonical
 from core.data.splits import split_report
 from core.data.superclasses import SUPERCLASSES, find
 from core.progress import bar
-from core.stages.config import SplitConfig
-from core.stages.materials import load_data
+from core.stages.discovery.config import SplitConfig
+from core.stages.discovery.materials import load_data
 from core.tracking.store import scratch
 from core.training import recipes
 

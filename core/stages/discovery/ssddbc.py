@@ -17,9 +17,10 @@ from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
-from core.stages import after, cache, checks, feature_files, inputs, keys, rebuild, reuse
-from core.stages.config import ClusterOptions, SsddbcConfig
-from core.stages.feature_files import SPLITS, FeatureFile
+from core.stages import after, inputs, keys, reuse
+from core.stages.discovery import cache, checks, feature_files, rebuild
+from core.stages.discovery.config import ClusterOptions, SsddbcConfig
+from core.stages.discovery.feature_files import SPLITS, FeatureFile
 from core.training.state import weights_digest
 
 ENTRY_POINT = "offline_ssddbc_superclass"
@@ -31,7 +32,7 @@ MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
 def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
     """Run `offline_ssddbc_superclass`: extract (or take) features, search the grid, publish pseudo labels, draw the heat maps."""
     trained, key = _opened(config)
-    run.ended.enter_context(reuse.alone(key))
+    run.ended.enter_context(reuse.locked(key))
     return _clustered(config, run, trained, key)
 
 
@@ -97,7 +98,6 @@ def _note(summary: dict[str, Any]) -> str:
 
 def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
     """Return the stage key of a clustering: the checkpoint says all that the options of data, model and machine could."""
-    from core.stages.materials import environment
     from core.tracking.stage import stage_key
     from core.training import precision
 
@@ -107,7 +107,7 @@ def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
     found = {"checkpoint": trained.digest, "data": trained.data.digest, "split": trained.split.digest}
     found |= keys.digests(config, ("checkpoint", "weights"))
     number_format = precision.resolve_precision(trained.config.precision, device)
-    return stage_key(ENTRY_POINT, asked, found, environment(device, number_format))
+    return stage_key(ENTRY_POINT, asked, found, keys.environment(device, number_format))
 
 
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:
