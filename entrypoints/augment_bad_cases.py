@@ -6,15 +6,12 @@ Writes badcase_aug/: badcase_augmented.csv (guid,text,image_path,label,source_gu
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import AugmentImagesConfig
+from core.stages.posts.stages import AUGMENT_BAD_CASES
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("augment_bad_cases", AugmentImagesConfig, "core.stages.posts.augment:run_images", argv)
-
+main = partial(launch, AUGMENT_BAD_CASES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ are left out and counted.
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import AugmentTextsConfig
+from core.stages.posts.stages import AUGMENT_BAD_CASES_TEXT
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("augment_bad_cases_text", AugmentTextsConfig, "core.stages.posts.augment:run_texts", argv)
-
+main = partial(launch, AUGMENT_BAD_CASES_TEXT)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,15 +6,12 @@ Writes benchmarks/<name>.txt. Ratios to expect: README, "Speed".
 """
 
 import sys
+from functools import partial
 
-from core.stages.commands import BenchmarkConfig
 from core.stages.launch import launch
+from core.stages.stages import BENCHMARK
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("benchmark", BenchmarkConfig, "core.stages.commands:benchmark", argv)
-
+main = partial(launch, BENCHMARK)
 
 if __name__ == "__main__":
     sys.exit(main())

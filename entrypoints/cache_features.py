@@ -6,15 +6,12 @@ Writes features/features.safetensors and features/features.json (ids, labels whe
 """
 
 import sys
+from functools import partial
 
-from core.stages.discovery.config import CacheConfig
+from core.stages.discovery.stages import CACHE_FEATURES
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("cache_features", CacheConfig, "core.stages.discovery.cache:run", argv)
-
+main = partial(launch, CACHE_FEATURES)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,15 +8,12 @@ differences below some 0.04 rarely are. Runs that held out other test posts are 
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import BaselineConfig
+from core.stages.posts.stages import COMPARE_WITH_BASELINE
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("compare_with_baseline", BaselineConfig, "core.stages.posts.baseline:run", argv)
-
+main = partial(launch, COMPARE_WITH_BASELINE)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ Writes splits/superclass_XX_<name>.json and splits/gcd_superclass_splits_summary
 """
 
 import sys
+from functools import partial
 
-from core.stages.discovery.config import SplitConfig
+from core.stages.discovery.stages import DATA_SPLIT_GENERATOR
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("data_split_generator", SplitConfig, "core.stages.discovery.splits:run", argv)
-
+main = partial(launch, DATA_SPLIT_GENERATOR)
 
 if __name__ == "__main__":
     sys.exit(main())

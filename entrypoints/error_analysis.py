@@ -7,15 +7,12 @@ more often than the others.
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import ErrorAnalysisConfig
+from core.stages.posts.stages import ERROR_ANALYSIS
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("error_analysis", ErrorAnalysisConfig, "core.stages.posts.error_analysis:run", argv)
-
+main = partial(launch, ERROR_ANALYSIS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,15 +6,12 @@ Writes evaluation/<part>/: metrics.json, intervals.json, per_class.csv, predicti
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.longtail.config import LongtailEvaluateConfig
+from core.stages.longtail.stages import EVALUATE_LONGTAIL
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("evaluate_longtail", LongtailEvaluateConfig, "core.stages.longtail.evaluate:run", argv)
-
+main = partial(launch, EVALUATE_LONGTAIL)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,15 +6,12 @@ Writes comparison/: table.csv and comparison.json with 95 % intervals, bars.png.
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import HeadVariantConfig
+from core.stages.posts.stages import HEAD_VARIANT_COMPARE
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("head_variant_compare", HeadVariantConfig, "core.stages.posts.compare_variants:heads", argv)
-
+main = partial(launch, HEAD_VARIANT_COMPARE)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ held-out post by guid, source, image or text; variants that come to be like one 
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import MergeConfig
+from core.stages.posts.stages import MERGE_BADCASE_AUG
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("merge_badcase_aug", MergeConfig, "core.stages.posts.merge:run", argv)
-
+main = partial(launch, MERGE_BADCASE_AUG)
 
 if __name__ == "__main__":
     sys.exit(main())

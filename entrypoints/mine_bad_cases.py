@@ -8,15 +8,12 @@ test posts are refused. Expect about two fifths of the training posts to be wron
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import MineBadCasesConfig
+from core.stages.posts.stages import MINE_BAD_CASES
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("mine_bad_cases", MineBadCasesConfig, "core.stages.posts.mining:run", argv)
-
+main = partial(launch, MINE_BAD_CASES)
 
 if __name__ == "__main__":
     sys.exit(main())

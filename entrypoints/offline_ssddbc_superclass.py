@@ -6,15 +6,12 @@ Writes pseudo_labels/<superclass>_<checkpoint>_k<k>_dp<dp>.npz, heatmaps/results
 """
 
 import sys
+from functools import partial
 
-from core.stages.discovery.config import SsddbcConfig
+from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("offline_ssddbc_superclass", SsddbcConfig, "core.stages.discovery.ssddbc:run", argv)
-
+main = partial(launch, OFFLINE_SSDDBC_SUPERCLASS)
 
 if __name__ == "__main__":
     sys.exit(main())

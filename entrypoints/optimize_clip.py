@@ -8,15 +8,12 @@ Writes checkpoints/, predictor/ (safetensors, what the other tools open), evalua
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config import OptimizeClipConfig
+from core.stages.posts.stages import OPTIMIZE_CLIP
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("optimize_clip", OptimizeClipConfig, "core.stages.posts.optimize:run", argv, "core.stages.posts.checks:check_training")
-
+main = partial(launch, OPTIMIZE_CLIP)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,15 +8,12 @@ continues: finished stages are reused. Figures to expect: README.
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import PostsPipelineConfig
+from core.stages.posts.stages import POSTS_PIPELINE
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("posts_pipeline", PostsPipelineConfig, "core.stages.posts.pipeline:run", argv, "core.stages.posts.checks:check_pipeline")
-
+main = partial(launch, POSTS_PIPELINE)
 
 if __name__ == "__main__":
     sys.exit(main())

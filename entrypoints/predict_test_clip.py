@@ -6,15 +6,12 @@ Writes predictions/: test_with_label.txt, confidence.csv, predictions.json. Expe
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import PredictConfig
+from core.stages.posts.stages import PREDICT_TEST_CLIP
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("predict_test_clip", PredictConfig, "core.stages.posts.predict:run", argv)
-
+main = partial(launch, PREDICT_TEST_CLIP)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,15 +8,12 @@ classes: 2,355 + 608 + 709 images, 11 to 694 a class, one image in both train an
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.longtail.prepare_config import PrepareConfig
+from core.stages.longtail.stages import PREPARE_LONGTAIL
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("prepare_longtail", PrepareConfig, "core.stages.longtail.prepare:run", argv)
-
+main = partial(launch, PREPARE_LONGTAIL)
 
 if __name__ == "__main__":
     sys.exit(main())

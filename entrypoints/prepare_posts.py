@@ -7,15 +7,12 @@ about 2,880 / 360 / 360.
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import PreparePostsConfig
+from core.stages.posts.stages import PREPARE_POSTS
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("prepare_posts", PreparePostsConfig, "core.stages.posts.prepare:run", argv)
-
+main = partial(launch, PREPARE_POSTS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,15 +8,12 @@ promotion.json and, in tags of version and run, why. Serve what it chose: `mlflo
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.promote_config import PromoteConfig
+from core.stages.stages import PROMOTE
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("promote", PromoteConfig, "core.stages.promote:run", argv)
-
+main = partial(launch, PROMOTE)
 
 if __name__ == "__main__":
     sys.exit(main())

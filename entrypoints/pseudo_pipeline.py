@@ -8,15 +8,12 @@ results_grid.json, the gallery of discovered categories, the registered best mod
 """
 
 import sys
+from functools import partial
 
-from core.stages.discovery.config import PipelineConfig
+from core.stages.discovery.stages import PSEUDO_PIPELINE
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("pseudo_pipeline", PipelineConfig, "core.stages.discovery.pipeline:run", argv)
-
+main = partial(launch, PSEUDO_PIPELINE)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ Expect noise and blur at severity 5 to cost several hundredths of accuracy, chan
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.posts.config_tools import RobustnessConfig
+from core.stages.posts.stages import ROBUSTNESS_TEST
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("robustness_test", RobustnessConfig, "core.stages.posts.robustness:run", argv)
-
+main = partial(launch, ROBUSTNESS_TEST)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,15 +6,12 @@ Writes junit.xml and the counts; the run fails when a test does.
 """
 
 import sys
+from functools import partial
 
-from core.stages.commands import TestConfig
 from core.stages.launch import launch
+from core.stages.stages import TEST
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("test", TestConfig, "core.stages.commands:test", argv)
-
+main = partial(launch, TEST)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ with use_cv a child run a fold, folds_info.json and cv_summary.json. Beside ever
 """
 
 import sys
+from functools import partial
 
-from core.stages.clip.config import TrainClipConfig
+from core.stages.clip.stages import TRAIN_CLIP
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("train_clip", TrainClipConfig, "core.stages.clip.run:run", argv, "core.stages.clip.checks:check_given")
-
+main = partial(launch, TRAIN_CLIP)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,15 +7,12 @@ Writes checkpoints/, timeline.json, curves, evaluation/{val,test}/ (metrics, tab
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.longtail.stages import TRAIN_LONGTAIL
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("train_longtail", LongtailTrainConfig, "core.stages.longtail.train:run", argv, "core.stages.longtail.checks:refuse")
-
+main = partial(launch, TRAIN_LONGTAIL)
 
 if __name__ == "__main__":
     sys.exit(main())

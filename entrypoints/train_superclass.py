@@ -7,15 +7,12 @@ Writes checkpoints/, config.json, curves, and v2 All/Old/New per epoch on unlabe
 """
 
 import sys
+from functools import partial
 
-from core.stages.discovery.config import TrainConfig
+from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.stages.launch import launch
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("train_superclass", TrainConfig, "core.stages.discovery.train:run", argv)
-
+main = partial(launch, TRAIN_SUPERCLASS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,15 +8,12 @@ command again continues. Trials are compared by balanced accuracy on validation 
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from tuning.config import TuneLongtailConfig
+from tuning.stages import TUNE_LONGTAIL
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("tune_longtail", TuneLongtailConfig, "tuning.longtail:run", argv)
-
+main = partial(launch, TUNE_LONGTAIL)
 
 if __name__ == "__main__":
     sys.exit(main())

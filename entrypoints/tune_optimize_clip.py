@@ -9,15 +9,12 @@ command again continues. Trials are compared by macro-F1 on validation posts and
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from tuning.config import TuneOptimizeClipConfig
+from tuning.stages import TUNE_OPTIMIZE_CLIP
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("tune_optimize_clip", TuneOptimizeClipConfig, "tuning.optimize_clip:run", argv)
-
+main = partial(launch, TUNE_OPTIMIZE_CLIP)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,15 +9,12 @@ command again continues. Trials are compared by held-out accuracy + silhouette, 
 """
 
 import sys
+from functools import partial
 
 from core.stages.launch import launch
-from tuning.config import TuneSuperclassConfig
+from tuning.stages import TUNE_SUPERCLASS
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run this entry point; return its exit code."""
-    return launch("tune_superclass", TuneSuperclassConfig, "tuning.superclass:run", argv)
-
+main = partial(launch, TUNE_SUPERCLASS)
 
 if __name__ == "__main__":
     sys.exit(main())

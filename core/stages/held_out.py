@@ -25,13 +25,6 @@ from core.tracking.identity import Identity
 Row = dict[str, str]
 PARTS = ("val", "test")
 NAMED = {"val": "validation", "test": "test"}
-# Each module has `held_out(options, part) -> HeldOut`.
-FAMILIES = {
-    "discovery": "core.stages.discovery.register",
-    "longtail": "core.stages.longtail.register",
-    "clip": "core.stages.clip.register",
-    "posts": "core.stages.posts.register",
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class HeldOut:
 
 def load(family: str, options: dict[str, Any], part: str) -> HeldOut:
     """Return the part that a family's data options name; raise UserError where they name nothing any more."""
-    return importlib.import_module(FAMILIES[family]).held_out(options, part)
+    return importlib.import_module(f"core.stages.{family}.register").held_out(options, part)
 
 
 def of_images(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,34 +11,24 @@ from typing import Any
 from core import config as configuration
 from core import places, ranks
 from core.errors import UserError, full_disk_named
+from core.stages.stage import Stage, function_of
 
 # glibc: keep freed memory instead of returning it at every step; 5-45 % faster training on CPUs (read at process start).
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 
 NAME_LENGTH = 60  # a run's name takes no more options once it is longer
 
-Stage = Callable[[Any, Any], dict[str, Any]]
 
-
-def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | None = None, check: str = "") -> int:
-    """Run one entry point; return the process's exit code.
-
-    Args:
-        entry_point: its name in MLproject.
-        config_class: the stage's frozen dataclass.
-        stage: `module:function`, called as `function(config, run) -> summary`; imported only after the options are known to be good.
-            `run` is None on ranks other than 0.
-        check: `module:function` without heavy imports, called as `function(config)` before the stage's module is imported; it raises
-            UserError for options that contradict each other.
-    """
+def launch(stage: Stage, argv: list[str] | None = None) -> int:
+    """Run one entry point with the words of the command line (None = the process's own); return the process's exit code."""
     try:
         places.settle()
         ranks.settle()
         if argv is None:
             _restart_with_malloc_settings()
             argv = sys.argv[1:]
-        config = configuration.parse(config_class, argv, entry_point)
-        return _tracked(entry_point, config, stage, check, configuration.origin(argv))
+        config = configuration.parse(stage.config, argv, stage.name)
+        return _tracked(stage, config, configuration.origin(argv))
     except UserError as error:
         return _refuse(error)
     except KeyboardInterrupt:
@@ -48,7 +36,7 @@ def launch(entry_point: str, config_class: type, stage: str, argv: list[str] | N
         return 130
 
 
-def _tracked(entry_point: str, config: Any, stage: str, check: str, origin: str) -> int:
+def _tracked(stage: Stage, config: Any, origin: str) -> int:
     from core.tracking import lifeline
 
     lifeline.follow_launcher()
@@ -58,17 +46,17 @@ def _tracked(entry_point: str, config: Any, stage: str, check: str, origin: str)
 
     provenance.remember_parameters({f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default})
     if int(os.environ.get("RANK", "0")) != 0:
-        _function(stage)(config, None)
+        function_of(stage.work)(config, None)
         return 0
     store.prepare()
-    run = tracking.open_run(entry_point, run_name(entry_point, config))
+    run = tracking.open_run(stage.name, run_name(stage.name, config))
     with run, full_disk_named(), patience.outage_named():
         if origin:
             run.tags({"taxon.config": origin})
-        if check:
-            _function(check)(config)
+        if stage.check:
+            function_of(stage.check)(config)
         run.monitor_system()
-        _function(stage)(config, run)
+        function_of(stage.work)(config, run)
     return 0
 
 
@@ -98,11 +86,6 @@ def run_name(entry_point: str, config: Any) -> str:
         if told and len(" ".join(words)) < NAME_LENGTH:
             words.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
     return " ".join(words)
-
-
-def _function(stage: str) -> Stage:
-    module, name = stage.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _restart_with_malloc_settings() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from core.errors import UserError, nearest
 from core.evaluation import gain
 from core.evaluation.compare import bootstrap_interval
-from core.stages import held_out, judged, promote_report
+from core.stages import catalog, held_out, judged, promote_report
 from core.stages.held_out import HeldOut
 from core.stages.promote_config import PromoteConfig
 from core.stages.promote_report import Decision, shown
@@ -190,7 +190,7 @@ class Promotion:
 
     def load_items(self, version: Version, evaluation: registry.Evaluation) -> HeldOut:
         """Return the items that decide, of the candidate's data; raise UserError when those given are others."""
-        if evaluation.family not in held_out.FAMILIES:
+        if evaluation.family not in catalog.FAMILIES:
             raise UserError(f"{version} is of the family '{evaluation.family}', which this version of the project does not know")
         self.part = self.part_of(version, evaluation)
         options = evaluation.options | _overrides(self.config, evaluation.options)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from core import config as configuration
+from core.stages import catalog
 from tests.entrypoints.place import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -25,11 +26,8 @@ def module_of(entry_point: str) -> str:
 
 
 def config_of(entry_point: str) -> type:
-    """Return the configuration class that the entry point's file hands to launch()."""
-    tree = ast.parse((ROOT / "entrypoints" / f"{module_of(entry_point)}.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "launch"]
-    module = importlib.import_module(f"entrypoints.{module_of(entry_point)}")
-    return getattr(module, calls[0].args[1].id)
+    """Return the configuration class of an entry point."""
+    return catalog.find(module_of(entry_point)).config
 
 
 def as_project_value(default, annotation):
@@ -73,7 +71,7 @@ def test_an_entry_point_is_short_and_says_its_command(path):
     assert len(text.splitlines()) <= 80
     said = ast.get_docstring(ast.parse(text)) or ""
     assert f"mlflow run . -e {path.stem}" in said
-    assert f'launch("{path.stem}"' in text
+    assert importlib.import_module(f"entrypoints.{path.stem}").main.args == (catalog.find(path.stem),)
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

@@ -20,6 +20,7 @@ from core.config import ConfigFile, option
 from core.errors import UserError
 from core.places import cache_home
 from core.stages.launch import launch
+from core.stages.stage import Stage
 from core.tracking import stage
 from tuning.config import TuneOptions
 from tuning.runner import plan, run_studies
@@ -126,7 +127,7 @@ def tune(config: TuneToyConfig, run: Any) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the worker; return its exit code."""
-    return launch("tune_toy", TuneToyConfig, "tests.tuning.toy:tune", argv)
+    return launch(Stage("tune_toy", TuneToyConfig, "tests.tuning.toy:tune"), argv)
 
 
 def load(storage: str, name: str) -> optuna.Study:

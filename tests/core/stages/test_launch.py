@@ -16,6 +16,7 @@ from core.errors import UserError
 from core.stages import launch
 from core.stages.discovery.config import PipelineConfig
 from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.stage import Stage
 from core.tracking import provenance
 
 HERE = "tests.core.stages.test_launch"
@@ -60,7 +61,7 @@ def _own_signals(monkeypatch):
 
 
 def start(stage: str, *words: str) -> int:
-    return launch.launch("train_superclass", Config, f"{HERE}:{stage}", list(words))
+    return launch.launch(Stage("train_superclass", Config, f"{HERE}:{stage}"), list(words))
 
 
 def last_run(client):
@@ -104,8 +105,8 @@ def test_a_bug_is_failed_with_its_reason_and_keeps_its_traceback(client):
 
 @pytest.mark.slow
 def test_a_bugs_traceback_is_on_the_terminal(client):
-    code = f"import sys; from core.stages.launch import launch; from {HERE} import Config\n"
-    code += f"sys.exit(launch('train_superclass', Config, '{HERE}:break_down', []))"
+    code = f"import sys; from core.stages.launch import launch; from {HERE} import Config, Stage\n"
+    code += f"sys.exit(launch(Stage('train_superclass', Config, '{HERE}:break_down'), []))"
     env = os.environ | {"PYTHONPATH": str(provenance.ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 1
@@ -146,7 +147,7 @@ def test_other_ranks_work_without_a_run(client, monkeypatch):
     seen = []
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launch, "_function", lambda stage: lambda config, run: seen.append(run))
+    monkeypatch.setattr(launch, "function_of", lambda reference: lambda config, run: seen.append(run))
     assert start("work") == 0
     assert seen == [None]
     assert client.search_runs([client.get_experiment_by_name("taxon").experiment_id]) == []

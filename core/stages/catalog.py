@@ -1,0 +1,24 @@
+"""All stages of the project: a family is a folder and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from core.stages.stage import Stage
+
+FAMILIES = ("discovery", "longtail", "clip", "posts")
+"""Folders of core/stages; each has `stages.py` with its STAGES and `register.py` with its `held_out`."""
+
+PACKAGES = (*(f"core.stages.{family}" for family in FAMILIES), "tuning", "core.stages")
+
+
+def stages() -> Iterator[Stage]:
+    """Yield every stage; each module of declarations is imported when its turn comes."""
+    for package in PACKAGES:
+        yield from importlib.import_module(f"{package}.stages").STAGES
+
+
+def find(name: str) -> Stage:
+    """Return the stage of an entry point; KeyError where there is none."""
+    return {stage.name: stage for stage in stages()}[name]

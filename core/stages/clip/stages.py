@@ -1,0 +1,10 @@
+"""The stages of training with class sentences."""
+
+from __future__ import annotations
+
+from core.stages.clip.config import TrainClipConfig
+from core.stages.stage import Stage
+
+TRAIN_CLIP = Stage("train_clip", TrainClipConfig, "core.stages.clip.run:run", "core.stages.clip.checks:check_given")
+
+STAGES = (TRAIN_CLIP,)

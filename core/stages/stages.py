@@ -1,0 +1,17 @@
+"""The stages that belong to no family: promotion, tests, benchmarks."""
+
+from __future__ import annotations
+
+from core.stages.commands import BenchmarkConfig, TestConfig
+from core.stages.promote_config import PromoteConfig
+from core.stages.stage import Stage
+
+BENCHMARK = Stage("benchmark", BenchmarkConfig, "core.stages.commands:benchmark")
+PROMOTE = Stage("promote", PromoteConfig, "core.stages.promote:run")
+TEST = Stage("test", TestConfig, "core.stages.commands:test")
+
+STAGES = (
+    BENCHMARK,
+    PROMOTE,
+    TEST,
+)
