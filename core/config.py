@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
-from core.data import texts
+from core import config_file
 from core.errors import UserError
 from core.older_names import nearest_value, present_name, unknown_options
 
@@ -53,7 +52,7 @@ class ConfigFile:
     """Options from a file; inherited last, so that `config` is the first option."""
 
     config: str = option(
-        "", "JSON file of options (path or runs:/<id>/best.json); an option given with another value than its default wins", False
+        "", "file of options, JSON, JSON5 or YAML (path or runs:/<id>/best.json); an option of the command line overrides it", False
     )
 
 
@@ -74,71 +73,96 @@ def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
 def parse(config: type[C], argv: list[str], prog: str) -> C:
     """Build `config` from command-line words; raise UserError naming the option, the value and what it takes.
 
-    With `--config` the file's options take the place of defaults. `mlflow run` passes every option, most of them with their default:
-    so only one given with another value wins over the file. The result holds all values and no longer names the file.
+    With `--config` the file's options take the place of defaults, and what the words give overrides them. The result holds all values
+    and no longer names the file, unless it holds a list of configurations that `multi_config` asks for (`configurations_of`).
     """
-    chosen = _from_words(config, argv, prog)
-    if not getattr(chosen, "config", ""):
+    words = _present_words(config, argv)
+    chosen = _from_words(config, words, prog)
+    uri = getattr(chosen, "config", "")
+    if not uri:
         return chosen
-    filed = _from_file(config, chosen.config, prog)
+    if getattr(chosen, "multi_config", False):
+        return dataclasses.replace(chosen, config=_Source(uri, [_name(word) for word in words]))
+    found = _filed(config, uri, words, prog)
+    if len(found) > 1:
+        remedy = "set multi_config = true, or leave one in it" if hasattr(chosen, "multi_config") else "leave one in it"
+        raise UserError(f"config = '{uri}' holds {len(found)} configurations; {remedy}")
+    filed, both = found[0]
     taken = ", ".join(f"{f.name}={getattr(filed, f.name)}" for f in dataclasses.fields(config) if getattr(filed, f.name) != f.default)
-    print(f"taxon: from {chosen.config}: {taken}; options given with another value than their default go before it", file=sys.stderr)
-    given = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(config) if getattr(chosen, f.name) != f.default}
-    return dataclasses.replace(filed, **given | {"config": ""})
+    print(f"taxon: from {uri}: {taken}; options of the command line override them", file=sys.stderr)
+    return both
+
+
+def configurations_of(config: Any, prog: str) -> list[Any]:
+    """Return the configurations of the file that `config.config` names, overridden by the options that were given beside it."""
+    return [both for _filed, both in _filed(type(config), config.config, to_argv(config), prog)]
 
 
 def origin(argv: list[str]) -> str:
     """Return the file or URI that the words name as `config`; '' where they name none."""
-    return next(reversed(_values_of("config", argv)), "")
+    return next(reversed(_values_of("config", _present_words(ConfigFile, argv))), "")
 
 
-def _from_file(config: type[C], uri: str, prog: str) -> C:
-    """Build `config` from a JSON object of options; raise UserError naming the file, the key and the nearest option."""
-    known = [name for name, *_ in fields_of(config) if name != "config"]
-    given = {present_name(name, known): value for name, value in _read_object(uri).items()}
-    lacking = [name for name in given if name not in known]
-    if lacking:
-        raise UserError(f"config = '{uri}': {prog} has {unknown_options(lacking, known)}; rename or remove it in the file")
-    words = []
-    for name, value in given.items():
-        if not isinstance(value, (str, bool, int, float)):
-            raise UserError(f"config = '{uri}': {name} = {json.dumps(value)[:60]} is no single value; give text, a number or true/false")
-        words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
-    try:
-        return _from_words(config, words, prog)
-    except UserError as error:
-        raise UserError(f"config = '{uri}': {error}") from None
+class _Source(str):
+    """The place of a file of configurations; it remembers which options were given beside it, those at their default included."""
+
+    given: list[str]
+
+    def __new__(cls, uri: str, given: list[str]) -> _Source:
+        made = super().__new__(cls, uri)
+        made.given = given
+        return made
+
+    def __getnewargs__(self) -> tuple[str, list[str]]:
+        return str(self), self.given
 
 
-def _read_object(uri: str) -> dict[str, Any]:
-    from core.tracking import store
-    from core.tracking.uri import resolve
-
-    if uri.startswith(("runs:/", "models:/")):
-        store.prepare()
-    path = resolve(uri, "config")
-    try:
-        read = json.loads(texts.decode(path.read_bytes())[0])
-    except (OSError, ValueError) as error:
-        raise UserError(f"config = '{uri}' is no readable JSON file: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(read, dict):
-        raise UserError(f"config = '{uri}' holds no JSON object; write {{\"option\": value, ...}}")
-    return read
+def _filed(config: type[C], uri: str, words: list[str], prog: str) -> list[tuple[C, C]]:
+    """Return of every configuration in a file: as the file has it, and as it is with the words; UserError names file and place."""
+    known = [name for name, *_ in fields_of(config)]
+    given = [word for word in words if _name(word) not in config_file.NOT_IN_A_FILE]
+    made = []
+    for where, found in config_file.read(uri).items():
+        try:
+            said = config_file.words(found, known, prog)
+            made.append((_from_words(config, said, prog), _from_words(config, said + given, prog)))
+        except UserError as error:
+            raise UserError(f"config = '{uri}'{where}: {error}") from None
+    return made
 
 
 def _present_words(config: type, argv: list[str]) -> list[str]:
-    """Return command-line words in present names; a switch of the older kind, which has no value, is true."""
+    """Return command-line words in present names, each option in one word with its value, which may begin with dashes.
+
+    `mlflow run` passes what MLproject does not declare as two words, and a declared one always: `--name:=` with nothing is one that nobody
+    gave, and falls away (core/mlproject.py). A switch of the older kind, which has no value, is true.
+    """
     types_of = {name: annotation for name, annotation, *_ in fields_of(config)}
-    words = []
-    for word, after in zip(argv, [*argv[1:], "--"], strict=False):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = present_name(name, types_of)
-            word = f"--{name}{equals}{value}"
-            if not equals and _is_switch(types_of.get(name)) and after.startswith("--"):
-                word += "=true"
-        words.append(word)
+    words, at = [], 0
+    while at < len(argv):
+        word, at = argv[at], at + 1
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        passed, name = name.endswith(":"), present_name(name.removesuffix(":"), types_of)
+        switch = _is_switch(types_of.get(name))
+        if not equals and at < len(argv) and name != "help" and not _is_next(argv[at], switch, types_of):
+            equals, value, at = "=", argv[at], at + 1
+        elif not equals and switch:
+            equals, value = "=", "true"
+        if value or not passed:
+            words.append(f"--{name}{equals}{value}")
     return words
+
+
+def _is_next(word: str, switch: bool, known: Collection[str]) -> bool:
+    """Return whether a word after an option's name is the next option: any with two dashes after a switch, else one that there is."""
+    return word.startswith("--") and (switch or present_name(_name(word), known) in {*known, "help"})
+
+
+def _name(word: str) -> str:
+    return word.removeprefix("--").partition("=")[0]
 
 
 def _is_switch(annotation: Any) -> bool:
@@ -147,8 +171,7 @@ def _is_switch(annotation: Any) -> bool:
 
 def _from_words(config: type[C], argv: list[str], prog: str) -> C:
     known = {name for name, *_ in fields_of(config)}
-    argv = _present_words(config, argv)
-    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+    given = [_name(word) for word in argv if word.startswith("--")]
     lacking = [name for name in given if name not in known | {"help"}]
     if lacking:
         raise UserError(f"{prog} has {unknown_options(lacking, known)}; see python -m entrypoints.{prog} --help")
@@ -202,12 +225,12 @@ def places(config: Any) -> dict[str, str]:
 
 
 def to_argv(config: Any) -> list[str]:
-    """Return command-line words that parse back into an equal configuration, defaults left out."""
-    words = []
+    """Return command-line words that parse back into an equal configuration: defaults left out, unless a file is to be overridden."""
+    given, words = getattr(getattr(config, "config", ""), "given", ()), []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if value != f.default:
-            words.append(f"--{f.name}={str(value).lower() if isinstance(value, bool) else value}")
+        if value != f.default or f.name in given:
+            words.append(config_file.word(f.name, value))
     return words
 
 
@@ -234,5 +257,4 @@ def _explain(config: type, argv: list[str], error: Exception) -> str:
 
 
 def _values_of(name: str, argv: list[str]) -> list[str]:
-    values = [word.split("=", 1)[1] for word in argv if word.startswith(f"--{name}=")]
-    return values + [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == f"--{name}"]
+    return [word.split("=", 1)[1] for word in argv if word.startswith(f"--{name}=")]

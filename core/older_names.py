@@ -13,6 +13,7 @@ RENAMED = {
     "image_encoder": "image_encoder_name",
     "text_encoder": "text_encoder_name",
     "cifar100_root": "data_root",
+    "config_file": "config",
 }
 
 _ARTIFACTS = "what a run makes is in its artifacts (mlflow artifacts download --run-id <run> --dst-path <folder>): leave it out"

@@ -35,10 +35,10 @@ LARGEST_SEED = 2**32
 
 
 def check_given(config: TrainClipConfig) -> None:
-    """Raise UserError for a mistake on the command line; what a config_file says is checked once it is read."""
-    if config.multi_config and not config.config_file:
-        raise UserError("multi_config = true, but config_file is empty; give the file that lists the configurations")
-    if not config.config_file:
+    """Raise UserError for a mistake in the options; those of several configurations are checked once their file is read."""
+    if config.multi_config and not config.config:
+        raise UserError("multi_config = true, but config is empty; give the file that lists the configurations")
+    if not config.multi_config:
         check_training(config)
 
 

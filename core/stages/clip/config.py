@@ -126,5 +126,4 @@ class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, Config
     wise_ft: bool = option(True, "score the best mix of the weights before and after training, chosen on validation, beside the result")
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     register: bool = option(True, "register the model (never that of a fold)", affects_result=False)
-    config_file: str = option("", "options from a file (JSON5 or YAML, path or URI): one object, or a list with multi_config", False)
-    multi_config: bool = option(False, "config_file holds a list of configurations: one child run each", affects_result=False)
+    multi_config: bool = option(False, "config holds a list of configurations: one child run each", affects_result=False)

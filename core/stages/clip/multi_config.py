@@ -15,9 +15,7 @@ from core import config as configuration
 from core import digest
 from core.data import texts
 from core.data.post_splits import group
-from core.errors import UserError
 from core.evaluation import compare
-from core.older_names import present_name, unknown_options
 from core.stages import after
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.children import Child, run_all
@@ -26,35 +24,12 @@ from core.tracking import stage as stages
 from core.tracking.store import scratch
 from core.training import distributed
 
-OPTIONS = ("config", "config_file", "multi_config")
 SUMMARY = "multi_config_summary"
-
-
-def read(config: TrainClipConfig) -> list[TrainClipConfig]:
-    """Return the configurations of `config.config_file`: its options in place of defaults; an option of the command line with
-    another value than its default wins. null means the default.
-
-    Raises:
-        UserError: no readable file, an unknown key (nearest suggested), a value of another type, or a list without multi_config.
-    """
-    uri = config.config_file
-    found = _parsed(uri)
-    objects = found if isinstance(found, list) else [found]
-    if not objects or not all(isinstance(one, dict) for one in objects):
-        raise UserError(f"config_file = '{uri}' holds neither an object of options nor a list of them; write [{{\"epochs\": 10}}, ...]")
-    if len(objects) > 1 and not config.multi_config:
-        raise UserError(f"config_file = '{uri}' holds {len(objects)} configurations; set multi_config = true, or leave one in it")
-    given = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name not in OPTIONS and getattr(config, f.name) != f.default
-    }
-    return [dataclasses.replace(_config(one, number, uri), **given) for number, one in enumerate(objects, start=1)]
 
 
 def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train every configuration of the file as a child run, compare them, return the summary ({} on ranks other than 0)."""
-    configs = [checks.check_training(one) for one in read(config)]
+    configs = [checks.check_training(one) for one in configuration.configurations_of(config, train.ENTRY_POINT)]
     names = names_of(configs)
     if run is not None:
         run.params(configuration.canonical(config))
@@ -81,40 +56,6 @@ def _begin(config: TrainClipConfig) -> tuple[str, Any]:
         return "", lambda child: cross_validation.cross_validate(config, child)
     prepared = train.prepare(config)
     return prepared.key, lambda child: train.result(prepared, child)
-
-
-def _parsed(uri: str) -> Any:
-    import json5
-    import yaml
-
-    from core.tracking.uri import resolve
-
-    path = resolve(uri, "config_file")
-    try:
-        text = texts.read(path, "config_file")
-        return yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json5.loads(text, allow_duplicate_keys=False)
-    except (UserError, OSError, ValueError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise UserError(f"config_file = '{uri}' is no readable JSON5 or YAML file: {said}") from None
-
-
-def _config(given: dict[str, Any], number: int, uri: str) -> TrainClipConfig:
-    known = [f.name for f in dataclasses.fields(TrainClipConfig) if f.name not in OPTIONS]
-    where, words = f"config_file = '{uri}', configuration {number}", []
-    given = {present_name(str(name), known): value for name, value in given.items()}
-    lacking = [name for name in given if name not in known]
-    if lacking:
-        raise UserError(f"{where}: there is {unknown_options(lacking, known)}; rename or remove it in the file")
-    for name, value in given.items():
-        if value is None:
-            continue
-        if not isinstance(value, (str, bool, int, float)):
-            raise UserError(f"{where}: {name} = {json.dumps(value)[:60]} is no single value; give text, a number or true/false")
-        words.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
-    try:
-        return configuration.parse(TrainClipConfig, words, train.ENTRY_POINT)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig], finished: Sequence[stages.Finished]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -15,10 +14,6 @@ from core.training import distributed
 def run(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Run `train_clip`; return its summary ({} on ranks other than 0)."""
     checks.check_given(config)
-    if config.config_file and not config.multi_config:
-        (config,) = multi_config.read(config)
-    if not config.config_file or not config.multi_config:
-        checks.check_training(dataclasses.replace(config, config_file=""))
     distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
     try:
         return multi_config.run_configurations(config, run) if config.multi_config else multi_config.train_one(config, run)
