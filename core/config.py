@@ -193,11 +193,6 @@ def describe(annotation: Any) -> str:
     return {bool: "true/false", int: "a whole number", float: "a number", str: "text"}[annotation]
 
 
-def project_type(annotation: Any) -> str:
-    """The MLproject type of a field: plain numbers are `float`, everything else `string` (MLflow knows no other that fits)."""
-    return "float" if annotation in (int, float) else "string"
-
-
 def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
     """Return the configuration as JSON-ready values; `results_only` leaves out what cannot change a result."""
     return {

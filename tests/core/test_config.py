@@ -115,12 +115,10 @@ def test_help_shows_every_option(capsys):
     assert "An example." in shown and all(f"--{f.name}" in shown for f in dataclasses.fields(Example))
 
 
-def test_types_as_readers_and_mlproject_see_them():
+def test_types_as_readers_see_them():
     types = {name: annotation for name, annotation, *_ in config.fields_of(Example)}
-    assert config.describe(types["lr"]) == "a number or auto"
-    assert {name: config.project_type(annotation) for name, annotation in types.items()} == {
-        "lr": "string", "epochs": "float", "name": "string", "mode": "string", "fast": "string", "share": "float",
-    }  # fmt: skip
+    said = ["a number or auto", "a whole number", "text", "auto | sgd | adamw", "true/false", "a number"]
+    assert [config.describe(annotation) for annotation in types.values()] == said
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
@@ -128,7 +126,7 @@ def test_every_option_of_every_stage_is_documented_and_parses(stage):
     assert stage.__doc__ and stage.__doc__.endswith(".")
     for name, annotation, default, doc in config.fields_of(stage):
         assert isinstance(doc, str) and len(doc) > 3 and "\n" not in doc, name
-        assert config.describe(annotation) and config.project_type(annotation) in ("float", "string")
+        assert config.describe(annotation)
         assert not isinstance(default, float) or math.isfinite(default)
         text = str(default).lower() if isinstance(default, bool) else str(default)
         assert getattr(config.parse(stage, [f"--{name}={text}"], "stage"), name) == default
@@ -158,10 +156,18 @@ def test_a_file_takes_the_place_of_defaults_and_explicit_options_win(options):
     assert config.parse(Filed, [word, "--lr=0.5", "--epochs", "8"], "example") == dataclasses.replace(expected, lr=0.5, epochs=8)
 
 
-def test_an_option_at_its_default_leaves_the_files_because_mlflow_run_passes_every_option(options):
-    everything = [f"--{name}={str(default).lower()}" for name, _type, default, _doc in config.fields_of(Filed) if name != "config"]
-    assert config.parse(Filed, [options({"lr": 0.25}), *everything], "example") == Filed(lr=0.25)
-    assert config.parse(Filed, ["--config=", *everything], "example") == Filed()
+def test_an_option_given_at_its_default_overrides_the_file(options):
+    word = options({"lr": 0.25, "epochs": 9, "name": "seven", "fast": False})
+    expected = Filed(lr=0.25, epochs=3, name="", fast=True)
+    assert config.parse(Filed, [word, "--epochs=3", "--name=", "--fast"], "example") == expected
+    assert config.parse(Filed, ["--epochs", "3", "--name", "", "--fast", "true", word], "example") == expected
+
+
+def test_what_mlproject_passes_empty_is_not_given(options):
+    passed = ["--name:=", "--lr:=", "--epochs:="]
+    assert config.parse(Filed, [options({"name": "seven"}), *passed], "example") == Filed(name="seven")
+    assert config.parse(Filed, ["--config:=", *passed], "example") == config.parse(Filed, ["--config="], "example") == Filed()
+    assert config.parse(Filed, ["--name:=:= a"], "example").name == ":= a"
 
 
 def test_config_is_the_first_option_and_no_part_of_results():
@@ -174,18 +180,56 @@ def test_what_a_configuration_writes_it_reads(options):
     assert config.parse(Filed, [options({k: v for k, v in config.canonical(written).items() if k != "config"})], "example") == written
 
 
+def test_the_file_of_the_words_is_found_under_both_names():
+    assert config.origin(["--fast", "--config", "a.json"]) == config.origin(["--config=b", "--config-file", "a.json"]) == "a.json"
+    assert config.origin(["--config_file:=a.json", "--name", "--config"]) == "a.json" and config.origin(["--config:="]) == ""
+
+
+VALUES = (
+    "a b",
+    "it's",
+    'a "b"',
+    "a,b",
+    "a=b=c",
+    "$HOME `x`",
+    "one\ntwo",
+    "-1",
+    "-x",
+    "--x",
+    "--epoch=3",
+    "{a: 1}",
+    "[1, 2]",
+    "null",
+    "木ü",
+    "*",
+)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_value_arrives_as_it_is_however_the_words_are_made(value, options):
+    taken = [config.parse(Filed, words, "example").name for words in ([f"--name={value}"], ["--name", value], [f"--name:={value}"])]
+    assert [*taken, config.parse(Filed, [options({"name": value})], "example").name] == [value] * 4
+
+
+def test_a_forgotten_value_is_not_the_next_options_name():
+    assert "expected one argument" in refusal("--name", "--epochs", "3")
+    assert config.parse(Example, ["--fast", "--epochs", "7"], "example") == Example(epochs=7)
+
+
 @pytest.mark.parametrize(
     ("value", "part"),
     [
         ({"epoch": 3}, "example has no option 'epoch'; did you mean 'epochs'?"),
         ({"config": "other.json"}, "has no option 'config'"),
+        ({"config_file": "other.json"}, "has no option 'config_file'"),
         ({"epochs": 3.5}, "epochs = '3.5' is not valid: it takes a whole number"),
         ({"epochs": [3]}, "epochs = [3] is no single value"),
-        ({"epochs": None}, "epochs = null is no single value"),
+        ({"epochs": {"a": None}}, "epochs = {'a': None} is no single value"),
         ({"share": math.nan}, "share = 'nan' is not valid: it takes a number"),
-        ([1, 2], "holds no JSON object"),
-        ("{'lr': 1}", "is no readable JSON file"),
-        ("\xff\xfe", "is no readable JSON file"),
+        ([1, 2], "holds neither an object of options nor a list of them"),
+        ([{}, {"epochs": 4}], "holds 2 configurations; leave one in it"),
+        ("{'lr': 1", "is no readable JSON, JSON5 or YAML file"),
+        ("\xff\xfe", "is no readable JSON, JSON5 or YAML file"),
     ],
 )
 def test_a_file_that_cannot_be_names_itself_and_the_thing(options, value, part):
@@ -198,6 +242,6 @@ def test_a_file_that_cannot_be_names_itself_and_the_thing(options, value, part):
 def test_a_file_that_is_absent_or_a_class_that_takes_none(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         config.parse(Filed, [f"--config={tmp_path}/absent.json"], "example")
-    with pytest.raises(UserError, match="is no readable JSON file"):
+    with pytest.raises(UserError, match="is no readable JSON, JSON5 or YAML file"):
         config.parse(Filed, [f"--config={tmp_path}"], "example")
     assert "has no option 'config'" in refusal("--config=x.json")

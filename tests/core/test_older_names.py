@@ -7,7 +7,6 @@ import pytest
 from core import config as configuration
 from core import older_names
 from core.errors import UserError
-from core.stages.clip import multi_config
 from core.stages.clip.config import TrainClipConfig
 from core.stages.discovery.config import PipelineConfig, SplitConfig, TrainConfig
 from core.stages.longtail.config import LongtailTrainConfig
@@ -31,7 +30,7 @@ GUIDE = """
 def test_the_guides_configuration_is_read(tmp_path):
     (tmp_path / "train_clip_config.json").write_text(GUIDE)
     words = f"--data-dir single_label_data --config-file {tmp_path}/train_clip_config.json --multi-config --gpu-id 0".split()
-    (found,) = multi_config.read(configuration.parse(TrainClipConfig, words, "train_clip"))
+    (found,) = configuration.configurations_of(configuration.parse(TrainClipConfig, words, "train_clip"), "train_clip")
     assert (found.gpu, found.use_superclip_loss, found.early_stopping_patience, found.data_dir) == ("0", True, 0, "single_label_data")
 
 
@@ -86,8 +85,7 @@ def test_files_of_options_are_answered_too(tmp_path):
     path.write_text(json.dumps({"gpu_id": "0", "exp_root": "x"}))
     assert "train_superclass has no option 'exp_root' any more (" in refused(TrainConfig, f"--config={path}", name="train_superclass")
     path.write_text(json.dumps([{"gpu_id": 0, "output_dir": "x", "epochs": 1}]))
-    with pytest.raises(UserError, match=r"configuration 1: there is no option 'output_dir' any more \("):
-        multi_config.read(TrainClipConfig(config_file=str(path)))
+    assert "configuration 1: train_clip has no option 'output_dir' any more (" in refused(TrainClipConfig, f"--config={path}")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_command_of_the_page_is_taken(command):
     entry_point, options = words[4], words[5:]
     assert words[:4] == ["mlflow", "run", ".", "-e"] and entry_point in ENTRY_POINTS and set(options[::2]) <= {"-P"}
     names = [option.split("=")[0] for option in options[1::2]]
-    assert set(names) <= set(ENTRY_POINTS[entry_point]["parameters"]) and len(set(names)) == len(names)
+    assert set(names) <= {name for name, *_ in configuration.fields_of(config_of(entry_point))} and len(set(names)) == len(names)
     config = configuration.parse(config_of(entry_point), [f"--{option}" for option in options[1::2]], entry_point)
     CHECKS.get(entry_point, lambda config: None)(config)
     for option in options[1::2]:

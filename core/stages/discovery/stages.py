@@ -5,11 +5,47 @@ from __future__ import annotations
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig, TrainConfig
 from core.stages.stage import Stage
 
-CACHE_FEATURES = Stage("cache_features", CacheConfig, "core.stages.discovery.cache:run")
-DATA_SPLIT_GENERATOR = Stage("data_split_generator", SplitConfig, "core.stages.discovery.splits:run")
-OFFLINE_SSDDBC_SUPERCLASS = Stage("offline_ssddbc_superclass", SsddbcConfig, "core.stages.discovery.ssddbc:run")
-PSEUDO_PIPELINE = Stage("pseudo_pipeline", PipelineConfig, "core.stages.discovery.pipeline:run")
-TRAIN_SUPERCLASS = Stage("train_superclass", TrainConfig, "core.stages.discovery.train:run")
+CACHE_FEATURES = Stage(
+    "cache_features",
+    CacheConfig,
+    "core.stages.discovery.cache:run",
+    headline=("superclass_name", "dataset", "data_root", "model_path", "auto_find_best", "all_superclasses", "weights", "gpu"),
+)
+DATA_SPLIT_GENERATOR = Stage(
+    "data_split_generator",
+    SplitConfig,
+    "core.stages.discovery.splits:run",
+    headline=("superclass_name", "dataset", "data_root", "novel_classes", "prop_train_labels", "labels_per_class", "val_fraction", "seed"),
+)
+OFFLINE_SSDDBC_SUPERCLASS = Stage(
+    "offline_ssddbc_superclass",
+    SsddbcConfig,
+    "core.stages.discovery.ssddbc:run",
+    headline=("superclass_name", "dataset", "data_root", "ckpt_path", "k_min", "k_max", "density_min", "density_max", "gpu"),
+)
+PSEUDO_PIPELINE = Stage(
+    "pseudo_pipeline",
+    PipelineConfig,
+    "core.stages.discovery.pipeline:run",
+    headline=(
+        "superclass_name",
+        "dataset",
+        "data_root",
+        "novel_classes",
+        "model_name",
+        "weights",
+        "stage1_epochs",
+        "update_interval",
+        "total_epochs",
+        "gpu",
+    ),
+)
+TRAIN_SUPERCLASS = Stage(
+    "train_superclass",
+    TrainConfig,
+    "core.stages.discovery.train:run",
+    headline=("config", "superclass_name", "novel_classes", "weights", "warmup_model_dir", "pseudo_labels_path", "resume_from_ckpt"),
+)
 
 STAGES = (
     CACHE_FEATURES,

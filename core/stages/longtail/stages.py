@@ -6,9 +6,25 @@ from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainCon
 from core.stages.longtail.prepare_config import PrepareConfig
 from core.stages.stage import Stage
 
-EVALUATE_LONGTAIL = Stage("evaluate_longtail", LongtailEvaluateConfig, "core.stages.longtail.evaluate:run")
-PREPARE_LONGTAIL = Stage("prepare_longtail", PrepareConfig, "core.stages.longtail.prepare:run")
-TRAIN_LONGTAIL = Stage("train_longtail", LongtailTrainConfig, "core.stages.longtail.train:run", "core.stages.longtail.checks:refuse")
+EVALUATE_LONGTAIL = Stage(
+    "evaluate_longtail",
+    LongtailEvaluateConfig,
+    "core.stages.longtail.evaluate:run",
+    headline=("checkpoint", "data_root", "test_dir", "test_meta", "part", "gpu"),
+)
+PREPARE_LONGTAIL = Stage(
+    "prepare_longtail",
+    PrepareConfig,
+    "core.stages.longtail.prepare:run",
+    headline=("train_dir", "val_dir", "test_dir", "train_meta", "val_meta", "test_meta", "output_dir", "allow_duplicates"),
+)
+TRAIN_LONGTAIL = Stage(
+    "train_longtail",
+    LongtailTrainConfig,
+    "core.stages.longtail.train:run",
+    "core.stages.longtail.checks:refuse",
+    headline=("config", "data_root", "train_dir", "val_dir", "test_dir", "train_meta", "val_meta", "weights", "resume"),
+)
 
 STAGES = (
     EVALUATE_LONGTAIL,

@@ -445,7 +445,7 @@ def test_an_option_is_in_the_key_exactly_where_it_acts(kind, given, inert):
 MACHINE = {
     TrainConfig: ("num_workers", "gpu", "threads", "download", "eval_funcs", "save_ckpt_every", "train_all_superclasses", "config"),
     LongtailTrainConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
-    clip.TrainClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config_file", "multi_config"),
+    clip.TrainClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config", "multi_config"),
     OptimizeClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
     CacheConfig: ("num_workers", "gpu", "threads", "overwrite", "download"),
     SsddbcConfig: ("num_workers", "gpu", "threads", "max_workers", "download"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core import config as configuration
 from core.stages.clip import run
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import run as tracking
@@ -30,7 +31,8 @@ def folded(client, tmp_path, monkeypatch, clip_images):
 
     def do(**options):
         given = tiny_clip.TINY | {"data_dir": str(clip_images), "class_texts_file": str(texts), "use_cv": True, "n_splits": 2, "epochs": 1}
+        config = configuration.parse(TrainClipConfig, configuration.to_argv(TrainClipConfig(**given | options)), "train_clip")
         with tracking.open_run("train_clip", "folds") as opened:
-            return run.run(TrainClipConfig(**given | options), opened), opened.run_id
+            return run.run(config, opened), opened.run_id
 
     return do

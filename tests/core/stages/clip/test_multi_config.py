@@ -17,64 +17,8 @@ from tests.core.stages.clip.tiny_clip import folder_of
 from tests.core.stages.tiny import refused
 
 
-def read(path, text: str, **options):
-    path.write_text(text)
-    return multi_config.read(TrainClipConfig(config_file=str(path), **{"multi_config": True} | options))
-
-
-JSON5 = """[
-  // the first
-  {"epochs": 10, learning_rate: 1e-4, /* more */ 'lock_text': true, "early_stopping_patience": null,},
-  {"batch_size": 16},
-]"""
-YAML = """
-# the first
-- epochs: 10
-  learning_rate: 1e-4
-  lock_text: true
-- {batch_size: 16}
-"""
-
-
-@pytest.mark.parametrize("name, text", [("c.json", JSON5), ("c.json5", JSON5), ("c.yaml", YAML), ("c.yml", YAML)])
-def test_comments_are_read_and_what_is_not_said_stays_the_default(tmp_path, name, text):
-    first, second = read(tmp_path / name, text)
-    assert first == TrainClipConfig(epochs=10, learning_rate=1e-4, lock_text=True)
-    assert second == TrainClipConfig(batch_size=16)
-
-
-def test_an_option_of_the_command_line_wins(tmp_path):
-    first, second = read(tmp_path / "c.json", '[{"epochs": 10}, {"epochs": 20}]', epochs=3, data_dir="x")
-    assert (first.epochs, second.epochs, first.data_dir) == (3, 3, "x") and not first.multi_config
-
-
-@pytest.mark.parametrize(
-    "text, parts",
-    [
-        ('[{"epoch": 3}]', ("configuration 1", "no option 'epoch'", "did you mean 'epochs'?")),
-        ('[{"epochs": 3}, {"gpus": 0}]', ("configuration 2", "no option 'gpus'", "did you mean 'gpu'?")),
-        ('[{"config_file": "x"}]', ("no option 'config_file'",)),
-        ('[{"epochs": "soon"}]', ("configuration 1", "epochs = 'soon'")),
-        ('[{"epochs": [1]}]', ("epochs = [1] is no single value",)),
-        ('[{"epochs": 1, "epochs": 2}]', ("no readable JSON5",)),
-        ("[{", ("no readable JSON5 or YAML",)),
-        ("[]", ("neither an object of options nor a list",)),
-        ("[1]", ("neither an object of options nor a list",)),
-    ],
-)
-def test_a_file_that_cannot_be_is_refused(tmp_path, text, parts):
-    said = refused(lambda: read(tmp_path / "c.json", text))
-    assert all(part in said for part in parts), said
-
-
-def test_a_broken_yaml_file_is_refused(tmp_path):
-    assert "no readable JSON5 or YAML" in refused(lambda: read(tmp_path / "c.yaml", "a: [1"))
-    assert "config_file = " in refused(lambda: multi_config.read(TrainClipConfig(config_file=str(tmp_path / "none.json"))))
-
-
-def test_a_list_needs_multi_config_and_multi_config_a_file(tmp_path):
-    assert "set multi_config = true" in refused(lambda: read(tmp_path / "c.json", "[{}, {}]", multi_config=False))
-    assert "config_file is empty" in refused(lambda: run.run(TrainClipConfig(multi_config=True), None))
+def test_multi_config_needs_a_file():
+    assert "multi_config = true, but config is empty" in refused(lambda: run.run(TrainClipConfig(multi_config=True), None))
 
 
 def test_configurations_are_named_by_what_differs():
@@ -87,14 +31,14 @@ EXPECTED = ["1 use_superclip_loss=true epochs=1", "2 use_superclip_loss=true epo
 
 def test_one_object_is_this_runs_configuration(client, folded, tmp_path):
     (tmp_path / "one.json").write_text('{"seed": 7}')
-    _summary, parent = folded(use_cv=False, config_file=str(tmp_path / "one.json"))
+    _summary, parent = folded(use_cv=False, config=str(tmp_path / "one.json"))
     assert json.loads((folder_of(client, parent) / "config.json").read_text())["seed"] == 7 and not children_of(client, parent)
 
 
 def test_every_configuration_is_a_child_and_folds_are_compared_pairwise(client, folded, tmp_path):
     (tmp_path / "c.json5").write_text("[{use_superclip_loss: false}, {use_superclip_loss: true, learning_rate: 3e-3}]")
     # `multi_config` reads the file over the defaults: the command line's values stay.
-    summary, parent = folded(config_file=str(tmp_path / "c.json5"), multi_config=True, learning_rate=1e-4)
+    summary, parent = folded(config=str(tmp_path / "c.json5"), multi_config=True, learning_rate=1e-4)
     names = [one["name"] for one in summary["configurations"]]
     assert sorted(children_of(client, parent)) == sorted(names) == [names[0], names[1]]
     for one in summary["configurations"]:
@@ -129,7 +73,7 @@ def test_p_values_are_corrected_and_groups_of_images_are_one_trial(tmp_path):
 
 def test_a_configuration_that_was_trained_without_registering_is_registered_without_training_again(folded, client, tmp_path, monkeypatch):
     (tmp_path / "c.json5").write_text("[{epochs: 1}, {epochs: 2}]")
-    given = {"config_file": str(tmp_path / "c.json5"), "multi_config": True, "use_cv": False, "epochs": TrainClipConfig().epochs}
+    given = {"config": str(tmp_path / "c.json5"), "multi_config": True, "use_cv": False, "epochs": TrainClipConfig().epochs}
 
     def models():
         return [client.get_run(version.run_id).info.run_name for version in client.search_model_versions("")]

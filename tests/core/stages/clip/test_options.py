@@ -95,7 +95,6 @@ ELSEWHERE = {
     "resume",
     "register",
     "config",
-    "config_file",
     "multi_config",
 }
 
