@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def of_bytes(*parts: bytes) -> str:
+def of_bytes(*parts: bytes | memoryview) -> str:
     """Return the sha256 (hex) of the length-prefixed parts, so that ('ab','c') and ('a','bc') differ."""
     digest = hashlib.sha256()
     for part in parts:
@@ -23,7 +23,7 @@ def of_bytes(*parts: bytes) -> str:
 def of_array(array: np.ndarray) -> str:
     """Return the sha256 of dtype, shape and C-order bytes of `array`."""
     array = np.ascontiguousarray(array)
-    return of_bytes(str(array.dtype).encode(), str(array.shape).encode(), memoryview(array.reshape(-1).view(np.uint8)))
+    return of_bytes(str(array.dtype).encode(), str(array.shape).encode(), array.reshape(-1).view(np.uint8).data)
 
 
 def of_json(value: Any) -> str:

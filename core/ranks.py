@@ -21,8 +21,8 @@ def settle() -> None:
     if not given:
         return
     world, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
-    usable = all(_number(name, 0) is not None for name in given) and 0 <= rank < world
-    if not usable or ("RANK" in given) != ("WORLD_SIZE" in given):
+    strange = any(_number(name, 0) is None for name in given) or ("RANK" in given) != ("WORLD_SIZE" in given)
+    if strange or world is None or rank is None or rank >= world:
         told = ", ".join(f"{name}={value}" for name, value in given.items())
         say(f"{told} in the environment is no launch of torchrun but left over; this is one single process")
         for name in NUMBERS:

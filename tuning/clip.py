@@ -24,7 +24,7 @@ from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
 # Nobody looks at these of a trial.
-IDLE = {"register": False, "save_freq": 0, "log_interval": 0, "zero_shot": False, "linear_probe": False, "wise_ft": False}
+IDLE: dict[str, Any] = {"register": False, "save_freq": 0, "log_interval": 0, "zero_shot": False, "linear_probe": False, "wise_ft": False}
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "mAP")
 
 pool = light.Shared(images.load, light.names_of(ClipData))
@@ -32,25 +32,29 @@ pool = light.Shared(images.load, light.names_of(ClipData))
 
 def ranges(config: TrainClipConfig) -> Parameters:
     """Return what is always searched; the two weights act only in SuperCLIP's loss."""
-    searched = {
+    searched: dict[str, Range | Choice] = {
         "learning_rate": Range(1e-5, 1e-2, log=True),
         "weight_decay": Range(1e-4, 3e-1, log=True),
         "temperature": Range(0.01, 0.2, log=True),
         "use_weighted_sampling": Choice((False, True)),
     }
-    weights = {"class_loss_weight": Range(0.5, 2.0), "contrastive_loss_weight": Range(0.5, 2.0)}
-    return searched | (weights if config.use_superclip_loss else {})
+    if config.use_superclip_loss:
+        searched |= {"class_loss_weight": Range(0.5, 2.0), "contrastive_loss_weight": Range(0.5, 2.0)}
+    return searched
 
 
 def also(config: TrainClipConfig) -> Parameters:
     """Return what the option `also` may name."""
-    more = {
+    more: dict[str, Range | Choice] = {
         "weight_method": Choice(("inverse_freq", "sqrt_inverse", "effective_num")),
         "weight_smooth_factor": Range(0.0, 1.0),
         "batch_size": Choice((16, 32, 64, 128)),
     }
-    more |= {"word_supervision_weight": Range(0.1, 2.0)} if config.word_supervision else {}
-    return more if config.lock_image and not config.view_cache else more | {"augmentation": Choice(("none", "light", "standard", "strong"))}
+    if config.word_supervision:
+        more["word_supervision_weight"] = Range(0.1, 2.0)
+    if config.view_cache or not config.lock_image:
+        more["augmentation"] = Choice(("none", "light", "standard", "strong"))
+    return more
 
 
 def prepare(config: TrainClipConfig) -> TrainClipConfig:
@@ -66,8 +70,8 @@ def read(config: TrainClipConfig) -> dict[str, str]:
         raise UserError("trials are compared on validation images, but there are none; raise val_fraction")
     digests = {"data": found.digest, "split": digest.of_json([digest.of_array(rows[part]) for part in images.PARTS])}
     for side in ("image", "text"):
-        named = (getattr(config, f"{side}_{of}") for of in ("encoder_name", "pretrained", "weights"))
-        digests[f"{side}_weights"] = keys.of_tower(*named, side, config.img_size, config.context_length)
+        name, tag, given = (getattr(config, f"{side}_{of}") for of in ("encoder_name", "pretrained", "weights"))
+        digests[f"{side}_weights"] = keys.of_tower(name, tag, given, side, config.img_size, config.context_length)
     return {name: value for name, value in digests.items() if value}
 
 

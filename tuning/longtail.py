@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from core.data.classification import ClassificationData
 from core.errors import UserError
 from core.stages import keys
 from core.stages.longtail import checks, materials
@@ -21,23 +22,31 @@ from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
 LOSSES = ("ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment")
-LATE_LOSSES = {"ldam_drw": "drw_epoch", "crt": "crt_epoch"}  # ce until that epoch
+Late = Literal["ldam_drw", "crt"]
+LATE_LOSSES: dict[Late, str] = {"ldam_drw": "drw_epoch", "crt": "crt_epoch"}  # ce until that epoch
 REFUSED = {"multitask": ("ldam_drw",), "fewshot": ("crt",)}
-IDLE = {"register": False, "save_freq": 0, "log_interval": 0, "linear_probe": False}  # nobody looks at these of a trial
+IDLE: dict[str, Any] = {"register": False, "save_freq": 0, "log_interval": 0, "linear_probe": False}  # nobody looks at these of a trial
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy")
 
-data = light.Shared(lambda config: (materials.load_data(config), {}), light.names_of(LongtailData))
+
+def _load(config: LongtailTrainConfig) -> tuple[ClassificationData, dict[tuple[str, int], Any]]:
+    return materials.load_data(config), {}
+
+
+data = light.Shared(_load, light.names_of(LongtailData))
 
 
 def ranges(config: LongtailTrainConfig) -> Parameters:
     """Return what is always searched; a loss that acts from an epoch on is among the losses where that epoch is trained."""
-    searched = {
+    searched: dict[str, Range | Choice] = {
         "lr": Range(5e-5, 5e-3, log=True),
         "weight_decay": Range(1e-6, 1e-1, log=True),
         "loss_type": Choice((*LOSSES, *(loss for loss in LATE_LOSSES if _acts(loss, config)))),
         "use_ema": Choice((False, True)),
     }
-    return searched | ({"mixup_alpha": Range(0.0, 0.8)} if config.mixup_prob and config.mixup_disable_epoch else {})
+    if config.mixup_prob and config.mixup_disable_epoch:
+        searched["mixup_alpha"] = Range(0.0, 0.8)
+    return searched
 
 
 def also(config: LongtailTrainConfig) -> Parameters:
@@ -52,7 +61,7 @@ def also(config: LongtailTrainConfig) -> Parameters:
     }
 
 
-def _acts(loss: str, config: LongtailTrainConfig) -> bool:
+def _acts(loss: Late, config: LongtailTrainConfig) -> bool:
     if loss == "crt" and config.epochs - timeline.retrained_from(replace(config, loss_type=loss)) < timeline.FEWEST_RETRAINED:
         return False
     late = {said.split()[0] for said in timeline.beyond(replace(config, loss_type=loss))}

@@ -20,7 +20,7 @@ from tuning.config import TuneOptimizeClipConfig
 from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
-IDLE = {"register": False, "save_freq": 0, "log_interval": 0}  # nobody looks at these of a trial
+IDLE: dict[str, Any] = {"register": False, "save_freq": 0, "log_interval": 0}  # nobody looks at these of a trial
 METRICS = ("macro_f1", "accuracy", "balanced_accuracy")
 
 
@@ -36,7 +36,8 @@ def ranges(config: OptimizeClipConfig) -> Parameters:
     if config.encoder == "tfidf":
         return _of_ngrams(config)
     rate = {"lr": Range(1e-6, 1e-4, log=True)} if trains_pretrained(config) else {"head_lr": Range(1e-4, 1e-2, log=True)}
-    return rate | {
+    return {
+        **rate,
         "batch_size": Choice((4, 8, 16, 32, 64)),
         "weight_decay": Range(1e-6, 1e-1, log=True),
         "dropout": Range(0.0, 0.5),
@@ -46,22 +47,21 @@ def ranges(config: OptimizeClipConfig) -> Parameters:
 
 
 def _of_ngrams(config: OptimizeClipConfig) -> Parameters:
-    text = {
+    text: dict[str, Range | Choice] = {
         "regularisation": Range(0.03, 30.0, log=True),
         "word_ngrams": Range(1, 3, whole=True),
         "char_ngrams": Choice((0, 3, 4, 5, 6)),
         "min_count": Range(1, 5, whole=True),
     }
-    image = {"image_regularisation": Range(1e-5, 1e-1, log=True)}
-    share = {"image_share": Range(0.0, 1.0)}
-    return {"text": text, "image": image, "both": text | image | share}[config.modality]
+    image: Parameters = {"image_regularisation": Range(1e-5, 1e-1, log=True)}
+    return {"text": text, "image": image, "both": {**text, **image, "image_share": Range(0.0, 1.0)}}[config.modality]
 
 
 def also(config: OptimizeClipConfig) -> Parameters:
     """Return what the option `also` may name."""
     if config.encoder == "tfidf":
         return {}
-    more = {
+    more: dict[str, Range | Choice] = {
         "gamma": Range(0.5, 4.0),
         "warmup_ratio": Range(0.0, 0.3),
         "use_cosine": Choice((False, True)),

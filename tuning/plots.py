@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import optuna
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 
@@ -58,7 +58,7 @@ def history(study: optuna.Study, metric: str, _varied: list[str]) -> Figure:
 def slices(study: optuna.Study, metric: str, varied: list[str]) -> Figure:
     """Draw the value against each option, coloured by the trial's number."""
     axes = optuna.visualization.matplotlib.plot_slice(study, params=varied, target_name=metric)
-    return _sized(np.ravel(axes)[0].figure, (3.6 * len(varied) + 1.5, 4.2))
+    return _sized(np.ravel(np.asarray(axes))[0].figure, (3.6 * len(varied) + 1.5, 4.2))
 
 
 def parallel_coordinates(study: optuna.Study, metric: str, varied: list[str]) -> Figure:
@@ -83,6 +83,8 @@ def importances(study: optuna.Study, metric: str, varied: list[str]) -> Figure:
     return _sized(axes.figure, (8, 1.2 + 0.5 * len(varied)))
 
 
-def _sized(figure: Figure, inches: tuple[float, float]) -> Figure:
+def _sized(figure: FigureBase | None, inches: tuple[float, float]) -> Figure:
+    if not isinstance(figure, Figure):
+        raise TypeError(f"Optuna drew on {type(figure).__name__}, not on a figure of its own")
     figure.set_size_inches(*inches)
     return figure

@@ -110,7 +110,8 @@ def _finished(budget: Budget) -> list[FrozenTrial]:
 def _best(task: Task, trials: list[FrozenTrial]) -> FrozenTrial | None:
     sign = 1 if task.space.direction == "maximize" else -1
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: (sign * trial.value, -trial.number), default=None)
+    ranked = [(sign * trial.value, -trial.number, trial) for trial in complete if trial.value is not None]
+    return max(ranked)[2] if ranked else None
 
 
 def _log_missing(run_id: str, rows: dict[tuple[str, int], float]) -> None:
@@ -123,13 +124,14 @@ def _log_missing(run_id: str, rows: dict[tuple[str, int], float]) -> None:
 
 def _log_curves(task: Task, budget: Budget) -> None:
     """Log values, and the best so far over the trials' numbers."""
-    rows, complete = {}, []
-    for trial in _finished(budget):
+    rows: dict[tuple[str, int], float] = {}
+    finished = _finished(budget)
+    for place, trial in enumerate(finished, start=1):
         if trial.value is not None:
             rows[(f"trial/{task.metric}", trial.number)] = trial.value
-        if trial.state == TrialState.COMPLETE:
-            complete.append(trial)
-            rows[(f"best/{task.metric}", trial.number)] = _best(task, complete).value
+        best = _best(task, finished[:place]) if trial.state == TrialState.COMPLETE else None
+        if best is not None and best.value is not None:
+            rows[(f"best/{task.metric}", trial.number)] = best.value
     _log_missing(task.run_id, rows)
 
 

@@ -164,7 +164,7 @@ def _cheap_collections() -> Iterator[Callable[[], None]]:
 
     A trial ends with a collection, so that its tensors are gone before the next one; looking through the libraries costs it 0.2 s.
     """
-    done = []
+    done: list[bool] = []
 
     def freeze() -> None:
         if not done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -33,11 +33,11 @@ class AvoidingTPESampler(TPESampler):
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
         """Draw jointly."""
-        return super().sample_relative(_WithFailures(study), trial, search_space)
+        return super().sample_relative(_with_failures(study), trial, search_space)
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
         """Draw one option."""
-        return super().sample_independent(_WithFailures(study), trial, param_name, param_distribution)
+        return super().sample_independent(_with_failures(study), trial, param_name, param_distribution)
 
 
 class _WithFailures:
@@ -53,6 +53,10 @@ class _WithFailures:
         trials = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
         failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=use_cache)
         return [*trials, *(_as_worst(trial) for trial in failed if "reason" in trial.user_attrs)]
+
+
+def _with_failures(study: optuna.Study) -> optuna.Study:
+    return cast(optuna.Study, _WithFailures(study))  # it answers for the study in everything that a sampler asks
 
 
 def _as_worst(trial: FrozenTrial) -> FrozenTrial:

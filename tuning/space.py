@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 
@@ -30,8 +30,9 @@ class Range:
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
         """Draw a value for the option `name`."""
-        draw = trial.suggest_int if self.whole else trial.suggest_float
-        return draw(name, self.low, self.high, log=self.log)
+        if self.whole:
+            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def __str__(self) -> str:
         return f"{self.low:g}..{self.high:g}{' log' if self.log else ''}{' whole' if self.whole else ''}"
@@ -84,7 +85,7 @@ class Space:
     inputs: Callable[[Any], dict[str, str]]
     prepare: Callable[[Any], Any] = lambda config: config
     also: Callable[[Any], Parameters] = lambda config: {}
-    direction: str = "maximize"
+    direction: Literal["maximize", "minimize"] = "maximize"
     by_hand: str = "tuning by hand"
 
     def metric(self, name: str) -> str:
@@ -107,12 +108,10 @@ class Space:
         """Return what is searched; raise UserError for bounds that cross and for what cannot be searched."""
         if options.sampler == "grid" and not self.grid:
             raise UserError(f"sampler = grid: tune_{self.name} replaces {self.by_hand}, of which there is no grid; use tpe or random")
-        if options.sampler == "grid":
-            found = {name: Choice(tuple(values)) for name, values in self.grid.items()}
-        else:
-            found = dict(self.ranges(base)) | self._also(options.also, base)
-            for name, (low, high) in _bounds(options.bounds, found).items():
-                found[name] = dataclasses.replace(found[name], low=low, high=high)
+        found: dict[str, Range | Choice] = {name: Choice(tuple(values)) for name, values in self.grid.items()}
+        if options.sampler != "grid":
+            found = {**self.ranges(base), **self._also(options.also, base)}
+            found |= _bounded(options.bounds, found)
         for name, parameter in found.items():
             _check(name, parameter)
             default = next(f.default for f in dataclasses.fields(self.config) if f.name == name)
@@ -123,7 +122,8 @@ class Space:
         return found
 
     def _also(self, text: str, base: Any) -> Parameters:
-        known, chosen = self.also(base), {}
+        known = self.also(base)
+        chosen: dict[str, Range | Choice] = {}
         for name in filter(None, text.split(",")):
             if name not in known:
                 raise UserError(f"also = '{text}': '{name}' cannot be searched{nearest(name, known)}; choose from {', '.join(known)}")
@@ -160,8 +160,8 @@ def _check(name: str, parameter: Range | Choice) -> None:
         raise UserError(f"bounds of {name}: {parameter.low:g}:{parameter.high:g} must be whole numbers")
 
 
-def _bounds(text: str, parameters: Parameters) -> dict[str, tuple[float, float]]:
-    """Read `name=low:high,...`."""
+def _bounded(text: str, parameters: Parameters) -> dict[str, Range]:
+    """Return the ranges that `name=low:high,...` narrows or widens."""
     found = {}
     for part in filter(None, text.split(",")):
         name, _, pair = part.partition("=")
@@ -171,7 +171,9 @@ def _bounds(text: str, parameters: Parameters) -> dict[str, tuple[float, float]]
             low, high = (float(number) for number in pair.split(":"))
         except ValueError:
             low = high = math.nan
-        if isinstance(parameters[name], Choice) or not (math.isfinite(low) and math.isfinite(high)):
+        known = parameters[name]
+        if isinstance(known, Choice) or not (math.isfinite(low) and math.isfinite(high)):
             raise UserError(f"bounds: '{part}' is not understood; write name=low:high with two numbers, for an option that has a range")
-        found[name] = (int(low), int(high)) if parameters[name].whole and not (low % 1 or high % 1) else (low, high)
+        whole = known.whole and not (low % 1 or high % 1)
+        found[name] = dataclasses.replace(known, low=int(low) if whole else low, high=int(high) if whole else high)
     return found

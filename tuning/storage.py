@@ -83,7 +83,7 @@ class Storage:
         """Raise Gone when the storage's file was removed or replaced, or `error` says that its tables were."""
         where = f"storage = '{without_password(self.address)}'"
         if _identity(self.path) != self._file:
-            what = "replaced by another file" if self.path.exists() else "removed"
+            what = "replaced by another file" if self.path is not None and self.path.exists() else "removed"
             raise Gone(f"{where}: its file was {what} while a study was worked on; put it back, or {ANEW}") from None
         if error is not None and re.search(r"no such table|relation .* does not exist", str(error.__cause__ or error)):
             raise Gone(f"{where}: its tables were removed while a study was worked on; restore them, or {ANEW}") from None
@@ -222,7 +222,7 @@ def _connector(url: str, given: dict[str, Any]) -> Callable[[], Any]:
         end, delay = time.monotonic() + QUEUE, 0.25
         while True:
             try:
-                return psycopg.connect(*arguments, **{"application_name": "taxon study"} | named | given)
+                return psycopg.connect(*arguments, **{"application_name": "taxon study", **named, **given})
             except psycopg.OperationalError as error:
                 if not CROWDED.search(str(error)) or time.monotonic() + delay > end:
                     raise

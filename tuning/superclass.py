@@ -19,7 +19,7 @@ from tuning.config import TuneSuperclassConfig
 from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
-PSEUDO = {
+PSEUDO: Parameters = {
     "pseudo_loss_weight": Range(0.05, 2.0),
     "pseudo_loss": Choice(("soft", "supcon", "prototypical")),
     "pseudo_points": Choice(("core", "agreed", "all")),
@@ -35,13 +35,13 @@ def ranges(_config: TrainConfig) -> Parameters:
 
 def also(config: TrainConfig) -> Parameters:
     """Return what the option `also` may name; how deep the training reaches ends at the recipe's own first trained block."""
-    block = recipes.resolve(config).grad_from_block
-    more = {
+    block = recipes.settled(recipes.resolve(config).grad_from_block)
+    more: dict[str, Range | Choice] = {
         "temperature": Range(0.05, 1.0, log=True),
         "weight_decay": Range(1e-6, 1e-2, log=True),
         "grad_from_block": Range(max(0, block - 2), block, whole=True),
     }
-    return more | (PSEUDO if config.pseudo_labels_path else {})  # without pseudo labels these change nothing
+    return {**more, **PSEUDO} if config.pseudo_labels_path else more  # without pseudo labels these change nothing
 
 
 def prepare(config: TrainConfig) -> TrainConfig:

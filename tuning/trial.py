@@ -82,8 +82,8 @@ class Task:
     run_id: str
     keep_checkpoints: bool = False
 
-    def run(self, trial: Trial, budget: Budget) -> Outcome:
-        """Run one trial that `budget` handed out, and record its outcome there."""
+    def run(self, trial: Trial, budget: Budget) -> Outcome | None:
+        """Run one trial that `budget` handed out, and record its outcome there; None where it is left to another worker."""
         with Heartbeat(budget.storage.rdb, trial._trial_id), stage.watched(self._is_kept) as folders:
             try:
                 outcome = self._outcome(trial, budget)

@@ -40,7 +40,17 @@ class Clusters(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def edges_from_lists(order, nearest, complete, core, core_mask, k, cutoff, targets, n_edges):
+def edges_from_lists(
+    order: np.ndarray,
+    nearest: np.ndarray,
+    complete: bool,
+    core: np.ndarray,
+    core_mask: np.ndarray,
+    k: int,
+    cutoff: float,
+    targets: np.ndarray,
+    n_edges: np.ndarray,
+) -> np.ndarray:
     """Fill each core point's edges from its sorted list; return the points whose list ended before the answer was certain."""
     open_points = np.empty(len(core), np.int64)
     n_open = 0
@@ -62,7 +72,17 @@ def edges_from_lists(order, nearest, complete, core, core_mask, k, cutoff, targe
 
 
 @njit(cache=True, nogil=True)
-def edges_from_rows(points, matrix, rows, columns, core, k, cutoff, targets, n_edges):
+def edges_from_rows(
+    points: np.ndarray,
+    matrix: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    core: np.ndarray,
+    k: int,
+    cutoff: float,
+    targets: np.ndarray,
+    n_edges: np.ndarray,
+) -> None:
     """Fill the edges of `points` from whole rows of distances: the k nearest core points within `cutoff`, by (distance, index)."""
     distances = np.empty(k, np.float64)
     for t in range(len(points)):
@@ -81,7 +101,7 @@ def edges_from_rows(points, matrix, rows, columns, core, k, cutoff, targets, n_e
 
 
 @njit(cache=True, nogil=True)
-def _root(parent, c):
+def _root(parent: np.ndarray, c: int) -> int:
     while parent[c] != c:
         parent[c] = parent[parent[c]]
         c = parent[c]
@@ -89,7 +109,7 @@ def _root(parent, c):
 
 
 @njit(cache=True, nogil=True)
-def _carried(clusters, c):
+def _carried(clusters: Clusters, c: int) -> int:
     """Return the label cluster `c` carries, or -1: >= 5 members, > 25 % labelled, >= 80 % of these alike; whole numbers only."""
     labelled = clusters.labelled[c]
     if clusters.size[c] < 5 or 4 * labelled <= clusters.size[c]:
@@ -98,7 +118,7 @@ def _carried(clusters, c):
 
 
 @njit(cache=True, nogil=True)
-def _list(points, clusters, c, i):
+def _list(points: Points, clusters: Clusters, c: int, i: int) -> None:
     """Append point `i` to the border of cluster `c` unless it is there."""
     if points.listed[i]:
         return
@@ -112,7 +132,7 @@ def _list(points, clusters, c, i):
 
 
 @njit(cache=True, nogil=True)
-def _unlist(points, clusters, c, i):
+def _unlist(points: Points, clusters: Clusters, c: int, i: int) -> None:
     if not points.listed[i]:
         return
     points.listed[i] = False
@@ -127,7 +147,7 @@ def _unlist(points, clusters, c, i):
 
 
 @njit(cache=True, nogil=True)
-def _join(points, clusters, p, j):
+def _join(points: Points, clusters: Clusters, p: int, j: int) -> bool:
     """Add point `j` to cluster `p`; return whether the label that `p` carries changed."""
     carried, code = _carried(clusters, p), points.codes[j]
     points.cluster[j] = p
@@ -141,7 +161,7 @@ def _join(points, clusters, p, j):
 
 
 @njit(cache=True, nogil=True)
-def _take(points, clusters, q, j, sources, first):
+def _take(points: Points, clusters: Clusters, q: int, j: int, sources: np.ndarray, first: np.ndarray) -> None:
     """Remove point `j` from cluster `q`; members of `q` with an edge to it now have one that leads out."""
     _unlist(points, clusters, q, j)
     clusters.size[q] -= 1
@@ -158,7 +178,7 @@ def _take(points, clusters, q, j, sources, first):
 
 
 @njit(cache=True, nogil=True)
-def _merge(clusters, q, p):
+def _merge(clusters: Clusters, q: int, p: int) -> bool:
     """Merge cluster `q` into `p`; return whether that changes any label carried, as far as a third cluster can tell."""
     ours, theirs = _carried(clusters, p), _carried(clusters, q)
     clusters.parent[q] = p
@@ -172,7 +192,18 @@ def _merge(clusters, q, p):
 
 
 @njit(cache=True, nogil=True)
-def _visit(i, p, targets, n_edges, points, clusters, queue, end, sources, first):
+def _visit(
+    i: int,
+    p: int,
+    targets: np.ndarray,
+    n_edges: np.ndarray,
+    points: Points,
+    clusters: Clusters,
+    queue: np.ndarray,
+    end: int,
+    sources: np.ndarray,
+    first: np.ndarray,
+) -> tuple[int, bool]:
     """Follow the edges of point `i` of cluster `p`; return the queue's new end and whether any label or member was lost or changed."""
     changed, left_alone = False, False
     for e in range(n_edges[i]):
@@ -206,7 +237,7 @@ def _visit(i, p, targets, n_edges, points, clusters, queue, end, sources, first)
 
 
 @njit(cache=True, nogil=True)
-def _members(points, clusters, q):
+def _members(points: Points, clusters: Clusters, q: int) -> np.ndarray:
     """Empty the border list of `q` and return its points, ascending."""
     count, i = 0, clusters.head[q]
     while i >= 0:
@@ -223,7 +254,7 @@ def _members(points, clusters, q):
 
 
 @njit(cache=True, nogil=True)
-def _splice(points, clusters, q, p):
+def _splice(points: Points, clusters: Clusters, q: int, p: int) -> None:
     """Append the border list of `q` to that of `p`."""
     if clusters.head[q] < 0:
         return
@@ -236,7 +267,7 @@ def _splice(points, clusters, q, p):
 
 
 @njit(cache=True, nogil=True)
-def _reverse(core, targets, n_edges, n):
+def _reverse(core: np.ndarray, targets: np.ndarray, n_edges: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the edges by target: sources[first[j]:first[j + 1]] are the points with an edge to j."""
     first = np.zeros(n + 2, np.int64)
     for i in core:
@@ -253,7 +284,7 @@ def _reverse(core, targets, n_edges, n):
 
 
 @njit(cache=True, nogil=True)
-def _numbered(points, clusters, created, n):
+def _numbered(points: Points, clusters: Clusters, created: int, n: int) -> np.ndarray:
     """Return cluster ids (N,), numbered from 0 in order of creation, -1 for points in none."""
     number, names, labels = 0, np.full(created, -1, np.int32), np.full(n, -1, np.int32)
     for c in range(created):
@@ -267,7 +298,7 @@ def _numbered(points, clusters, created, n):
 
 
 @njit(cache=True, nogil=True)
-def grow(starts, targets, n_edges, density, codes, n_codes):
+def grow(starts: np.ndarray, targets: np.ndarray, n_edges: np.ndarray, density: np.ndarray, codes: np.ndarray, n_codes: int) -> np.ndarray:
     """Grow backbone clusters (step 4) and return their ids (N,) int32, -1 for points that are not core.
 
     starts: the core points by descending density; targets (N, k), n_edges (N,): edges, nearest first; codes (N,): label codes, -1 for none.

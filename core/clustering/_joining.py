@@ -14,7 +14,7 @@ SMALL = 3
 
 
 @njit(cache=True, nogil=True)
-def _keep_three(three, found, c, d):
+def _keep_three(three: np.ndarray, found: np.ndarray, c: int, d: float) -> None:
     """Insert distance `d` into the ascending three smallest of cluster `c`."""
     if found[c] == 3 and d >= three[c, 2]:
         return
@@ -27,7 +27,7 @@ def _keep_three(three, found, c, d):
 
 
 @njit(cache=True, nogil=True)
-def _closest(three, found):
+def _closest(three: np.ndarray, found: np.ndarray) -> int:
     """Return the cluster of the smallest mean of its (up to) three distances; clusters without any are passed over."""
     best, best_mean = -1, np.inf
     for c in range(len(found)):
@@ -41,7 +41,16 @@ def _closest(three, found):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_to_means(groups, sizes, matrix, rows, columns, core, membership, n_clusters):
+def _nearest_to_means(
+    groups: np.ndarray,
+    sizes: np.ndarray,
+    matrix: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    core: np.ndarray,
+    membership: np.ndarray,
+    n_clusters: int,
+) -> np.ndarray:
     """Return the nearest cluster (by `membership` of `core`, -1 ignored) of each group's mean point.
 
     groups (G, 3, 2): each member's place in `rows` and in `core`, ascending, `sizes` (G,) of them used.
@@ -135,7 +144,15 @@ def absorb_small(neighbours: Neighbours, membership: np.ndarray, codes: np.ndarr
 
 
 @njit(cache=True, nogil=True)
-def _join_from_lists(sparse, order, nearest, complete, membership, wanted, labels):
+def _join_from_lists(
+    sparse: np.ndarray,
+    order: np.ndarray,
+    nearest: np.ndarray,
+    complete: bool,
+    membership: np.ndarray,
+    wanted: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray:
     """Let sparse points join by walking their lists; return the points whose list ended before the answer was certain.
 
     wanted (C,): how many core members count, min(3, size). The walk ends when the best complete mean is below all other lower bounds.
@@ -179,7 +196,16 @@ def _join_from_lists(sparse, order, nearest, complete, membership, wanted, label
 
 
 @njit(cache=True, nogil=True)
-def _join_from_rows(points, matrix, rows, columns, core, membership, n_clusters, labels):
+def _join_from_rows(
+    points: np.ndarray,
+    matrix: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    core: np.ndarray,
+    membership: np.ndarray,
+    n_clusters: int,
+    labels: np.ndarray,
+) -> None:
     """Let `points` join the nearest cluster, from whole rows of distances."""
     three, found = np.empty((n_clusters, 3)), np.zeros(n_clusters, np.int64)
     for t in range(len(points)):
@@ -198,6 +224,6 @@ def join_sparse(neighbours: Neighbours, membership: np.ndarray) -> np.ndarray:
         labels[sparse] = 0
         return labels
     left = _join_from_lists(sparse, neighbours.order, neighbours.nearest, neighbours.complete, membership, wanted, labels)
-    for part, *block in neighbours.blocks(left, core):
-        _join_from_rows(left[part], *block, core, membership, len(wanted), labels)
+    for part, matrix, rows, columns in neighbours.blocks(left, core):
+        _join_from_rows(left[part], matrix, rows, columns, core, membership, len(wanted), labels)
     return labels

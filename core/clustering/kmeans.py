@@ -58,11 +58,12 @@ def semi_supervised_kmeans(
     features = np.asarray(features, dtype=np.float32)
     problem = _pose(features, labels, labelled_mask, n_clusters)
     threshold = tol * float(np.var(problem.points, axis=0, dtype=np.float64).mean())
-    best: KMeansResult | None = None
-    for seeds in _seed(problem, rng, n_init) if novel_centres is None else [_given(problem, novel_centres)]:
-        result = _lloyd(problem, seeds, max_iter, threshold)
+    starts = _seed(problem, rng, n_init) if novel_centres is None else iter([_given(problem, novel_centres)])
+    best = _lloyd(problem, next(starts), max_iter, threshold)
+    for start in starts:
+        result = _lloyd(problem, start, max_iter, threshold)
         # Runs that end in the same partition under other cluster ids differ by rounding only: that is a tie, and the first one stays.
-        if best is None or result.inertia < best.inertia * (1 - 1e-9):
+        if result.inertia < best.inertia * (1 - 1e-9):
             best = result
     return KMeansResult(best.labels, best.centres + problem.origin, best.inertia, best.iterations)
 
@@ -87,8 +88,9 @@ def confidences(features: np.ndarray, centres: np.ndarray, temperature: float = 
     features, centres = np.asarray(features, dtype=np.float64), np.asarray(centres, dtype=np.float64)
     squares = (features**2).sum(axis=1)[:, None] - 2.0 * features @ centres.T + (centres**2).sum(axis=1)
     logits = -squares / (2.0 * temperature)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 def estimate_n_clusters(

@@ -50,7 +50,8 @@ def best_pairs(counts: np.ndarray, preferred: np.ndarray | None = None) -> tuple
     weights = counts.astype(np.float64)
     if preferred is not None:
         weights = weights * (counts.sum() + 1) + weights * np.asarray(preferred, dtype=bool)
-    return linear_sum_assignment(weights, maximize=True)
+    rows, columns = linear_sum_assignment(weights, maximize=True)
+    return rows, columns
 
 
 def match(previous_labels: np.ndarray, current_labels: np.ndarray, first_fresh: int | None = None) -> np.ndarray:

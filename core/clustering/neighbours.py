@@ -22,7 +22,7 @@ ROUNDING = 1.5 * 2.0**52
 
 
 @njit(cache=True, nogil=True)
-def _mirror(matrix):
+def _mirror(matrix: np.ndarray) -> None:
     """Copy the lower triangle of `matrix` (N, N) over the upper one, by squares that stay in the processor's cache."""
     n, side = len(matrix), 64
     for low in range(0, n, side):
@@ -33,7 +33,7 @@ def _mirror(matrix):
 
 
 @njit(cache=True, nogil=True)
-def _to_distances(gram, norms, other_norms, quantum, out):
+def _to_distances(gram: np.ndarray, norms: np.ndarray, other_norms: np.ndarray, quantum: float, out: np.ndarray) -> None:
     """Write the rounded float32 distances of a tile of inner products `gram` (a, b) into `out` (a, b)."""
     inverse = 1.0 / quantum
     for i in range(gram.shape[0]):
@@ -46,7 +46,7 @@ def _to_distances(gram, norms, other_norms, quantum, out):
 
 
 @njit(cache=True, nogil=True)
-def _nearest(distances, points, order, nearest):
+def _nearest(distances: np.ndarray, points: np.ndarray, order: np.ndarray, nearest: np.ndarray) -> None:
     """Fill `order` and `nearest` (a, depth) for `points` (a,) from their `distances` (a, N), ties to the smaller index.
 
     A threshold taken from every 16th distance lets about twice `depth` candidates through, and only these are sorted.
@@ -89,7 +89,7 @@ class Neighbours:
     @property
     def complete(self) -> bool:
         """Whether the lists hold all other points, so that a walk that reaches their end is over."""
-        return self.order.shape[1] == len(self.points) - 1
+        return bool(self.order.shape[1] == len(self.points) - 1)
 
     @property
     def rows_at_once(self) -> int:

@@ -121,8 +121,9 @@ def centred(features: np.ndarray) -> np.ndarray:
 
     The common mean of a network's features hides the differences that tell classes apart.
     """
-    features = features - features.mean(axis=0)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    moved: np.ndarray = features - features.mean(axis=0)
+    scaled: np.ndarray = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
+    return scaled
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ sizes that known classes have, so that the answer is the same for 2 classes and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +131,8 @@ def _known(found: _Counts) -> np.ndarray:
     pure = (found.winners >= PURITY * found.totals) | lenient
     enough = binom.cdf(found.totals, found.sizes, found.floor) >= HARDLY
     piece = (found.winners >= 3) & (found.totals >= KNOWN_SHARE * found.share * found.sizes)
-    return (found.sizes >= LEAST) & (found.totals > 0) & pure & enough & ((found.recall >= HOME) | piece)
+    known: np.ndarray = (found.sizes >= LEAST) & (found.totals > 0) & pure & enough & ((found.recall >= HOME) | piece)
+    return known
 
 
 def _typical_size(found: _Counts, home: np.ndarray) -> float:
@@ -177,17 +178,19 @@ def choose_cell(
     return max(range(len(partitions)), key=rank)
 
 
-def split_novel(features: np.ndarray, targets: np.ndarray, sizes: Sequence[int], n_classes: int, kmeans) -> np.ndarray:
+def split_novel(
+    features: np.ndarray, targets: np.ndarray, sizes: np.ndarray, n_classes: int, kmeans: Callable[[np.ndarray, int], np.ndarray]
+) -> np.ndarray:
     """Return targets with every novel cluster that is larger than known classes are split by k-means into parts of their typical size.
 
     Args:
         features: (n, d).
         targets: (n,) class index, novel index, or MIXED.
-        sizes: members of each class and novel cluster under semi-supervised k-means.
+        sizes: (n classes and novel clusters,) members of each under semi-supervised k-means.
         n_classes: L.
         kmeans: `kmeans(features, n_clusters) -> (n,) labels`.
     """
-    typical, largest = float(np.median(sizes[:n_classes])), _sizes_of_classes(np.asarray(sizes[:n_classes]))[1]
+    typical, largest = float(np.median(sizes[:n_classes])), _sizes_of_classes(sizes[:n_classes])[1]
     result, fresh = np.where(targets < n_classes, targets, MIXED), n_classes
     for novel in range(n_classes, len(sizes)):
         members = np.flatnonzero(targets == novel)

@@ -18,7 +18,7 @@ LANES = 64
 
 
 @njit(cache=True, nogil=True)
-def _sum_by_cluster(columns, labels, sums):
+def _sum_by_cluster(columns: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> None:
     """Add row j of `columns` (N, LANES) to row labels[j] of `sums` (C, LANES)."""
     for j in range(len(labels)):
         c = labels[j]
@@ -27,7 +27,9 @@ def _sum_by_cluster(columns, labels, sums):
 
 
 @njit(cache=True, nogil=True)
-def _silhouettes(points, matrix, positions, partitions, sizes, result):
+def _silhouettes(
+    points: np.ndarray, matrix: np.ndarray, positions: np.ndarray, partitions: np.ndarray, sizes: np.ndarray, result: np.ndarray
+) -> None:
     """Fill `result` (P, len(points)) with the silhouettes of `points` under `partitions` (P, N), cluster sizes `sizes` (P, C)."""
     n = partitions.shape[1]
     columns = np.zeros((n, LANES), np.float32)
@@ -74,4 +76,5 @@ def mean_silhouettes(neighbours: Neighbours, points: np.ndarray, partitions: np.
     sizes = np.stack([np.bincount(labels, minlength=width) for labels in partitions])
     pieces = np.array_split(points, max(1, min(4 * max_workers, len(points) // LANES))) if max_workers > 1 else [points]
     parts = Parallel(n_jobs=max_workers, prefer="threads")(delayed(_some)(neighbours, piece, partitions, sizes) for piece in pieces)
-    return np.ascontiguousarray(np.concatenate(parts, axis=1)).mean(axis=1)
+    means: np.ndarray = np.ascontiguousarray(np.concatenate(parts, axis=1)).mean(axis=1)
+    return means

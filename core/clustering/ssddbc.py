@@ -60,7 +60,7 @@ class Partitions:
 
 
 @njit(cache=True, nogil=True)
-def _relative_densities(order, densities, mean_density, k):
+def _relative_densities(order: np.ndarray, densities: np.ndarray, mean_density: float, k: int) -> np.ndarray:
     """Return (k + mean density) / (k + mean density of the k neighbours) * density, (N,); neighbours are summed by ascending density."""
     relative = np.empty(len(densities))
     for i in range(len(densities)):
@@ -83,14 +83,14 @@ def _densities(neighbours: Neighbours, k: int) -> tuple[np.ndarray, np.ndarray, 
 
 def _backbone(
     neighbours: Neighbours, inputs: Inputs, ranked: np.ndarray, densities: np.ndarray, core_mask: np.ndarray, k: int, cutoff: float
-):
+) -> np.ndarray:
     """Return the cluster ids (N,) of the core points after steps 3 and 4, -1 elsewhere; `ranked` are all points by descending density."""
     n = len(densities)
     core = np.flatnonzero(core_mask)
     targets, n_edges = np.empty((n, k), np.int32), np.zeros(n, np.int32)
     left = edges_from_lists(neighbours.order, neighbours.nearest, neighbours.complete, core, core_mask, k, cutoff, targets, n_edges)
-    for part, *block in neighbours.blocks(left, core):
-        edges_from_rows(left[part], *block, core, k, cutoff, targets, n_edges)
+    for part, matrix, rows, columns in neighbours.blocks(left, core):
+        edges_from_rows(left[part], matrix, rows, columns, core, k, cutoff, targets, n_edges)
     return grow(ranked[core_mask[ranked]], targets, n_edges, densities, inputs.codes, inputs.n_codes)
 
 

@@ -66,9 +66,10 @@ def _extract(archive: Path, folder: str, names: tuple[str, ...], scratch: Path) 
             path = PurePosixPath(member.name)
             if path.parts != (folder, path.name) or path.name not in names:
                 continue
-            if not member.isfile() or member.size > _MAX_MEMBER:
+            opened = tar.extractfile(member) if member.isfile() and member.size <= _MAX_MEMBER else None
+            if opened is None:
                 raise UserError(f"{archive}: {member.name} is not a plain file of a sensible size: fetch the archive again")
-            with tar.extractfile(member) as source, open(scratch / path.name, "wb") as file:
+            with opened as source, open(scratch / path.name, "wb") as file:
                 for block in bar(_blocks(source), f"unpacking {path.name}", total=-(-member.size // _BLOCK)):
                     file.write(block)
             found.add(path.name)

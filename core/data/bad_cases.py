@@ -93,9 +93,10 @@ def read(path: Path, data_root: str | Path = "", class_names: tuple[str, ...] = 
         row[column] or f"the {column} of {row['guid']}" for column in found for row, at in zip(rows, found[column], strict=True) if not at
     ]
     require_all(missing, roots[0], path)
-    said = tuple(decode(text.read_bytes())[0].strip() for text in found["text_path"])
+    texts_at, images_at = (tuple(at for at in found[column] if at is not None) for column in ("text_path", "image_path"))
+    said = tuple(decode(text.read_bytes())[0].strip() for text in texts_at)
     guids, predicted, reasons = (tuple(row.get(name, "") for row in rows) for name in ("guid", "pred_label", "reason"))
-    posts = Posts(guids, said, tuple(found["image_path"]), np.zeros(0, np.int64) if labels is None else labels, class_names)
+    posts = Posts(guids, said, images_at, np.zeros(0, np.int64) if labels is None else labels, class_names)
     return BadCases(posts, predicted, _confidences(rows, places), reasons)
 
 

@@ -40,9 +40,9 @@ def load_superclass(
     folder = locate(data_root, download, url, md5)
     names = _fine_names(folder / "fine_label_names.txt")
     counts = expected or (None, None)
-    parts = [_read(folder, part, superclass.fine_ids, count) for part, count in zip(("train", "test"), counts, strict=True)]
+    train, test = (_read(folder, part, superclass.fine_ids, count) for part, count in zip(("train", "test"), counts, strict=True))
     known = frozenset(i for i, fine in enumerate(superclass.fine_ids) if fine in superclass.known)
-    return DiscoveryData(f"cifar100/{name}", *parts, tuple(names[fine] for fine in superclass.fine_ids), known)
+    return DiscoveryData(f"cifar100/{name}", train, test, tuple(names[fine] for fine in superclass.fine_ids), known)
 
 
 def locate(data_root: str | Path, download: bool = False, url: str = URL, md5: str = MD5) -> Path:

@@ -13,7 +13,7 @@ from core.data.metadata import Entry
 from core.errors import UserError
 
 # Everything that Pillow decodes by itself and that people keep photographs or scans in; compared in lower case.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".gif", ".avif", ".apng", ".dib")
+EXTENSIONS: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".gif", ".avif", ".apng", ".dib")
 EXTENSIONS += (".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
 USUAL = ", ".join(EXTENSIONS[:5]) + ", ..."
 PARTS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
@@ -120,7 +120,8 @@ def check(path: Path, root: Path) -> None:
 
 
 def _class_folder(folder: Path, root: Path) -> ClassFolder:
-    files, nested, ignored = [], 0, Counter()
+    files: list[Path] = []
+    nested, ignored = 0, Counter[str]()
     for path in _walk(folder, root):
         if path.is_dir():
             ignored["links"] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -48,7 +48,7 @@ def amount(name: str, severity: int, side: int) -> float:
     return _interpolate(TABLES[name], severity, side)
 
 
-def check(name: str, severity: int, known: Sequence[str] | dict[str, object]) -> None:
+def check(name: str, severity: int, known: Collection[str]) -> None:
     """Raise UserError for an unknown corruption or a severity outside 1..5."""
     if name not in known:
         raise UserError(f"there is no corruption '{name}'{nearest(name, known)} (choose from: {', '.join(known)})")

@@ -57,7 +57,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255 instead of scaling them
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "I" and image.getextrema()[1] > 255:  # 16 bits as PGM and some PNG files have them
+    elif image.mode == "I" and np.asarray(image).max() > 255:  # 16 bits as PGM and some PNG files have them
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:  # dropped, it would show whatever colour an editor left under what is invisible
         image = image.convert("RGBA")

@@ -24,12 +24,11 @@ def load(novel_classes: str = DEFAULT_NOVEL) -> DiscoveryData:
     names = tuple(str(digit) for digit in range(10))
     known = parse_known_classes(novel_classes.strip() or DEFAULT_NOVEL, names)
     test = _test_records(labels)
-    train = np.setdiff1d(np.arange(len(labels)), test)
-    parts = [
-        ImageSet(tuple(f"{part}/{i:05d}" for i in records), labels[records], ArrayImages(pixels[records]))
-        for part, records in (("train", train), ("test", test))
-    ]
-    return DiscoveryData("digits", *parts, names, known)
+
+    def images(part: str, records: np.ndarray) -> ImageSet:
+        return ImageSet(tuple(f"{part}/{i:05d}" for i in records), labels[records], ArrayImages(pixels[records]))
+
+    return DiscoveryData("digits", images("train", np.setdiff1d(np.arange(len(labels)), test)), images("test", test), names, known)
 
 
 def _test_records(labels: np.ndarray) -> np.ndarray:

@@ -39,8 +39,7 @@ def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
     for name in names:
         if not train[name].files:
             raise UserError(f"{root / 'train' / name} holds no image ({class_folders.USUAL}): add some or remove the folder")
-    sets = (_image_set(root, classes, names) for classes in (train, test))
-    return DiscoveryData(f"folder/{root.name}", *sets, names, known)
+    return DiscoveryData(f"folder/{root.name}", _image_set(root, train, names), _image_set(root, test, names), names, known)
 
 
 def _image_set(root: Path, classes: dict[str, ClassFolder], names: tuple[str, ...]) -> ImageSet:

@@ -58,9 +58,11 @@ def weights_of(rows: Sequence[ClassWeight], labels: Sequence[str], names: Sequen
     """Return (C,) float64 weights in class order; UserError unless the rows name every class exactly once."""
     by_label = {label: index for index, label in enumerate(labels)}
     by_name = {name: index for index, name in enumerate(names)}
-    weights, sources = np.zeros(len(labels)), {}
+    weights = np.zeros(len(labels))
+    sources: dict[int, str] = {}
     for row in rows:
-        found = {by_label.get(row.label, by_name.get(row.label)), by_name.get(row.name, by_label.get(row.name))} - {None}
+        meant = by_label.get(row.label, by_name.get(row.label)), by_name.get(row.name, by_label.get(row.name))
+        found = {index for index in meant if index is not None}
         if len(found) != 1:
             raise UserError(
                 f"{row.source}: class '{row.label or row.name}' "
@@ -136,7 +138,8 @@ def _attributes(said: Mapping[tuple, tuple[str, str]], names: Sequence[str]) -> 
 def _attribute(pairs: Sequence[tuple[str, str]], column: str) -> Attribute:
     """Return the attribute of (id, name) of each class; an id without a name is its own name."""
     pairs = [(number, name or number) for number, name in pairs]
-    id_of, name_of = {}, {}
+    id_of: dict[str, str] = {}
+    name_of: dict[str, str] = {}
     for number, name in pairs:
         if id_of.setdefault(name, number) != number:
             raise UserError(f"the metadata gives {column} '{name}' the ids '{id_of[name]}' and '{number}'; make them agree")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,20 @@ def sampling_weights(labelled: np.ndarray, unlabelled: np.ndarray, n: int) -> np
     return weights
 
 
+class Pixels(Protocol):
+    """Resized images: all of a `core.data.views.ResizedImages`, or some."""
+
+    @property
+    def size(self) -> int:
+        """Their side R in pixels."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def batch(self, indices: np.ndarray) -> torch.Tensor:
+        """Return (B, 3, R, R) uint8."""
+
+
 class ViewLoader:
     """Batches of `n_views` augmented views of each drawn image.
 
@@ -58,7 +72,7 @@ class ViewLoader:
 
     def __init__(
         self,
-        images: ResizedImages,
+        images: Pixels,
         spec: ViewSpec,
         batch_size: int,
         n_views: int = 2,
@@ -118,7 +132,7 @@ class ViewLoader:
             augment(images, parameters[:, view], self.spec, out=views[view * n : (view + 1) * n])
         return Batch(torch.from_numpy(indices.astype(np.int64)), views)
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _timed(self, batches: Generator[Batch]) -> Iterator[Batch]:
         """Pass `batches` on and add the time spent waiting for them to `wait_seconds`."""
         try:
             while True:
@@ -150,7 +164,7 @@ def evaluation_batches(
     return prefetched(build, -(-len(chosen) // batch_size), num_workers)
 
 
-def prefetched(build: Callable[[int], T], steps: int, num_workers: int) -> Iterator[T]:
+def prefetched(build: Callable[[int], T], steps: int, num_workers: int) -> Generator[T]:
     """Yield build(0), ..., build(steps - 1) in order, built ahead by `num_workers` threads (0 = in the caller's thread)."""
     if not num_workers:
         yield from map(build, range(steps))

@@ -96,7 +96,7 @@ def locate(base: Path, candidates: Sequence[str], source: str) -> tuple[Path, st
     Backslashes separate folders, and letters are composed or decomposed as another system writes them, where no file has that
     very name. Raises UserError when the path leads out of `base`.
     """
-    found = None
+    found: list[Path] = []
     for text in candidates:
         for spelling in dict.fromkeys(_spellings(text)):
             path = _below(base, spelling)
@@ -104,8 +104,8 @@ def locate(base: Path, candidates: Sequence[str], source: str) -> tuple[Path, st
                 raise UserError(f"{source}: the image path '{text[:200]}' is empty or leads out of {base}; give paths inside that folder")
             if path.is_file():
                 return path, path.relative_to(base).as_posix()
-            found = found or path
-    return found, found.relative_to(base).as_posix()
+            found.append(path)
+    return found[0], found[0].relative_to(base).as_posix()
 
 
 def _spellings(text: str) -> Iterator[str]:

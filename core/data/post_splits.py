@@ -9,7 +9,7 @@ import csv
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def keys_of(posts: Posts) -> dict[str, list[str]]:
     }
 
 
-def matches(kind: str, ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> dict[int, int]:
+def matches(kind: str, ours: Sequence[str], theirs: Sequence[str]) -> dict[int, int]:
     """Return index in `theirs` -> first index in `ours` of the same non-empty key; looks are the same when few bits differ."""
     if kind == BY_LOOK:
         return {j: i for i, j in reversed(perceptual_hash.alike(ours, theirs).tolist())}
@@ -78,7 +78,7 @@ def matches(kind: str, ours: Sequence[Hashable], theirs: Sequence[Hashable]) -> 
     return {j: first[key] for j, key in enumerate(theirs) if key in first}
 
 
-def group(n: int, keys: Mapping[str, Sequence[Hashable]]) -> np.ndarray:
+def group(n: int, keys: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Return (n,) int64 group numbers, in order of first members: posts with the same key of any kind are in one group, transitively."""
     alike = [perceptual_hash.alike(keys[BY_LOOK], keys[BY_LOOK])] if BY_LOOK in keys else []
     equal = [list(matches(kind, keys[kind], keys[kind]).items()) for kind in keys if kind != BY_LOOK]
@@ -125,9 +125,9 @@ def split_groups(
     rng = np.random.default_rng(seed)
     order = np.array(sorted(range(len(guids)), key=lambda i: guids[i]), np.int64)  # whatever the order of the rows
     order = rng.permutation(order)
-    members = defaultdict(list)
-    for i in order:
-        members[groups[i]].append(i)
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, number in zip(order.tolist(), groups[order].tolist(), strict=True):
+        members[number].append(i)
     several = sorted((rows for rows in members.values() if len(rows) > 1), key=len, reverse=True)
     part_of = np.zeros(len(guids), np.int64)
     targets = fractions[:, None] * np.bincount(labels, minlength=1)
@@ -142,7 +142,8 @@ def split_groups(
     for name, part, fraction in zip(PARTS, parts, fractions, strict=True):
         if fraction > 0 and not len(part):
             raise UserError(f"{len(guids)} posts in {len(members)} groups are too few for a share of {fraction:g} as {name}; add posts")
-    return PostSplit(*parts, groups, digest.of_json([sorted(guids[i] for i in part) for part in parts]))
+    train, val, test = parts
+    return PostSplit(train, val, test, groups, digest.of_json([sorted(guids[i] for i in part.tolist()) for part in parts]))
 
 
 def _place_groups(several: Sequence[Sequence[int]], labels: np.ndarray, targets: np.ndarray, part_of: np.ndarray) -> np.ndarray:
@@ -202,10 +203,11 @@ def read_csv(path: str | Path, image_root: str | Path = "", class_names: tuple[s
     check_guids([(row["guid"], where) for row, where in zip(rows, places, strict=True)])
     labels = parse_tags([row.get("label", "").strip().lower() for row in rows], places, class_names)
     roots = tuple(Path(root).expanduser().resolve() for root in ([image_root] if str(image_root) else []) + [path.parent])
-    images = [_locate(row["image_path"], roots, where) for row, where in zip(rows, places, strict=True)]
-    require_all([row["image_path"] for row, image in zip(rows, images, strict=True) if image is None], roots[0], path)
+    found = [_locate(row["image_path"], roots, where) for row, where in zip(rows, places, strict=True)]
+    require_all([row["image_path"] for row, image in zip(rows, found, strict=True) if image is None], roots[0], path)
+    images = tuple(image for image in found if image is not None)
     guids, said = (tuple(row[name] for row in rows) for name in ("guid", "text"))
-    return Posts(guids, said, tuple(images), labels, class_names, {encoding: len(rows)})
+    return Posts(guids, said, images, labels, class_names, {encoding: len(rows)})
 
 
 def read_column(path: str | Path, name: str) -> list[str]:

@@ -69,6 +69,13 @@ class Posts:
         return len(self.guids)
 
     @property
+    def truth(self) -> np.ndarray:
+        """The labels (N,) int64; ValueError for posts without."""
+        if self.labels is None:
+            raise ValueError("these posts have no labels")
+        return self.labels
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The class name of each post; '' without labels."""
         return ("",) * len(self) if self.labels is None else tuple(self.class_names[label] for label in self.labels)
@@ -80,9 +87,9 @@ class Posts:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Posts:
         """Return the posts at `indices`, in that order (without `encodings`, which were counted over all)."""
-        columns = ([column[i] for i in indices] for column in (self.guids, self.texts, self.image_paths))
+        guids, said = (tuple(column[i] for i in indices) for column in (self.guids, self.texts))
         labels = None if self.labels is None else self.labels[np.asarray(indices, np.int64)]
-        found = Posts(*map(tuple, columns), labels, self.class_names)
+        found = Posts(guids, said, tuple(self.image_paths[i] for i in indices), labels, self.class_names)
         if "fingerprints" in self.__dict__:  # no picture is read again for each fold
             found.__dict__["fingerprints"] = tuple(self.fingerprints[i] for i in indices)
         return found
@@ -118,20 +125,20 @@ def load(data_root: str | Path, index: str = "train.txt") -> Posts:
     labels = parse_tags([tag for _, tag, _ in rows], [where for *_, where in rows])
     files = _files(root)
     guids = tuple(guid for guid, *_ in rows)
-    written = [files.get(f"{guid}.txt") for guid in guids]
-    images = [next((files[guid + kind] for kind in EXTENSIONS if guid + kind in files), None) for guid in guids]
-    wanted = [(f"{guid}.txt", text) for guid, text in zip(guids, written, strict=True)]
-    wanted += [(f"{guid}.jpg", image) for guid, image in zip(guids, images, strict=True)]
-    require_all([name for name, path in wanted if path is None], root / "data", root / index)
-    decoded = [decode(path.read_bytes()) for path in written]
+    written = {f"{guid}.txt": files.get(f"{guid}.txt") for guid in guids}
+    pictured = {f"{guid}.jpg": next((files[guid + kind] for kind in EXTENSIONS if guid + kind in files), None) for guid in guids}
+    wanted = written | pictured
+    require_all([name for name, path in wanted.items() if path is None], root / "data", root / index)
+    texts_at, images_at = ([path for path in found.values() if path is not None] for found in (written, pictured))
+    decoded = [decode(path.read_bytes()) for path in texts_at]
     counts = Counter(encoding for _, encoding, _ in decoded)
     encodings = {encoding: counts[encoding] for encoding in (*ENCODINGS, *sorted(counts.keys() - set(ENCODINGS)))}
     guessed: dict[str, list[str]] = {}
-    for path, (_, encoding, guess) in zip(written, decoded, strict=True):
+    for path, (_, encoding, guess) in zip(texts_at, decoded, strict=True):
         if guess:
             guessed.setdefault(encoding, []).append(path.name)
     named = {encoding: tuple(names) for encoding, names in sorted(guessed.items())}
-    return Posts(guids, tuple(text.strip() for text, *_ in decoded), tuple(images), labels, encodings=encodings, guessed=named)
+    return Posts(guids, tuple(text.strip() for text, *_ in decoded), tuple(images_at), labels, encodings=encodings, guessed=named)
 
 
 def decode(content: bytes) -> tuple[str, str, bool]:

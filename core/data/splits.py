@@ -78,10 +78,10 @@ def make_split(
             f"({prop_train_labels}) or lower val_fraction ({val_fraction})"
         )
     unlabelled = np.setdiff1d(np.arange(len(labels)), chosen)
-    parts = tuple(part.astype(np.int64) for part in (labelled, validation, unlabelled))
+    labelled, validation, unlabelled = parts = [part.astype(np.int64) for part in (labelled, validation, unlabelled)]
     settings = [seed, 0.0 if labels_per_class else float(prop_train_labels), float(val_fraction), labels_per_class]
     identity = digest.of_json([settings, sorted(int(c) for c in known_classes), [digest.of_array(part) for part in parts]])
-    return Split(*parts, seed, prop_train_labels, val_fraction, labels_per_class, identity)
+    return Split(labelled, validation, unlabelled, seed, prop_train_labels, val_fraction, labels_per_class, identity)
 
 
 def _check(prop_train_labels: float, val_fraction: float, seed: int, labels_per_class: int) -> None:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core.errors import UserError
 
@@ -66,12 +66,20 @@ def read(path: Path, what: str) -> str:
     return text
 
 
-def rows(text: str, **options: Any) -> Iterator[list[str]]:
+class Rows(Iterator[list[str]], Protocol):
+    """A csv.reader: the rows of a text, and the line that the last one ended in."""
+
+    @property
+    def line_num(self) -> int:
+        """The number of lines that were read."""
+
+
+def rows(text: str, **options: Any) -> Rows:
     """Return a csv.reader of a text; fields may be as long as they are."""
     return csv.reader(io.StringIO(text, newline=""), **options)
 
 
-def dict_rows(text: str, **options: Any) -> csv.DictReader:
+def dict_rows(text: str, **options: Any) -> csv.DictReader[str]:
     """Return a csv.DictReader of a text; fields may be as long as they are."""
     return csv.DictReader(io.StringIO(text, newline=""), **options)
 
@@ -86,7 +94,7 @@ def _guess(content: bytes) -> tuple[str, str]:
     """Return (text, encoding) of bytes that are no UTF-8."""
     chinese = _strict(content, CHINESE)
     commonness = _commonness(chinese) if chinese is not None else 0.0
-    if commonness >= _COMMON:
+    if chinese is not None and commonness >= _COMMON:
         return chinese, CHINESE
     read_as = {encoding: text for encoding in (LATIN, CYRILLIC) if (text := _strict(content, encoding)) is not None}
     worth = {encoding: _sensible_words(text) for encoding, text in read_as.items()}

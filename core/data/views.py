@@ -67,8 +67,8 @@ class ViewSpec:
     shear: float = 0.0
     shift: float = 0.0
     interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     resize_mode: str = "shortest"
 
     def __post_init__(self):
@@ -271,9 +271,8 @@ def _crop(images: torch.Tensor, parameters: np.ndarray, out: torch.Tensor) -> No
 def _gather_crop(images: torch.Tensor, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray, size: int) -> torch.Tensor:
     """Return the crops (B,3,S,S) by indexing, without a loop over images: what a GPU wants."""
     steps = np.arange(size)
-    rows = tops[:, None] + steps
-    columns = lefts[:, None] + np.where(flips[:, None] > 0, size - 1 - steps, steps)
-    rows, columns = (torch.from_numpy(index).to(images.device) for index in (rows, columns))
+    places = tops[:, None] + steps, lefts[:, None] + np.where(flips[:, None] > 0, size - 1 - steps, steps)
+    rows, columns = (torch.from_numpy(index).to(images.device) for index in places)
     batch = torch.arange(len(images), device=images.device)
     return images[
         batch[:, None, None, None], torch.arange(3, device=images.device)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]

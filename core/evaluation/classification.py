@@ -135,8 +135,8 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_B
     place = np.digitize(confidence, np.arange(1, n_bins) / n_bins, right=True)
     counts = np.bincount(place, minlength=n_bins)
     sums = [np.bincount(place, weights=values, minlength=n_bins) for values in (confidence, right)]
-    means = [np.divide(total, counts, out=np.full(n_bins, np.nan), where=counts > 0) for total in sums]
-    return Calibration(counts, *means, float(np.abs(sums[1] - sums[0]).sum() / len(labels)))
+    confident, accurate = (np.divide(total, counts, out=np.full(n_bins, np.nan), where=counts > 0) for total in sums)
+    return Calibration(counts, confident, accurate, float(np.abs(sums[1] - sums[0]).sum() / len(labels)))
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

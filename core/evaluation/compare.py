@@ -164,12 +164,14 @@ def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predic
     """Return (R,) values of `metric`, of METRICS or MACRO; (label, prediction) pair k, (K,) ids from 0, occurs weights[r, k] times."""
     right = labels == predictions
     if metric == "accuracy":
-        return weights @ right / weights.sum(axis=1)
+        shares: np.ndarray = weights @ right / weights.sum(axis=1)
+        return shares
     n_classes = int(max(labels.max(), predictions.max())) + 1
 
     def per_class(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
         place = (np.arange(len(classes)), classes)
-        return weights @ csr_array((values.astype(np.float64), place), shape=(len(classes), n_classes))
+        sums: np.ndarray = weights @ csr_array((values.astype(np.float64), place), shape=(len(classes), n_classes))
+        return sums
 
     hits, support = per_class(labels, right), per_class(labels, np.ones_like(right))
     if metric in ("balanced_accuracy", "macro_recall"):
@@ -179,7 +181,8 @@ def weighted_scores(metric: str, weights: np.ndarray, labels: np.ndarray, predic
     else:
         top, bottom = 2 * hits, support + per_class(predictions, np.ones_like(right))
     present = support > 0
-    return np.divide(top, bottom, out=np.zeros_like(top), where=present).sum(axis=1) / present.sum(axis=1)
+    means: np.ndarray = np.divide(top, bottom, out=np.zeros_like(top), where=present).sum(axis=1) / present.sum(axis=1)
+    return means
 
 
 def _resample(

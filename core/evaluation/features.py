@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.data.loader import evaluation_batches
 from core.data.views import ViewSpec
 from core.finite import require_finite
+from core.models.discovery import DiscoveryModel
 from core.models.split import compact
 from core.progress import bar
 
@@ -50,7 +51,7 @@ class FeatureExtractor:
         self.computed = torch.float32
 
     @torch.no_grad()
-    def extract(self, model: nn.Module) -> np.ndarray:
+    def extract(self, model: DiscoveryModel) -> np.ndarray:
         """Return the pooled features (N, d) float32, not normalised; the model is left in the mode it was in.
 
         Raises UserError where a feature is NaN or infinite, so that nothing is computed from it.
@@ -64,7 +65,7 @@ class FeatureExtractor:
         require_finite(features, "the features that the model gives", "training has diverged (lower lr) or its weights are damaged")
         return features
 
-    def _trunk_outputs(self, model: nn.Module) -> Iterator[Tensor]:
+    def _trunk_outputs(self, model: DiscoveryModel) -> Iterator[Tensor]:
         if self.cached is not None:
             yield from (part.to(self.device, non_blocking=True).to(self.computed) for part in self.cached)
             return
@@ -85,4 +86,5 @@ class FeatureExtractor:
 
 def normalise(features: np.ndarray) -> np.ndarray:
     """Return rows of unit Euclidean length (N, d); a zero row stays zero."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    scaled: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return scaled

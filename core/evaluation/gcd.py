@@ -59,7 +59,7 @@ def accuracy(true_labels: np.ndarray, cluster_ids: np.ndarray, known_classes: It
         right[classes] = table.counts[clusters, classes]
     score = _class_mean if version == "v2b" else _point_mean
     everything = np.ones(len(totals), dtype=bool)
-    return Accuracy(*(score(right, totals, mask) for mask in (everything, old, ~old)), assignment, version)
+    return Accuracy(score(right, totals, everything), score(right, totals, old), score(right, totals, ~old), assignment, version)
 
 
 def _right_apart(counts: np.ndarray, old: np.ndarray) -> np.ndarray:

@@ -57,11 +57,12 @@ def fit(
         strengths: what to try, scikit-learn's C.
     """
     mean = np.asarray(train, np.float64).mean(axis=0)
-    best: tuple[float, LinearProbe] | None = None
-    for strength in sorted(strengths) if len(val) else (float(np.median(strengths)),):
+
+    def fitted(strength: float) -> LinearProbe:
         model = LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITER)
-        probe = LinearProbe(model.fit(prepared(train, mean), labels), mean, float(strength))
-        reached = score(val_labels, probe.model.predict(prepared(val, mean))) if len(val) else 0.0
-        if best is None or reached > best[0]:
-            best = (reached, probe)
-    return best[1]
+        return LinearProbe(model.fit(prepared(train, mean), labels), mean, float(strength))
+
+    if not len(val):
+        return fitted(float(np.median(strengths)))
+    # max keeps the first of equals, which is the stronger regularisation
+    return max(map(fitted, sorted(strengths)), key=lambda probe: score(val_labels, probe.model.predict(prepared(val, mean))))

@@ -15,7 +15,8 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return float64 probabilities (N, C) of logits."""
-    return scipy_softmax(np.asarray(logits, np.float64), axis=1)
+    probabilities: np.ndarray = scipy_softmax(np.asarray(logits, np.float64), axis=1)
+    return probabilities
 
 
 def scorer(metric: str, n_classes: int, class_counts: np.ndarray) -> Score:

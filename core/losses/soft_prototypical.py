@@ -42,4 +42,5 @@ def soft_prototypical(
     crossed = (q.sum(dim=0) * log_p.sum(dim=0)).sum() - (q * log_p).sum()
     distilled = -crossed / (n_views * (n_views - 1) * log_p.shape[1])
     mean = log_p.exp().mean(dim=(0, 1))
-    return distilled + torch.special.xlogy(mean, mean).sum()
+    negative_entropy: Tensor = torch.special.xlogy(mean, mean).sum()
+    return distilled + negative_entropy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from core.errors import UserError, nearest
 from core.models import clip_files, small
 from core.models import weights as weight_files
-from core.models.split import split
+from core.models.split import Network, TrainedTail, split
 
 BATCH_NORM_MODES = ("train", "frozen")
 
@@ -25,7 +25,7 @@ class Backbone:
     """timm name, or `small_cnn`."""
     trunk: nn.Module
     """Frozen part: images (B, 3, H, W), normalised by mean and std, to what the tail takes; never trains, never needs gradients."""
-    tail: nn.Module
+    tail: TrainedTail
     """Trained part: the trunk's output to pooled features (B, feature_dim), not normalised."""
     feature_dim: int
     """Width of the pooled feature."""
@@ -64,14 +64,15 @@ def build(
     """
     if batch_norm not in BATCH_NORM_MODES:
         raise UserError(f"batch_norm={batch_norm} is unknown; give one of {', '.join(BATCH_NORM_MODES)}")
+    net: nn.Module
     if model_name == small.NAME:
         net, mean, std = small.create(seed), small.MEAN, small.STD
         if weights:
             weight_files.load_into(net, weight_files.read_safetensors(weight_files.locate(weights)), model_name, weights)
     else:
         path = weights_file(model_name, weights, pretrained)
-        net = _timm_network(model_name, image_size, seed, weights, path)
-        mean, std = _colours(net, path)
+        net = found = _timm_network(model_name, image_size, seed, weights, path)
+        mean, std = _colours(found, path)
     trunk, tail = split(net, model_name, grad_from_block, freeze_batch_norm=batch_norm == "frozen")
     feature_dim = _feature_dim(trunk, tail, model_name, image_size)
     return Backbone(model_name, trunk, tail, feature_dim, mean, std, weight_files.digest_of(trunk))
@@ -91,7 +92,7 @@ def weights_file(model_name: str, weights: str = "", pretrained: bool = True) ->
     return weight_files.hub_file(*_hub_source(model_name))
 
 
-def _colours(net: nn.Module, path: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _colours(net: Network, path: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and std: what the `config.json` of timm or the CLIP's configuration beside the weights says, else the model's own."""
     said: dict[str, Any] = {}
     if path is not None:
@@ -101,11 +102,15 @@ def _colours(net: nn.Module, path: Path | None) -> tuple[tuple[float, float, flo
         else:
             about = clip_files.read_json(path.parent / "config.json")
             said = about.get("pretrained_cfg") or {}
-    mean, std = (tuple(said.get(name) or net.pretrained_cfg[name]) for name in ("mean", "std"))
-    return mean, std
+
+    def colour(name: str) -> tuple[float, float, float]:
+        red, green, blue = said.get(name) or net.pretrained_cfg[name]
+        return red, green, blue
+
+    return colour("mean"), colour("std")
 
 
-def _timm_network(model_name: str, image_size: int, seed: int, weights: str, path: Path | None) -> nn.Module:
+def _timm_network(model_name: str, image_size: int, seed: int, weights: str, path: Path | None) -> Network:
     """Return the timm network without a classifier, with its weights; a bad file is refused before the network is built."""
     _check_name(model_name)
     state = {} if path is None else weight_files.read_safetensors(path)
@@ -139,14 +144,14 @@ def _hub_source(model_name: str) -> tuple[str, str]:
         raise UserError(f"model_name={model_name} has no pretrained weights on the hub; give weights=<local .safetensors file>")
     repository = config.hf_hub_id
     if repository.endswith("/"):
-        repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+        repository += ".".join(filter(None, (config.architecture, config.tag)))
     stem = Path(config.hf_hub_filename or "model.safetensors").name
     if stem.endswith(".safetensors"):
         return repository, stem
     return repository, "open_clip_model.safetensors" if stem.startswith("open_clip") else "model.safetensors"
 
 
-def _create(model_name: str, image_size: int, initialise: bool = True) -> nn.Module:
+def _create(model_name: str, image_size: int, initialise: bool = True) -> Network:
     """Create the network able to take images of `image_size`; without `initialise` its weights are about to be replaced."""
     import timm
 
@@ -160,7 +165,7 @@ def _create(model_name: str, image_size: int, initialise: bool = True) -> nn.Mod
         choices = [{**choices[0], "weight_init": "skip"}, *choices]
     for index, options in enumerate(choices):
         try:
-            return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
+            return cast(Network, timm.create_model(model_name, pretrained=False, num_classes=0, **options))
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             if index == len(choices) - 1:
                 raise UserError(f"model_name={model_name} cannot be built for image_size={image_size}: {error}") from error

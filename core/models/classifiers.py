@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +130,7 @@ class Classifier(nn.Module):
         self.net, self.feature_dim, self.heads = net, feature_dim, heads
         self.dropout = nn.Dropout(dropout)
         self.frozen_backbone = frozen_backbone
-        self.register_buffer("logit_bias", torch.zeros(heads[LABEL].out_features))
+        self.register_buffer("logit_bias", torch.zeros(cast(nn.Linear | CosineHead | FewShotHead, heads[LABEL]).out_features))
         self.set_trained("all")
 
     def features(self, images: Tensor) -> Tensor:
@@ -192,9 +193,8 @@ class Classifier(nn.Module):
         Raises:
             ValueError: the label's head is of another kind, or has a class without direction.
         """
-        owner, name = self.heads, LABEL
-        if isinstance(owner[name], FewShotHead):
-            owner, name = owner[name], "last"
+        label = self.heads[LABEL]
+        owner, name = (label, "last") if isinstance(label, FewShotHead) else (self.heads, LABEL)
         head = getattr(owner, name)
         if isinstance(head, CosineHead):
             return head

@@ -161,7 +161,8 @@ def build_towers(
     _check_width(text_name, embed_dim, text_weights)
     text_name, text_state, text_source = _read(text_name, text_weights, "text")
     text = _text_tower(text_name, embed_dim, text_state, text_source, seed)
-    image_state, image_source = {}, ""
+    image_state: dict[str, Tensor] = {}
+    image_source = ""
     if image_name.kind == "timm":
         image, seen = _timm_tower(image_name, embed_dim, image_size, image_weights, seed)
     else:

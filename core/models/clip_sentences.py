@@ -25,6 +25,10 @@ class SentenceClip(nn.Module):
         >>> logits = model.logits(towers.encode_image(images), model.class_embeddings())
     """
 
+    token_ids: Tensor
+    class_of: Tensor
+    fixed_text: Tensor | None
+
     def __init__(
         self, towers: ClipTowers, token_ids: Tensor, class_of: Tensor, words: WordHead | None = None, text_embeddings: Tensor | None = None
     ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core import digest
 from core.errors import UserError
 from core.models import lora
-from core.models.split import FrozenTrunk, TrainedTail, split
+from core.models.split import FrozenTrunk, Network, TrainedTail, split
 from core.models.weights import digest_of
 
 
@@ -127,6 +127,8 @@ class ImageTower(Tower):
 class TimmImageTower(ImageTower):
     """A timm network; its tokens are the places of the last feature map, or a ViT's patches."""
 
+    body: Network
+
     # A tuple, so that the parts, which share the body's modules, are not registered a second time.
     _parts: tuple[FrozenTrunk, TrainedTail] | None = None
 
@@ -185,8 +187,18 @@ class TimmImageTower(ImageTower):
         return found.flatten(2).transpose(1, 2)
 
 
+class OpenClipNetwork(nn.Module):
+    """What is used of an image network of open_clip beside what every module has; for annotations, nothing is made of it."""
+
+    def forward_intermediates(self, x: Tensor, indices: int, normalize_intermediates: bool) -> dict[str, Any]:
+        """Return 'image_features' (B, d) and 'image_intermediates', the last `indices` feature maps (B, C, h, w)."""
+        raise NotImplementedError
+
+
 class OpenClipImageTower(ImageTower):
     """An open_clip image network, its own projection included; its tokens are the patches of the last layer."""
+
+    body: OpenClipNetwork
 
     def features_and_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, width) and tokens (B, T, token width) of images (B, 3, H, W) in one pass."""

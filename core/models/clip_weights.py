@@ -115,7 +115,7 @@ def _fit_grid(net: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _fit_context(net: nn.Module, given: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Cut the positions to a shorter context: under the causal mask the tokens that are left then see what they always saw."""
-    positions, wanted = given.get("positional_embedding"), net.positional_embedding.shape[0]
+    positions, wanted = given.get("positional_embedding"), len(net.get_parameter("positional_embedding"))
     if positions is None or positions.shape[0] == wanted or net.cls_emb is not None:
         return given
     if positions.shape[0] < wanted:

@@ -52,8 +52,10 @@ def fold(net: nn.Module) -> nn.Module:
         children = list(module.named_children())
         for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                affine = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-                weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *affine)
+                if norm.running_mean is None or norm.running_var is None:
+                    raise ValueError(f"the BatchNorm '{name}' keeps no running statistics, so it cannot be folded")
+                statistics = norm.running_mean, norm.running_var
+                weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.eps, norm.weight, norm.bias)
                 conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
                 conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
                 setattr(module, name, _after(norm))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +26,8 @@ def _layers(net: nn.Module) -> dict[str, int]:
     if hasattr(trunk, "group_matcher"):
         from timm.models import group_parameters
 
-        found = group_parameters(trunk, trunk.group_matcher(coarse=False), reverse=True)
+        groups: Any = trunk.group_matcher  # a method of timm's networks
+        found = group_parameters(trunk, groups(coarse=False), reverse=True)
         prefix = "" if trunk is net else "trunk."
         named = {f"{prefix}{name}": int(layer) for name, layer in found.items()}
     else:

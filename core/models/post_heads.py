@@ -62,11 +62,9 @@ class PostClassifier(nn.Module):
 
     def forward(self, text: Tensor, image: Tensor) -> Tensor:
         """Map text (B, text_dim) and image (B, image_dim) embeddings to logits (B, C); an ablation ignores the other one."""
-        if self.text is None:
-            return self.head(self.image(image))
-        if self.image is None:
-            return self.head(self.text(text))
-        t, i = self.text(text), self.image(image)
+        t, i = (None if side is None else side(given) for side, given in ((self.text, text), (self.image, image)))
+        if t is None or i is None:
+            return self.head(i if t is None else t)
         if self.gate is None:
             return self.head(torch.cat([t, i], dim=1))
         g = torch.sigmoid(self.gate(torch.cat([t, i], dim=1)))

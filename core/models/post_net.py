@@ -56,6 +56,8 @@ class PostNet(nn.Module):
         n_classes: C.
     """
 
+    logit_bias: Tensor
+
     def __init__(self, towers: ClipTowers, head: PostClassifier, n_classes: int) -> None:
         super().__init__()
         self.visual = _body_only(towers.visual) if head.image is not None else None
@@ -71,9 +73,9 @@ class PostNet(nn.Module):
 
     def forward(self, text: Tensor | None, image: Tensor | None) -> Tensor:
         """Return the logits; in evaluation mode with `logit_bias` (logit adjustment is no part of the training)."""
-        if text is not None and not text.is_floating_point():
+        if self.text is not None and text is not None and not text.is_floating_point():
             text = self.text.features(text)
-        if image is not None and image.ndim == 4:
+        if self.visual is not None and image is not None and image.ndim == 4:
             image = self.visual.features(image)
         logits = self.head(*(None if side is None else side.float() for side in (text, image)))
         return logits if self.training else logits + self.logit_bias

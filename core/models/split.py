@@ -12,6 +12,7 @@ import importlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,20 @@ FAMILIES = (
 )
 
 
+class Network(nn.Module):
+    """What is used of a network of timm or of `small_cnn` beside what every module has; for annotations, nothing is made of it."""
+
+    pretrained_cfg: dict[str, Any]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to the last feature map or tokens."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map what `forward_features` gave to pooled features (B, d) with `pre_logits`."""
+        raise NotImplementedError
+
+
 class FrozenTrunk(nn.Module):
     """The part before the first trained stage: no gradients, always in evaluation mode; without steps it is the identity.
 
@@ -94,7 +109,7 @@ class TrainedTail(nn.Module):
 
     def __init__(self, net: nn.Module, steps: tuple[str, ...] | None, freeze_batch_norm: bool = False) -> None:
         super().__init__()
-        self.net = net
+        self.net = cast(Network, net)
         self.steps = steps
         self.freeze_batch_norm = freeze_batch_norm
         self.requires_grad_(True)
@@ -239,5 +254,6 @@ def _part(net: nn.Module, family: Family, trunk: bool, keep: tuple[str, ...]) ->
             part._modules[container] = net._modules[container]
             continue
         # Stages keep their number, so that a checkpoint's names are those of the whole network.
-        part._modules.setdefault(container, nn.Sequential()).add_module(index, net._modules[container]._modules[index])
+        kept = cast(nn.Module, part._modules.setdefault(container, nn.Sequential()))
+        kept.add_module(index, net.get_submodule(path))
     return part

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -13,13 +15,13 @@ class _SumOverProcesses(torch.autograd.Function):
     """all_reduce(sum) whose gradient is the same: each process's summand reaches the loss of every process."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.detach().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -34,6 +36,12 @@ class SyncBatchNorm(nn.Module):
     Args:
         norm: the layer to replace.
     """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
@@ -66,7 +74,7 @@ class SyncBatchNorm(nn.Module):
     def _global_forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         mean, var, count = _global_moments(wide)
-        if self.training and self.running_mean is not None:
+        if self.training and self.running_mean is not None and self.running_var is not None:
             factor = self._factor()
             unbiased = var.detach() * (count / (count - 1).clamp_min(1))
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
@@ -74,7 +82,7 @@ class SyncBatchNorm(nn.Module):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         scale = torch.rsqrt(var + self.eps).to(wide.dtype)
         y = (wide - mean.to(wide.dtype).view(shape)) * scale.view(shape)
-        if self.weight is not None:
+        if self.weight is not None and self.bias is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 

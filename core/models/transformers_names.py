@@ -32,7 +32,7 @@ _VISION = {
 }
 _ATTENTION = re.compile(r"(.*encoder\.layers\.\d+\.self_attn\.)q_proj\.(weight|bias)$")
 # transformers leaves out of a file what equals its defaults, which are those of ViT-B/32.
-_VISION_DEFAULTS = {
+_VISION_DEFAULTS: dict[str, Any] = {
     **{
         "hidden_size": 768,
         "intermediate_size": 3072,
@@ -43,7 +43,7 @@ _VISION_DEFAULTS = {
     },
     "hidden_act": "quick_gelu",
 }
-_TEXT_DEFAULTS = {
+_TEXT_DEFAULTS: dict[str, Any] = {
     **{"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8, "vocab_size": 49408},
     **{"max_position_embeddings": 77, "hidden_act": "quick_gelu"},
 }

@@ -231,7 +231,7 @@ def _line(error: BaseException) -> str:
 
 def digest_of(module: nn.Module) -> str:
     """Return the sha256 over names, dtypes, shapes and bytes of all parameters and buffers; '' when there are none."""
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     for name, tensor in module.state_dict().items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -28,7 +28,7 @@ def error_rates(panels: Mapping[str, Sequence[ErrorRate]], overall: ErrorRate) -
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     top = max(rate.high for rates in (*panels.values(), [overall]) for rate in rates if rate.high is not None)
     for axes, (title, rates) in zip(grid, panels.items(), strict=False):
-        _panel(axes, title, rates, overall)
+        _panel(axes, title, rates, overall.rate)
         axes.set_ylim(0.0, min(1.0, 1.12 * top))
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -40,17 +40,17 @@ def error_rates(panels: Mapping[str, Sequence[ErrorRate]], overall: ErrorRate) -
     return figure
 
 
-def _panel(axes: Axes, title: str, rates: Sequence[ErrorRate], overall: ErrorRate) -> None:
+def _panel(axes: Axes, title: str, rates: Sequence[ErrorRate], overall: float) -> None:
     for place, rate in enumerate(rates):
-        if rate.rate is None:
-            axes.bar(place, overall.rate, width=0.7, color="white", edgecolor=MISSING_COLOUR, hatch="////")
+        if rate.rate is None or rate.low is None or rate.high is None:
+            axes.bar(place, overall, width=0.7, color="white", edgecolor=MISSING_COLOUR, hatch="////")
             continue
-        differs = not rate.low <= overall.rate <= rate.high
+        differs = not rate.low <= overall <= rate.high
         axes.bar(place, rate.rate, width=0.7, color=NOVEL_COLOUR if differs else KNOWN_COLOUR)
         spread = [[rate.rate - rate.low], [rate.high - rate.rate]]
         axes.errorbar(place, rate.rate, yerr=spread, color="#262626", capsize=3, linewidth=1.1)
         axes.annotate(f"{rate.rate:.2f}", (place, rate.high), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-    axes.axhline(overall.rate, color="#262626", linestyle="--", linewidth=1)
+    axes.axhline(overall, color="#262626", linestyle="--", linewidth=1)
     axes.set_xticks(range(len(rates)), [f"{rate.group}\nn={rate.n}" for rate in rates], fontsize=8, parse_math=False)
     axes.set_title(title, fontsize=10)
     axes.tick_params(axis="x", length=0)

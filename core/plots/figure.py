@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.typing import ColorType
 
 DPI = 120
 KNOWN_COLOUR = "#1f5fa8"
@@ -28,7 +29,8 @@ _MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from font")
 def _families() -> list[str]:
     """Return matplotlib's own font and one with Chinese and Japanese letters, which lies in the environment on every machine."""
     found = importlib.util.find_spec("zhplot")  # only the font file is used: nothing of the package is imported
-    file = Path(found.submodule_search_locations[0], "fonts", "NotoSansSC-Regular.ttf") if found else Path()
+    places = found.submodule_search_locations if found else None
+    file = Path(places[0], "fonts", "NotoSansSC-Regular.ttf") if places else Path()
     if not file.is_file():
         return ["DejaVu Sans"]
     font_manager.fontManager.addfont(file)
@@ -93,7 +95,7 @@ def _fonts_with(characters: Iterable[str]) -> list[str]:
     return found
 
 
-def text_colour(background: object) -> str:
+def text_colour(background: ColorType) -> str:
     """Return 'black' or 'white', whichever contrasts more with the `background` (any matplotlib colour), by relative luminance."""
     red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in to_rgb(background))
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > _EVEN_CONTRAST else "white"

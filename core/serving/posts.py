@@ -64,7 +64,7 @@ class TowersPredictor:
             text = image = None
             if self.needs_texts:
                 text = reading.tokenizer([text_cleaning.clean(one, self.rules) for one in texts[rows]]).ids.to(device)
-            if self.needs_images:
+            if self.needs_images and images is not None:
                 image = reading.normalise(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device))
             found.append(self.net(text, image).double().softmax(dim=1).cpu().numpy())
         return np.concatenate(found) if found else np.zeros((0, len(self.class_names)))
@@ -97,7 +97,7 @@ class NgramPredictor:
         if not len(texts):
             return np.zeros((0, len(self.class_names)))
         features = None
-        if self.visual is not None:
+        if self.visual is not None and self.reading is not None and images is not None:
             batches = torch.from_numpy(np.ascontiguousarray(images)).split(_BATCH)
             features = torch.cat([self.visual.features(self.reading.normalise(batch)).float() for batch in batches]).numpy()
         return self.model.probabilities([text_cleaning.clean(text, self.rules) for text in texts], features)
@@ -218,7 +218,7 @@ class PostsModel:
 
     def shares(self, rows: list[tuple[str, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the best class (B,) and the probabilities of all (B, C)."""
-        images = np.stack([image for _text, image in rows]) if self.predictor.needs_images else None
+        images = np.stack([image for _text, image in rows if image is not None]) if self.predictor.needs_images else None
         found = self.predictor.probabilities([text for text, _image in rows], images)
         return found.argmax(axis=1), found
 

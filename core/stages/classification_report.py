@@ -88,7 +88,7 @@ def probe(data: ClassificationData, features: dict[str, np.ndarray], score: Scor
     """Return `val/accuracy`, ... of a linear probe on the features of each part {part: (N, d)}; it is fitted on train."""
     val = features.get("val", np.zeros((0, features["train"].shape[1])))
     fitted = linear_probe.fit(features["train"], data.train.labels, val, data.val.labels, score)
-    found = {}
+    found: dict[str, float] = {}
     for part in features.keys() - {"train"}:
         labels, probabilities = getattr(data, part).labels, fitted.probabilities(features[part], len(data.class_names))
         scores = classification.report(labels, probabilities, data.class_names, data.class_counts, data.attributes).metrics

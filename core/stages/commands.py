@@ -78,7 +78,7 @@ def _run_and_show(name: str, environment: dict[str, str]) -> tuple[int, str]:
     words = [sys.executable, "-m", f"tests.benchmarks.bench_{name}"]
     lines = []
     with subprocess.Popen(words, cwd=provenance.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             print(line, end="", flush=True)
             lines.append(line)
     return process.returncode, "".join(lines)

@@ -72,11 +72,18 @@ class Promotion:
         self.config, self.tracked, self.client, self.name, self.folder = config, run, run.client, name, folder
         self.met: dict[str, Contestant] = {}
         self.notices: list[str] = []
-        self.items: HeldOut | None = None
+        self._items: HeldOut | None = None
         self.metric: str = config.metric
         self.part: str = config.part
         self.looked = Looked()
         self.newest = "0"
+
+    @property
+    def items(self) -> HeldOut:
+        """The items that decide, read with the candidate."""
+        if self._items is None:
+            raise ValueError("no version was met yet, so nothing says which items decide")
+        return self._items
 
     def run(self) -> Decision:
         """Compare, and move the alias if the candidate is better; repeat where the champion has changed meanwhile."""
@@ -175,8 +182,8 @@ class Promotion:
             place.mkdir()
             fetched = versions.fetch(version, place)
             evaluation, stands_for = versions.evaluation(version, fetched), versions.identity(fetched)
-            if self.items is None:
-                self.items = self.load_items(version, evaluation)
+            if self._items is None:
+                self._items = self.load_items(version, evaluation)
                 self.metric = self.metric or evaluation.metric
             else:
                 self.require_same_task(version, evaluation, stands_for)
@@ -270,7 +277,7 @@ class Promotion:
     def decide(self, candidate: Contestant, champion: Contestant | None, rule: str = "") -> Decision:
         """Compare on the same items; without a champion the candidate is better than nothing. rule: another than configured."""
         labels, mine, theirs = held_out.codes(self.items.labels, candidate.answers, (champion or candidate).answers)
-        drawn = {"n": self.config.n_bootstrap, "seed": self.config.seed, "groups": self.items.group_ids}
+        drawn: dict[str, Any] = {"n": self.config.n_bootstrap, "seed": self.config.seed, "groups": self.items.group_ids}
         own = bootstrap_interval(labels, mine, self.metric, **drawn)
         said = f"{self.metric} {shown(own)} on {len(labels)} {held_out.NAMED[self.part]} items"
         if champion is None:

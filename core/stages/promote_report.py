@@ -86,7 +86,7 @@ def _of_categories(categories: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def _rows(decision: Decision, categories: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
     rows = [(f"candidate, version {decision.candidate.number}", shown(decision.of_candidate))]
-    if decision.champion is not None:
+    if decision.champion is not None and decision.of_champion is not None and decision.gain is not None:
         gain = decision.gain
         rows += [(f"champion, version {decision.champion.number}", shown(decision.of_champion))]
         rows += [(f"gain, {100 * gain.level:.4g} % interval", f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})")]

@@ -161,8 +161,10 @@ class ClipTask:
             total = c.class_loss_weight * losses["L_class"] + c.contrastive_loss_weight * total
         else:  # among the sentences that were drawn: that of the nearest one is the class that is answered
             self.counted.add(model.class_of[needed[nearest(images, texts)]], labels)
-        if self.frequency is not None:
-            losses["L_word"] = self._words(distributed.gather(out["words"].float()), drawn)
+        if self.frequency is not None and self.words_of is not None:
+            present = self.words_of[drawn]
+            self.frequency.update(present)
+            losses["L_word"] = word_supervision(distributed.gather(out["words"].float()), present, self.frequency.weights())
             total = total + c.word_supervision_weight * losses["L_word"]
         return {"L_total": total, **losses, "temperature": 1 / out["scale"]}
 
@@ -199,8 +201,3 @@ class ClipTask:
         if self.config.contrastive_targets == "instance":
             return clip_contrast(images, texts, scale)
         return multi_positive_contrast(images, texts, labels, scale)
-
-    def _words(self, logits: Tensor, drawn: Tensor) -> Tensor:
-        present = self.words_of[drawn]
-        self.frequency.update(present)
-        return word_supervision(logits, present, self.frequency.weights())

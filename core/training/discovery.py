@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.clustering.pseudo_labels import PseudoLabels
+from core.data.loader import ViewLoader
 from core.losses.info_nce import info_nce
 from core.losses.prototypical import prototypical
 from core.losses.pseudo_weights import density_weights
 from core.losses.ramp import gamma
 from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
+from core.models.discovery import DiscoveryModel
 from core.training import distributed
 from core.training.tally import Tally
 from core.training.view_cache import CachedViews
@@ -89,8 +91,8 @@ class DiscoveryTask:
 
     def __init__(
         self,
-        model: nn.Module,
-        loader: Any,
+        model: DiscoveryModel,
+        loader: ViewLoader | CachedViews,
         targets: Targets,
         config: Any,
         evaluate: Callable[[int], dict[str, float]],
@@ -107,7 +109,7 @@ class DiscoveryTask:
         self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
         self.steps = loader.steps
         self.counted = Tally()
-        self.to_tail = loader.restored if isinstance(loader, CachedViews) else model.trunk
+        self.to_tail: Callable[[Tensor], Tensor] = loader.restored if isinstance(loader, CachedViews) else model.trunk
 
     def prepare(self, epoch: int) -> torch.optim.Optimizer:
         """Put the model into training mode; every epoch trains the same parameters."""
@@ -156,6 +158,8 @@ class DiscoveryTask:
         clusters, weights, n_views = self.pseudo[indices], self.weights[indices], self.config.n_views
         if self.config.pseudo_loss == "supcon":
             return supcon(projections, clusters, n_views, self.config.sup_con_temperature, clusters >= 0, weights)
+        if self.prototypes is None or self.feature_mean is None:
+            raise ValueError(f"pseudo_loss={self.config.pseudo_loss} needs the prototypes of pseudo labels")
         centred = F.normalize(features, dim=1) - self.feature_mean
         hard = prototypical(centred, clusters, self.prototypes, PROTOTYPE_TEMPERATURE, clusters >= 0, weights, n_views)
         if self.config.pseudo_loss == "prototypical":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from core.training import distributed, optimizers, timeline
 from core.training.tally import Tally
 from core.training.timeline import Phase
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 TASK_WEIGHTS = {"crop": 0.3, "disease": 0.3, "severity": 0.5}  # against 1 of the label
 
 
@@ -115,7 +116,7 @@ class LongtailTask:
     @property
     def scored(self) -> Classifier:
         """The classifier that is evaluated, saved as best and registered: the moving average, where there is one."""
-        return self.ema.module if self.ema is not None else self.model
+        return cast(Classifier, self.ema.module) if self.ema is not None else self.model
 
     @property
     def steps(self) -> int:
@@ -225,7 +226,7 @@ class LongtailTask:
             reset_label_head(model, self.config.seed)
 
     def _models(self) -> list[Classifier]:
-        return [self.model] if self.ema is None else [self.model, self.ema.module]
+        return [self.model] if self.ema is None else [self.model, self.scored]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return the optimiser over what trains: backbone, heads, centres."""
@@ -241,9 +242,8 @@ class LongtailTask:
 def reset_label_head(model: Classifier, seed: int) -> None:
     """Give a classifier a new, untrained label head: linear, or the cosine head made from one (Kang et al. 2020, cRT)."""
     old = model.heads["label"]
-    fresh: nn.Module = linear_head(model.feature_dim, len(model.logit_bias), seed + 1)
-    if isinstance(old, CosineHead):
-        fresh = CosineHead.from_linear(fresh)
+    linear = linear_head(model.feature_dim, len(model.logit_bias), seed + 1)
+    fresh = CosineHead.from_linear(linear) if isinstance(old, CosineHead) else linear
     model.heads["label"] = fresh.to(model.logit_bias.device)
 
 
@@ -254,7 +254,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     would hold the first weights for thousands of steps, .38 of them after 960 at .999.
     """
 
-    def update(averages: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+    def update(averages: Tensors, current: Tensors, steps: Tensor | int) -> None:
         n = int(steps)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, steps)
 

@@ -27,7 +27,9 @@ from core.training.precision import autocast
 class Task(Protocol):
     """What a family trains. `losses` returns named scalars of which `L_total` is minimised."""
 
-    steps: int
+    @property
+    def steps(self) -> int:
+        """The number of batches of an epoch."""
 
     def prepare(self, epoch: int) -> torch.optim.Optimizer:
         """Switch to what a global epoch trains, and return its optimiser; a group's `lr_scale` multiplies its learning rate."""

@@ -8,9 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-C = TypeVar("C")
+
+class Choice(Protocol):
+    """What every configuration says of its data set."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def dataset(self) -> str:
+        """A data set's name, or `auto`."""
+
+    @property
+    def superclass_name(self) -> str:
+        """A superclass of CIFAR-100, '' for none."""
+
+    @property
+    def data_root(self) -> str:
+        """Where the data lie."""
+
+
+C = TypeVar("C", bound=Choice)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,7 @@ def views_for(dataset: str) -> Views:
     return GLYPHS if dataset == "digits" else NATURAL
 
 
-def dataset_of(config: Any) -> str:
+def dataset_of(config: Choice) -> str:
     """Return the data set a configuration means: a superclass alone implies CIFAR-100, a data_root what lies there, nothing the digits.
 
     Raises UserError for a data_root that was given and holds nothing that is known: the digits are never taken for it.
@@ -133,6 +153,17 @@ def dataset_of(config: Any) -> str:
     from core.data.catalog import recognised  # brings the data sets' imports, which the digits' start need not wait for
 
     return recognised(config.data_root)
+
+
+def settled(value: T | Literal["auto"]) -> T:
+    """Return the value of an option of a configuration that `resolve` has been through.
+
+    Raises:
+        ValueError: it is still `auto`.
+    """
+    if value == "auto":
+        raise ValueError("an option is still auto: resolve the configuration first")
+    return value
 
 
 def resolve(config: C) -> C:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.data.loader import Batch, ViewLoader, prefetched
 from core.data.views import augment, draw_parameters
 from core.errors import UserError
+from core.models.discovery import DiscoveryModel
 from core.models.split import compact
 from core.progress import bar
 
@@ -48,7 +49,7 @@ class CachedViews:
     def __init__(
         self,
         loader: ViewLoader,
-        model: nn.Module,
+        model: DiscoveryModel,
         n_cached: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager],
@@ -66,12 +67,12 @@ class CachedViews:
         self.outputs, self.computed = found
 
     @torch.no_grad()
-    def _compute(self, model: nn.Module, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> Kept:
+    def _compute(self, model: DiscoveryModel, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> Kept:
         """Return the trunk outputs (N, V, ...) in the number format of its forward pass, and the one that they came in."""
         loader, images = self.loader, self.loader.images
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([loader.seed, STREAM])))
         parameters = draw_parameters(loader.spec, len(images), self.n_cached, rng)
-        outputs: Tensor | None = None
+        kept: Kept | None = None
         for start in bar(range(0, len(images), 64), "view cache"):
             rows = np.arange(start, min(start + 64, len(images)))
             pixels = images.batch(rows)
@@ -79,10 +80,12 @@ class CachedViews:
                 with autocast():
                     output = model.trunk(augment(pixels, parameters[rows, view], loader.spec).to(device))
                     part = compact(output).cpu()
-                if outputs is None:
-                    outputs = self._allocate(part, len(images))
-                outputs[rows, view] = part
-        return outputs, output.dtype
+                if kept is None:
+                    kept = self._allocate(part, len(images)), output.dtype
+                kept[0][rows, view] = part
+        if kept is None:
+            raise ValueError("there are no images whose views could be kept")
+        return kept
 
     def restored(self, outputs: Tensor) -> Tensor:
         """Return kept outputs in the number format that the trunk gives them in."""

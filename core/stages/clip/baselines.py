@@ -42,7 +42,7 @@ def linear_probe(m: Any, towers: Any, select_by: str, seed: int) -> Lines:
     The features are centred by the training images' mean and L2-normalised; the strength of the regularisation is chosen on
     validation (without it, 1 / STRENGTHS' middle), by `select_by` where that is a metric.
     """
-    features = {part: m.features(towers, m.rows[part]) for part in ("train", "val", "test") if len(m.rows[part])}
+    features: dict[str, np.ndarray] = {part: m.features(towers, m.rows[part]) for part in ("train", "val", "test") if len(m.rows[part])}
     centre = features["train"].mean(axis=0)
     features = {part: normalize(values - centre) for part, values in features.items()}
     metric = METRIC if select_by == "last" else select_by
@@ -51,7 +51,9 @@ def linear_probe(m: Any, towers: Any, select_by: str, seed: int) -> Lines:
         fitted = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features["train"], m.data.train.labels)
         score = shown(m, "val", fitted.predict_log_proba(features["val"]))[metric] if "val" in features else 0.0
         best = max(best, (score, fitted), key=lambda found: found[0])
-    lines = {part: shown(m, part, best[1].predict_log_proba(features[part])) for part in ("val", "test") if part in features}
+    lines: dict[str, Lines] = {
+        part: shown(m, part, best[1].predict_log_proba(features[part])) for part in ("val", "test") if part in features
+    }
     return _named("linear_probe", lines) | {"linear_probe/strength": best[1].C}
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -45,6 +45,11 @@ class Pool:
     kept: dict[tuple[int, str, str], ResizedImages] = field(default_factory=dict)
 
     @property
+    def files(self) -> FileImages:
+        """Where the images lie."""
+        return cast(FileImages, self.images.source)
+
+    @property
     def digest(self) -> str:
         """The sha256 of images, labels, ids, classes and sentences."""
         names = [list(self.class_names), [list(texts) for texts in self.sentences]]
@@ -52,8 +57,7 @@ class Pool:
 
     def subset(self, rows: np.ndarray) -> ImageSet:
         """Return the images at `rows`."""
-        source = self.images.source
-        files = FileImages([source.paths[i] for i in rows], [source.file_digests[i] for i in rows])
+        files = FileImages([self.files.paths[i] for i in rows], [self.files.file_digests[i] for i in rows])
         return ImageSet(tuple(self.images.ids[i] for i in rows), self.images.labels[rows], files)
 
     def resized(self, spec: ViewSpec) -> ResizedImages:

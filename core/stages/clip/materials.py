@@ -241,7 +241,8 @@ class Materials:
 
 def parted(pool: Pool, rows: folds.Rows) -> ClassificationData:
     """Return the three parts of a pool as evaluation takes them."""
-    return ClassificationData(pool.name, pool.class_names, *(pool.subset(rows[part]) for part in ("train", "val", "test")))
+    train, val, test = (pool.subset(rows[part]) for part in ("train", "val", "test"))
+    return ClassificationData(pool.name, pool.class_names, train, val, test)
 
 
 def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
@@ -296,7 +297,7 @@ def sentence_model(config: Any, pool: Pool, towers: ClipTowers, m: Materials) ->
     tokens = towers.tokenizer(texts)
     for text in [text for text, cut in zip(texts, tokens.cut.tolist(), strict=True) if cut]:
         print(f"taxon: a sentence is longer than {tokens.ids.shape[1]} tokens and loses its end: '{text[:60]}...'", file=sys.stderr)
-    towers.to(m.device, memory_format=torch.channels_last)
+    towers.to(m.device).to(memory_format=torch.channels_last)
     fixed, words, words_of = None, None, None
     if towers.text.locked:
         fixed = _fixed_text(towers, tokens.ids, m)

@@ -58,10 +58,11 @@ class Materials:
     def extractors(self, batch_size: int | str = "auto", num_workers: int = 2) -> tuple[FeatureExtractor, FeatureExtractor]:
         """Return the feature extractors of the training and the test images; without gradients `auto` is a large batch."""
         size = FORWARD_BATCH if batch_size == "auto" else int(batch_size)
-        return tuple(
+        train, test = (
             FeatureExtractor(images, self.spec, self.device, self.autocast, size, num_workers=min(num_workers, MAX_WORKERS))
             for images in (self.train_images, self.test_images)
         )
+        return train, test
 
 
 def origin_tags(data: DiscoveryData, config: Any) -> dict[str, str]:

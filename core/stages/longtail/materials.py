@@ -29,8 +29,16 @@ from core.training.timeline import Phase
 FORWARD_BATCH = 128
 TASKS = ("crop", "disease", "severity")
 # Leaves: colour tells diseases apart, so that it varies little; scale and angle vary with the photographer.
-STANDARD = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.03, "rotate": 20.0, "scale": 0.15, "shift": 0.05}
-LIGHT = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "jitter_prob": 0.0}
+STANDARD: dict[str, Any] = {
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "hue": 0.03,
+    "rotate": 20.0,
+    "scale": 0.15,
+    "shift": 0.05,
+}
+LIGHT: dict[str, Any] = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "jitter_prob": 0.0}
 
 
 @dataclass
@@ -86,7 +94,8 @@ class Materials:
         """Return logits and features (N, ...) float32 of a part's images as they are; the model's mode is as before."""
         was_training = model.training
         model.eval()
-        images, spec, found = self.resized(part, size), self.spec(size), {}
+        images, spec = self.resized(part, size), self.spec(size)
+        found: dict[str, list[torch.Tensor]] = {}
         batches = evaluation_batches(images, spec, FORWARD_BATCH, num_workers=max(1, min(self.num_workers, 4)))
         with precision.autocast(self.device, self.number_format):
             for _indices, views in bar(batches, part, total=-(-len(images) // FORWARD_BATCH)):
@@ -110,7 +119,8 @@ def load_data(config: Any) -> ClassificationData:
                 dirs[part] = str(root / part)
     if not dirs["train"] and not metas["train"]:
         raise UserError("no training images: give data_root, train_dir (class folders) or train_meta (a metadata CSV)")
-    return longtail.load(*dirs.values(), *metas.values(), config.class_weights)
+    train, val, test = ((dirs[part], metas[part]) for part in longtail.PARTS)
+    return longtail.load(train[0], val[0], test[0], train[1], val[1], test[1], config.class_weights)
 
 
 def gather(config: Any, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:

@@ -118,7 +118,7 @@ def _files(data: ClassificationData, classes: LabelMap, parts: Parts) -> dict[st
 
 def _cells(data: ClassificationData, index: int) -> dict[str, str]:
     """Return what the attributes say of a class, by CSV column."""
-    cells = {}
+    cells: dict[str, str] = {}
     for key, attribute in data.attributes.items():
         id_column, name_column = label_map.ATTRIBUTES[key]
         value = int(attribute.of_class[index])
@@ -172,7 +172,7 @@ def _print(config: PrepareConfig, report: Mapping[str, Any], parts: Parts) -> No
     print(_duplicates_line(report) if report["duplicates"]["pairs"] else "no image is in two parts")
     if config.output_dir:
         folder = Path(config.output_dir).expanduser().resolve()
-        options = {"class_weights": folder / WEIGHTS}
+        options: dict[str, str | Path] = {"class_weights": folder / WEIGHTS}
         for part, entries in parts.items():
             if entries:
                 options[f"{part}_dir"] = str(entries[0].path).removesuffix(entries[0].file).rstrip("/")

@@ -80,7 +80,7 @@ def _write(path: Path, cases: BadCases, rows: list[int], kind: str, texts: list[
     for guid in sources:
         count[guid] += 1
         guids.append(_name(guid, kind, count[guid]))
-    posts = Posts(tuple(guids), tuple(texts), tuple(images), cases.posts.labels[rows], cases.posts.class_names)
+    posts = Posts(tuple(guids), tuple(texts), tuple(images), cases.posts.truth[rows], cases.posts.class_names)
     post_splits.write_csv(path, posts, data_root, {"source_guid": sources, "origin": [f"badcase_{kind}"] * len(rows)})
 
 

@@ -39,7 +39,7 @@ def run(config: BaselineConfig, run: Any) -> dict[str, Any]:
             require_same_test(posts, uri, name)
         run.dataset("posts/test", posts.digest, config.data_root, "test")
         found = {name: probabilities_of(uri, posts, name) for name, uri in given.items()}
-        report = judge(posts.labels, found["baseline_weights"], found["weights"], config, post_splits.groups_of(posts))
+        report = judge(posts.truth, found["baseline_weights"], found["weights"], config, post_splits.groups_of(posts))
         report |= {"posts": len(posts), "data_digest": posts.digest, "compared": given}
         write(folder, posts, found, report)
         publish(report)
@@ -101,7 +101,7 @@ def judge(
 
     Posts of one number in `groups` (N,) are resampled together and are one trial of McNemar's test.
     """
-    settings = {"n": config.resamples, "seed": config.seed, "level": config.level, "groups": groups}
+    settings: dict[str, Any] = {"n": config.resamples, "seed": config.seed, "level": config.level, "groups": groups}
     scores, differences = {}, {}
     for name in METRICS:
         pair = {"baseline": baseline, "candidate": candidate}

@@ -90,7 +90,7 @@ def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, 
     posts = rows[config.part]
     outcomes = [outcome(name, one, config, rows, run, entry_point) for name, one in made]
     groups = post_splits.groups_of(posts)
-    tests = against_first(outcomes, posts.labels, groups)
+    tests = against_first(outcomes, posts.truth, groups)
     table = [row_of(one, posts, config.seed, groups) | test for one, test in zip(outcomes, tests, strict=True)]
     summary = {"part": config.part, "posts": len(posts), "rows": table, "best": best_of(table), "seeds": config.seeds}
     folder = scratch("comparison")
@@ -156,11 +156,9 @@ def row_of(one: Outcome, posts: Posts, seed: int, groups: np.ndarray) -> dict[st
     row: dict[str, Any] = {"name": one.name, "runs": list(one.runs)}
     for name in SCORES:
         metric = mean_over_seeds(accuracy if name == "accuracy" else macro_f1)
-        interval = compare.bootstrap_interval(posts.labels, one.predicted, metric, seed=seed, groups=groups)
+        interval = compare.bootstrap_interval(posts.truth, one.predicted, metric, seed=seed, groups=groups)
         row[name] = [interval.value, interval.low, interval.high]
-        single = [
-            mean_over_seeds(accuracy if name == "accuracy" else macro_f1)(posts.labels, column[:, None]) for column in one.predicted.T
-        ]
+        single = [mean_over_seeds(accuracy if name == "accuracy" else macro_f1)(posts.truth, column[:, None]) for column in one.predicted.T]
         row[f"{name}_of_seeds"] = single
     return row
 

@@ -94,7 +94,7 @@ def write(folder: Path, posts: Posts, predicted: tuple[str, ...], overall: Error
         writer.writerows(zip(posts.guids, posts.tags, predicted, strict=True))
     figure.save(plots.error_rates(panels, overall), folder / "error_rates.png")
     ids = np.array([posts.class_names.index(name) for name in predicted], np.int64)
-    figure.save(class_confusion.class_confusion(posts.labels, ids, posts.class_names), folder / "confusion.png")
+    figure.save(class_confusion.class_confusion(posts.truth, ids, posts.class_names), folder / "confusion.png")
 
 
 def summary_of(part: str, overall: ErrorRate, panels: dict[str, list[ErrorRate]]) -> str:

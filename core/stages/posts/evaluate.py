@@ -24,14 +24,14 @@ KEPT = (*SHOWN, "nll", "ece")
 
 def metrics_of(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray) -> dict[str, float]:
     """Return the metrics of probabilities (N, C) on labelled posts; classes without posts do not count."""
-    found = classification.report(posts.labels, probabilities, posts.class_names, class_counts)
+    found = classification.report(posts.truth, probabilities, posts.class_names, class_counts)
     return {name: found.metrics[name] for name in KEPT}
 
 
 def intervals_of(posts: Posts, probabilities: np.ndarray, seed: int) -> dict[str, Interval]:
     """Return the 95 % bootstrap intervals of SHOWN; duplicates are resampled together."""
     groups = post_splits.groups_of(posts)
-    return {name: compare.bootstrap_interval(posts.labels, probabilities, name, seed=seed, groups=groups) for name in SHOWN}
+    return {name: compare.bootstrap_interval(posts.truth, probabilities, name, seed=seed, groups=groups) for name in SHOWN}
 
 
 def figures_of(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, seed: int) -> dict[str, float]:
@@ -43,7 +43,7 @@ def figures_of(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray
 def write_tables(posts: Posts, probabilities: np.ndarray, class_counts: np.ndarray, folder: Path, figures: Mapping[str, float]) -> None:
     """Write metrics.json, intervals.json, per_class.csv and predictions.csv into `folder`; `figures` are those of `figures_of`."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = classification.report(posts.labels, probabilities, posts.class_names, class_counts)
+    found = classification.report(posts.truth, probabilities, posts.class_names, class_counts)
     metrics = {name: figures[name] for name in KEPT}
     intervals = {name: [figures[f"{name}_low"], figures[f"{name}_high"]] for name in SHOWN}
     (folder / "metrics.json").write_text(json.dumps(metrics | {"posts": len(posts), "unscored": found.unscored}, indent=1) + "\n")
@@ -56,8 +56,8 @@ def draw_pictures(posts: Posts, probabilities: np.ndarray, folder: Path) -> None
     """Draw the confusion matrix and the calibration of probabilities (N, C) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = posts.class_names
-    figure.save(class_confusion.class_confusion(posts.labels, probabilities.argmax(axis=1), names), folder / "confusion.png")
-    figure.save(reliability.reliability(posts.labels, probabilities), folder / "reliability.png")
+    figure.save(class_confusion.class_confusion(posts.truth, probabilities.argmax(axis=1), names), folder / "confusion.png")
+    figure.save(reliability.reliability(posts.truth, probabilities), folder / "reliability.png")
 
 
 def predictions(posts: Posts, probabilities: np.ndarray) -> list[dict[str, Any]]:

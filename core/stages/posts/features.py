@@ -19,6 +19,7 @@ from core.data.images import DECODE_THREADS, FileImages
 from core.data.posts import Posts
 from core.data.views import ViewSpec, resize_all
 from core.models import tokenizers
+from core.models.clip_towers import Tower
 from core.models.embedding_cache import EmbeddingKey, cached, embed
 from core.models.post_net import PostNet
 from core.models.preprocessing import OLDER, Preprocessing
@@ -51,6 +52,7 @@ def image_features(
     net: PostNet, posts: Posts, size: int, device: torch.device, number_format: str, view: int = 0, seed: int = 0
 ) -> np.ndarray:
     """Return the image tower's features (N, d) float32 of a view: 0 is the plain one, others are augmented, drawn by picture and seed."""
+    tower = _needed(net.visual)
     how = [_source(images, views, pixels_of, crop), [_source(post_augment, augmented), view, seed] if view else 0]
     transform = digest.of_json(["post image", net.reading.preprocessing.views(size), how])
     contents = content_of(posts.image_paths)
@@ -62,21 +64,28 @@ def image_features(
                 made = pool.map(lambda one, row: augmented(one, seed, contents[row], view - 1), pixels, rows.tolist())
                 pixels = torch.stack(list(made))
         batches = (net.reading.normalise(part.to(device)) for part in pixels.split(FORWARD_BATCH))
-        return embed(net.visual.features, net.visual, batches, lambda: autocast(device, number_format), f"image features, view {view}")
+        return embed(tower.features, tower, batches, lambda: autocast(device, number_format), f"image features, view {view}")
 
-    return _remembered(net.visual.digest(), transform, number_format, contents, compute)
+    return _remembered(tower.digest(), transform, number_format, contents, compute)
 
 
 def text_features(net: PostNet, texts: Sequence[str], device: torch.device, number_format: str) -> np.ndarray:
     """Return the text tower's features (N, d) float32 of cleaned texts."""
+    tower = _needed(net.text)
     transform = digest.of_json(["post text", net.reading.tokenizer.context_length, _source(tokenizers)])
 
     def compute(rows: np.ndarray) -> np.ndarray:
         ids = net.reading.tokenizer([texts[row] for row in rows]).ids
         batches = (part.to(device) for part in ids.split(FORWARD_BATCH))
-        return embed(net.text.features, net.text, batches, lambda: autocast(device, number_format), "text features")
+        return embed(tower.features, tower, batches, lambda: autocast(device, number_format), "text features")
 
-    return _remembered(net.text.digest(), transform, number_format, [digest.of_bytes(text.encode()) for text in texts], compute)
+    return _remembered(tower.digest(), transform, number_format, [digest.of_bytes(text.encode()) for text in texts], compute)
+
+
+def _needed(tower: Tower | None) -> Tower:
+    if tower is None:
+        raise ValueError("the head does not look at this side of a post, so the network has no tower for it")
+    return tower
 
 
 def _source(*made_by: ModuleType | Callable[..., Any]) -> str:

@@ -64,7 +64,7 @@ class Materials:
     @property
     def class_counts(self) -> np.ndarray:
         """(C,) training posts of each class."""
-        return np.bincount(self.rows["train"].labels, minlength=len(self.class_names))
+        return np.bincount(self.rows["train"].truth, minlength=len(self.class_names))
 
     @property
     def digest(self) -> str:
@@ -107,23 +107,26 @@ def load_rows(config: Any) -> dict[str, Posts]:
         UserError: a part is missing or unreadable, has no labels, a class has no training post, two parts share a post, or a row of
             one was made from a post that a later one holds.
     """
-    found = {part: load_part(config, part, needed=part != "test") for part in PARTS}
-    rows = {part: posts for part, posts in found.items() if posts is not None}
+    files = {part: _csv_of(config, part) for part in PARTS}
+    rows = {part: _read(config, part, file) for part, file in files.items() if part != "test" or file is not None}
     check_rows(rows)
     for part, later in (("train", ("val", "test")), ("val", ("test",))):
         held_out = {name: rows[name] for name in later if name in rows}
-        results.refuse_sources(post_splits.read_column(_csv_of(config, part), "source_guid"), held_out, f"{part}_csv", REMEDY)
+        file = files[part]
+        if file is not None:
+            results.refuse_sources(post_splits.read_column(file, "source_guid"), held_out, f"{part}_csv", REMEDY)
     refuse_leaks(rows)
     return rows
 
 
-def load_part(config: Any, part: str, needed: bool = True) -> Posts | None:
-    """Return the labelled posts of a part, from `<part>_csv` or data_dir; without either None, or UserError where it is `needed`."""
-    path = _csv_of(config, part)
-    if path is None and needed:
-        raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
+def load_part(config: Any, part: str) -> Posts:
+    """Return the labelled posts of a part, from `<part>_csv` or data_dir; UserError without either."""
+    return _read(config, part, _csv_of(config, part))
+
+
+def _read(config: Any, part: str, path: Path | None) -> Posts:
     if path is None:
-        return None
+        raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
     posts = post_splits.read_csv(path, config.data_root)
     if posts.labels is None:
         raise UserError(f"{part}_csv = '{path}' has no label at all; give the CSV of labelled posts")
@@ -157,7 +160,7 @@ def check_rows(rows: dict[str, Posts]) -> None:
     for part, posts in rows.items():
         if posts.labels is None:
             raise UserError(f"the {part} posts have no labels; training and validation need them")
-    counts = np.bincount(rows["train"].labels, minlength=len(rows["train"].class_names))
+    counts = np.bincount(rows["train"].truth, minlength=len(rows["train"].class_names))
     absent = [name for name, count in zip(rows["train"].class_names, counts, strict=True) if not count]
     if absent:
         raise UserError(f"class {', '.join(absent)} has no training post; add some to the training CSV")

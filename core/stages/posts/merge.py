@@ -162,7 +162,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     if twice:
         raise UserError(f"guids stand in more than one row: {results.named(twice)}; give every row a guid of its own")
     texts, images = ([value for part in parts for value in getattr(part.posts, name)] for name in ("texts", "image_paths"))
-    labels = np.concatenate([part.posts.labels for part in parts])
+    labels = np.concatenate([part.posts.truth for part in parts])
     posts = Posts(tuple(guids), tuple(texts), tuple(images), labels, parts[0].posts.class_names)
     return Rows(posts, *(tuple(value for part in parts for value in getattr(part, name)) for name in ("sources", "origins")))
 
@@ -185,7 +185,7 @@ def write(folder: Path, merged: Rows, reasons: dict[str, str] | None, data_root:
 def describe(merged: Rows, dropped: dict[str, int]) -> dict[str, Any]:
     """Return the JSON-ready report."""
     origins = dict(Counter(merged.origins))
-    counts = np.bincount(merged.posts.labels, minlength=len(merged.posts.class_names)).tolist()
+    counts = np.bincount(merged.posts.truth, minlength=len(merged.posts.class_names)).tolist()
     metrics = {f"merge/{name}": float(count) for name, count in origins.items()} | {"merge/dropped": float(sum(dropped.values()))}
     return {
         "posts": len(merged.posts),

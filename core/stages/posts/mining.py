@@ -50,8 +50,9 @@ def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
         leakage.require_unseen(config, results.items_of(train), "training posts, which are to be predicted out of fold")
         groups = groups_of(train, source)
         run.dataset("posts/train", train.digest, config.data_root, "training")
+        kept: list[Path] = []
         if config.model:
-            folds, probabilities, kept = np.full(len(train), ""), by_model(config.model, train), []
+            folds, probabilities = np.full(len(train), ""), by_model(config.model, train)
         else:
             folds = fold_of(train, groups, config.folds, config.seed)
             probabilities, kept = out_of_fold(config, train, val, folds, run)
@@ -108,17 +109,17 @@ def fold_of(train: Posts, groups: np.ndarray, folds: int, seed: int) -> np.ndarr
     Raises UserError for a class with fewer groups than folds.
     """
     for label, name in enumerate(train.class_names):
-        n_groups = len(np.unique(groups[train.labels == label]))
+        n_groups = len(np.unique(groups[train.truth == label]))
         if n_groups < folds:
             raise UserError(
                 f"class {name} has {n_groups} groups of posts without common image or text, fewer than folds = {folds}; lower folds"
             )
     found = np.zeros(len(train), np.int64)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for fold, (_, predicted) in enumerate(splitter.split(np.zeros(len(train)), train.labels, groups)):
+    for fold, (_, predicted) in enumerate(splitter.split(np.zeros(len(train)), train.truth, groups)):
         found[predicted] = fold
     for fold in range(folds):
-        absent = set(range(len(train.class_names))) - set(train.labels[found != fold].tolist())
+        absent = set(range(len(train.class_names))) - set(train.truth[found != fold].tolist())
         if absent:
             raise UserError(f"without fold {fold} no {train.class_names[min(absent)]} post is left to train on; lower folds or change seed")
     return found
@@ -153,7 +154,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
         places.append(stage.work_folder(key))
         with reuse.locked(key):
             probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
-        right = float((probabilities[unseen].argmax(axis=1) == train.labels[unseen]).mean())
+        right = float((probabilities[unseen].argmax(axis=1) == train.truth[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)
     return probabilities, places
 
@@ -183,7 +184,7 @@ def _read_kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def find(train: Posts, probabilities: np.ndarray, confidence_below: float) -> tuple[BadCases, np.ndarray]:
     """Return the bad cases, wrong ones first, surest mistakes first, and their rows in `train`."""
     predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong, unsure = predicted != train.labels, confidences < confidence_below
+    wrong, unsure = predicted != train.truth, confidences < confidence_below
     rows = np.flatnonzero(wrong | unsure)
     rows = rows[np.lexsort((rows, np.where(wrong[rows], -confidences[rows], confidences[rows]), ~wrong[rows]))]
     reasons = [", ".join(name for name, holds in ((WRONG, wrong[i]), (UNSURE, unsure[i])) if holds) for i in rows]
@@ -193,9 +194,9 @@ def find(train: Posts, probabilities: np.ndarray, confidence_below: float) -> tu
 
 def describe(train: Posts, probabilities: np.ndarray, cases: BadCases, groups: np.ndarray) -> dict[str, Any]:
     """Return the JSON-ready report: scores with intervals over whole groups, bad cases by reason and class."""
-    found = {name: vars(compare.bootstrap_interval(train.labels, probabilities, name, groups=groups)) for name in ("accuracy", "macro_f1")}
+    found = {name: vars(compare.bootstrap_interval(train.truth, probabilities, name, groups=groups)) for name in ("accuracy", "macro_f1")}
     by_class = {
-        name: {"posts": int((train.labels == c).sum()), "bad": cases.posts.tags.count(name)} for c, name in enumerate(train.class_names)
+        name: {"posts": int((train.truth == c).sum()), "bad": cases.posts.tags.count(name)} for c, name in enumerate(train.class_names)
     }
     wrong = sum(reason.startswith(WRONG) for reason in cases.reasons)
     metrics = {f"oof/{name}": interval["value"] for name, interval in found.items()}
@@ -225,9 +226,9 @@ def _draw(folder: Path, train: Posts, probabilities: np.ndarray, cases: BadCases
     if len(shown_posts):
         images = model.images_of(shown_posts, _SIDE).transpose(0, 2, 3, 1)
         n = len(shown_posts)
-        page = mistakes.mistakes(images, shown_posts.tags, cases.predicted[:n], cases.confidences[:n], shown_posts.texts)
+        page = mistakes.mistakes(images, shown_posts.tags, cases.predicted[:n], cases.confidences[:n].tolist(), shown_posts.texts)
         figure.save(page, folder / "bad_cases.png")
-    figure.save(reliability.reliability(train.labels, probabilities), folder / "oof_reliability.png")
+    figure.save(reliability.reliability(train.truth, probabilities), folder / "oof_reliability.png")
 
 
 def summary_of(report: dict[str, Any]) -> str:

@@ -53,7 +53,9 @@ def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | N
                     _copy(source, folder / "plots" / f"{name.replace(' ', '_')}_{source.name}")
 
     def copies(_summary: Any) -> None:
-        results.copy_tree(folder, results.require_folder(pipeline.config.output_dir))
+        target = results.require_folder(pipeline.config.output_dir)
+        if target is not None:
+            results.copy_tree(folder, target)
 
     copied = {"output_dir": copies} if pipeline.config.output_dir else {}
     steps = after.Steps({"pictures": pictures, **copied}, lambda found: _say(pipeline, run, found), always=tuple(copied))

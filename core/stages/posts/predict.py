@@ -81,12 +81,13 @@ def best_predictor(uris: list[str]) -> tuple[str, model.PostPredictor]:
 
 def _own_scores(opened: Sequence[tuple[str, model.PostPredictor]]) -> dict[str, float]:
     """Return what each classifier says of itself, all on the same validation posts."""
-    scores = {one: getattr(predictor, "about", {}).get(SCORE) for one, predictor in opened}
-    silent = [one for one, score in scores.items() if score is None]
-    if silent:
-        raise UserError(
-            f"weights: '{silent[0]}' does not say how it did on validation; give runs of {model.optimize.ENTRY_POINT}, or one alone"
-        )
+    said = {one: getattr(predictor, "about", {}).get(SCORE) for one, predictor in opened}
+    scores: dict[str, float] = {one: score for one, score in said.items() if score is not None}
+    for one in said:
+        if one not in scores:
+            raise UserError(
+                f"weights: '{one}' does not say how it did on validation; give runs of {model.optimize.ENTRY_POINT}, or one alone"
+            )
     return scores
 
 

@@ -78,9 +78,9 @@ def describe(labelled: Posts, unlabelled: Posts | None, split: PostSplit, parts:
     """Return the JSON-ready report: counts, class shares, encodings, duplicates and their label conflicts, digests."""
     duplicates = duplicate_groups(labelled, split)
     tests = {"labelled": labelled} | ({"predict": unlabelled} if unlabelled else {})
-    by_class = {name: _class_counts(part) for name, part in (parts | {"labelled": labelled}).items()}
+    by_class = {name: _class_counts(part) for name, part in {**parts, "labelled": labelled}.items()}
     return {
-        "posts": {name: len(part) for name, part in (parts | tests).items()},
+        "posts": {name: len(part) for name, part in {**parts, **tests}.items()},
         "by_class": by_class,
         "class_shares": {name: {tag: count / sum(counts.values()) for tag, count in counts.items()} for name, counts in by_class.items()},
         "encodings": {name: dict(part.encodings) for name, part in tests.items()},
@@ -125,7 +125,7 @@ def _any_alike(kind: str, values: Sequence[str]) -> bool:
 
 
 def _class_counts(part: Posts) -> dict[str, int]:
-    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    counts = np.bincount(part.truth, minlength=len(part.class_names))
     return dict(zip(part.class_names, counts.tolist(), strict=True))
 
 

@@ -32,18 +32,18 @@ def fit(config: OptimizeClipConfig, m: Materials) -> tuple[NgramPredictor, dict[
         config.image_regularisation,
         config.image_share,
     )
-    labels = m.rows["train"].labels
+    labels = m.rows["train"].truth
     model = NgramClassifier.fit(settings, m.texts["train"] if read else None, seen["train"], labels, len(m.class_names))
     probabilities = {part: model.probabilities(m.texts[part], seen[part]) for part in m.rows if part != "train"}
     build = None if net is None else materials.build_arguments(materials.frozen_image(config), net)
-    visual = None if net is None else net.visual.cpu()
+    visual = None if net is None or net.visual is None else net.visual.cpu()
     predictor = NgramPredictor(model, visual, None if net is None else net.reading, publish.about_of(m, build))
     predictor.lineage = m.lineage
     return predictor, probabilities
 
 
 def _on(net: PostNet, device: torch.device) -> PostNet:
-    return net.to(device, memory_format=torch.channels_last)
+    return net.to(device).to(memory_format=torch.channels_last)
 
 
 def train(

@@ -42,8 +42,8 @@ def run(config: RobustnessConfig, run: Any) -> dict[str, Any]:
         predictor = model.open_predictor(config.weights)
         results.require_fair(predictor, posts, config.part, "weights", config.weights)
         run.dataset(f"posts/{config.part}", posts.digest, config.data_root, config.part)
-        report = {"part": config.part, "posts": len(posts), "data_digest": posts.digest, "seed": config.seed}
-        report |= test(predictor, posts, chosen, config.seed)
+        report: dict[str, Any] = {"part": config.part, "posts": len(posts), "data_digest": posts.digest, "seed": config.seed}
+        report |= damage(predictor, posts, chosen, config.seed)
         write(report, folder)
         flat = {f"{FOLDER}/clean_{name}": report["clean"][name]["value"] for name in SCORES}
         flat |= {f"{FOLDER}/{kind}_{name}": value for kind, values in report["summary"].items() for name, value in values.items()}
@@ -71,7 +71,7 @@ def sample(posts: Posts, max_posts: int, seed: int) -> Posts:
     return posts.subset(np.sort(np.random.default_rng(seed).permutation(len(posts))[:max_posts]))
 
 
-def test(predictor: PostPredictor, posts: Posts, chosen: Sequence[tuple[str, str]], seed: int) -> dict[str, Any]:
+def damage(predictor: PostPredictor, posts: Posts, chosen: Sequence[tuple[str, str]], seed: int) -> dict[str, Any]:
     """Return `clean` scores with intervals, `cells` and the `summary` of (kind, corruption) pairs in all severities.
 
     What a classifier does not look at is not damaged. UserError when nothing is left.
@@ -83,18 +83,15 @@ def test(predictor: PostPredictor, posts: Posts, chosen: Sequence[tuple[str, str
     images = model.pictures(predictor, posts)
     right = predictor.probabilities(posts.texts, images).argmax(axis=1)
     groups = post_splits.groups_of(posts)
-    clean = {name: vars(compare.bootstrap_interval(posts.labels, right, name, seed=seed, groups=groups)) for name in SCORES}
+    clean = {name: vars(compare.bootstrap_interval(posts.truth, right, name, seed=seed, groups=groups)) for name in SCORES}
     damaged = bar(_damaged(posts, images, chosen, seed), "corruptions", total=len(chosen) * len(SEVERITIES))
     cells = []
     for cell, rows, texts, pixels in damaged:
         predicted = right.copy()
         if len(rows):
             predicted[rows] = predictor.probabilities(texts, pixels).argmax(axis=1)
-        cells.append(cell | scores(posts.labels, predicted))
+        cells.append(cell | scores(posts.truth, predicted))
     return {"clean": clean, "cells": cells, "summary": summarise(cells, clean["accuracy"]["value"])}
-
-
-test.__test__ = False  # no test of pytest's
 
 
 def _damaged(
