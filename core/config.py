@@ -1,8 +1,8 @@
 """One frozen dataclass a stage; the command line, `--help`, the stage key and MLproject all come from it.
 
-A field is declared with `option(default, doc)`, an input with `place(default, doc, kind)`; its annotation is its type. `auto` in a type
-means that the recipe of the data set and backbone fills it in (core/training/recipes.py). A class that inherits `ConfigFile` also takes
-options from a file.
+A field is declared with `option(default, doc)`, an input with `place(default, doc, kind)`, what can change no result with
+`machine(default, doc)`; its annotation is its type, its limits stand beside it. `auto` in a type means that the recipe of the data set
+and backbone fills it in (core/training/recipes.py). A class that inherits `ConfigFile` also takes options from a file.
 """
 
 from __future__ import annotations
@@ -29,30 +29,78 @@ def _always(_config: Any) -> bool:
     return True
 
 
-def option(default: Any, doc: str, affects_result: bool = True, acts: Callable[[Any], bool] = _always, digest: str = "") -> Any:
-    """Declare one configuration field: its default, its one-line documentation, and what it has to do with the result.
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Between which numbers a field's value has to be; values that are no numbers (`auto`, `none`) are never outside.
+
+    Attributes:
+        above, at_least, below, at_most: None = no such limit. NaN is outside every one.
+        wrong: what an error line says after `name = value`; '' = made from the limits.
+    """
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    wrong: str = ""
+
+    def refusal(self, value: float) -> str:
+        """Return what an error line says after `name = value`; '' for a value inside."""
+        if self.above is not None and not value > self.above:
+            said = f"; it must be larger than {self.above}"
+        elif self.at_least is not None and not value >= self.at_least:
+            said = f"; {'use' if self.at_least else 'it must be'} {self.at_least} or more"
+        elif self.below is not None and not value < self.below:
+            said = f" is too large; use one below {self.below}"
+        elif self.at_most is not None and not value <= self.at_most:
+            said = f" is too large; use {self.at_most} or less"
+        else:
+            return ""
+        share = " is outside 0..1; give a share between 0 and 1" if (self.at_least, self.at_most) == (0, 1) else ""
+        return self.wrong or share or said
+
+    def __str__(self) -> str:
+        """Return the limits as `--help` shows them, '' for none."""
+        bounds = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+
+SEED = {"at_least": 0, "below": 2**32}
+SHARE = {"at_least": 0, "at_most": 1}
+
+
+def option(default: Any, doc: str, *, acts: Callable[[Any], bool] = _always, digest: str = "", role: str = "", **limits: Any) -> Any:
+    """Declare one configuration field: its default, its one-line documentation, its limits, and what it has to do with the result.
 
     Args:
-        affects_result: False for what can change no result (worker counts, progress, where to start): never in a stage key.
         acts: of the resolved configuration, whether the option acts beside the others; where it does not it is in no stage key. Say False
             only where nothing changes, not a bit. An option that this class lacks counts as it is in stages that have it.
-        digest: kind of the digests that stand for the option in stage keys (core/stages/keys.py); `data` for whatever decides which items
-            are read and who of them is held out.
+        digest: kind of the digest that stands for the option in stage keys where a stage has one (core/stages/keys.py): `data` for
+            whatever decides which items are read and who of them is held out.
+        role: `place` or `machine`, as declared by the functions of these names; '' = its value is in the stage key.
+        limits: `above`, `at_least`, `below`, `at_most` and `wrong` of `Limits`.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "affects_result": affects_result, "acts": acts, "digest": digest})
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "role": role, "acts": acts, "digest": digest, "limits": Limits(**limits)}
+    )
 
 
 def place(default: str, doc: str, holds: str = "data", acts: Callable[[Any], bool] = _always) -> Any:
     """Declare where an input lies: the digest of what it holds is in the stage key, never the place. Kinds: core/stages/keys.py."""
-    return option(default, doc, acts=acts, digest=holds)
+    return option(default, doc, acts=acts, digest=holds, role="place")
+
+
+def machine(default: Any, doc: str, **limits: Any) -> Any:
+    """Declare what can change no result: worker counts, progress, where to start, where to write; never in a stage key."""
+    return option(default, doc, role="machine", **limits)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigFile:
     """Options from a file; inherited last, so that `config` is the first option."""
 
-    config: str = option(
-        "", "file of options, JSON, JSON5 or YAML (path or runs:/<id>/best.json); an option of the command line overrides it", False
+    config: str = machine(
+        "", "file of options, JSON, JSON5 or YAML (path or runs:/<id>/best.json); an option of the command line overrides it"
     )
 
 
@@ -65,8 +113,10 @@ def fields_of(config: type) -> list[tuple[str, Any, Any, str]]:
 def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
     """Return the command-line parser of a configuration class."""
     parser = jsonargparse.ArgumentParser(prog=prog, description=(config.__doc__ or "").strip(), exit_on_error=False)
+    limits = {f.name: str(f.metadata["limits"]) for f in dataclasses.fields(config)}
     for name, annotation, default, doc in fields_of(config):
-        parser.add_argument(f"--{name}", type=annotation, default=default, help=doc)
+        said = f"{doc} ({limits[name]})" if limits[name] else doc
+        parser.add_argument(f"--{name}", type=annotation, default=default, help=said)
     return parser
 
 
@@ -193,11 +243,15 @@ def describe(annotation: Any) -> str:
     return {bool: "true/false", int: "a whole number", float: "a number", str: "text"}[annotation]
 
 
+def names_of(config: Any, *roles: str) -> list[str]:
+    """Return the names of the fields of a configuration (class) that have one of these roles: place, machine, '' = neither."""
+    return [f.name for f in dataclasses.fields(config) if f.metadata["role"] in roles]
+
+
 def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
     """Return the configuration as JSON-ready values; `results_only` leaves out what cannot change a result."""
-    return {
-        f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata.get("affects_result", True) or not results_only
-    }
+    names = names_of(config, "place", "") if results_only else names_of(config, "place", "", "machine")
+    return {name: getattr(config, name) for name in names}
 
 
 def asked(config: Any) -> dict[str, Any]:
@@ -208,15 +262,25 @@ def asked(config: Any) -> dict[str, Any]:
     kept = {
         f.name: getattr(config, f.name)
         for f in dataclasses.fields(config)
-        if f.metadata.get("affects_result", True) and not f.metadata.get("digest") and f.metadata.get("acts", _always)(config)
+        if f.metadata["role"] != "machine" and not f.metadata["digest"] and f.metadata["acts"](config)
     }
     return kept | (config.implied() if hasattr(config, "implied") else {})
 
 
 def places(config: Any) -> dict[str, str]:
     """Return the kind of digest of every option that a digest stands for, by name, where it acts."""
-    kinds = {f.name: f.metadata for f in dataclasses.fields(config) if f.metadata.get("digest")}
+    kinds = {f.name: f.metadata for f in dataclasses.fields(config) if f.metadata["digest"]}
     return {name: metadata["digest"] for name, metadata in kinds.items() if metadata["acts"](config)}
+
+
+def check_limits(config: C) -> C:
+    """Return the configuration, or raise UserError naming its first number that is outside its limits or not finite."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, (int, float)) and (said := f.metadata["limits"].refusal(value)):
+            raise UserError(f"{f.name} = {value}{said}")
+    _require_finite(config)
+    return config
 
 
 def to_argv(config: Any) -> list[str]:

@@ -53,6 +53,7 @@ def _tracked(stage: Stage, config: Any, origin: str) -> int:
     with run, full_disk_named(), patience.outage_named():
         if origin:
             run.tags({"taxon.config": origin})
+        configuration.check_limits(config)
         if stage.check:
             function_of(stage.check)(config)
         run.monitor_system()
@@ -82,7 +83,7 @@ def run_name(entry_point: str, config: Any) -> str:
     named = ("superclass_name", "dataset", "data_root") + (("seed",) if hasattr(config, "dataset") else ())
     for f in fields(config):
         value = getattr(config, f.name)
-        told = f.name not in named and f.metadata.get("affects_result", True) and value not in (f.default, "") and "/" not in str(value)
+        told = f.name not in named and f.metadata["role"] != "machine" and value not in (f.default, "") and "/" not in str(value)
         if told and len(" ".join(words)) < NAME_LENGTH:
             words.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
     return " ".join(words)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.config import check_limits
 from core.errors import UserError, nearest
 from core.evaluation import gain
 from core.evaluation.compare import bootstrap_interval
@@ -53,7 +54,7 @@ class Looked:
 
 def run(config: PromoteConfig, run: Any) -> dict[str, Any]:
     """Run `promote`; return the decision as JSON-ready values."""
-    _check(config)
+    check_limits(config)
     name = _name(config, run.client)
     versions.require_name(run.client, name)
     folder = scratch("promote")
@@ -323,15 +324,6 @@ class Promotion:
                 versions.move_champion(self.client, rival.version, now[number], why, self.newest)
                 return self.decide(self.met[decision.candidate.number], rival, "point")
         return decision
-
-
-def _check(config: PromoteConfig) -> None:
-    if not 0 <= config.min_gain < 1:
-        raise UserError(f"min_gain = {config.min_gain} is outside 0..1; give the share by which a candidate has to be better")
-    if config.n_bootstrap < 1:
-        raise UserError(f"n_bootstrap = {config.n_bootstrap}; use 1 resample or more")
-    if config.seed < 0:
-        raise UserError(f"seed = {config.seed}; it must be 0 or more")
 
 
 def _name(config: PromoteConfig, client: Any) -> str:

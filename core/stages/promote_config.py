@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option
+from core.config import SEED, option
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class PromoteConfig:
     )
     data_root: str = option("", "data_root of the held-out data now; empty = where the candidate's training found them")
     data_options: str = option("", "other data options of the candidate's training that changed since: val_dir=<path>,val_meta=<path>,...")
-    min_gain: float = option(0.0, "the candidate becomes champion if it is better by more than this, 0..1")
-    n_bootstrap: int = option(2000, "resamples of the held-out items for the confidence intervals")
-    seed: int = option(0, "seed of the resamples")
+    min_gain: float = option(
+        0.0,
+        "the candidate becomes champion if it is better by more than this, 0..1",
+        at_least=0,
+        below=1,
+        wrong=" is outside 0..1; give the share by which a candidate has to be better",
+    )
+    n_bootstrap: int = option(
+        2000, "resamples of the held-out items for the confidence intervals", at_least=1, wrong="; use 1 resample or more"
+    )
+    seed: int = option(0, "seed of the resamples", **SEED)
     dry_run: bool = option(False, "show what would happen; move no alias, tag no version")

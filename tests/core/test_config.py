@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import config
-from core.config import Auto, option
+from core.config import Auto, machine, option
 from core.errors import UserError
 from core.stages.discovery import config as stages
 
@@ -28,7 +28,7 @@ class Example:
     epochs: int = option(3, "epochs")
     name: str = option("", "a name")
     mode: Literal["auto", "sgd", "adamw"] = option("auto", "optimiser")
-    fast: bool = option(True, "fast", affects_result=False)
+    fast: bool = machine(True, "fast")
     share: float = option(0.5, "a share")
 
 
@@ -105,6 +105,50 @@ def test_defaults_need_no_words():
 def test_results_only_leaves_out_what_cannot_change_a_result():
     assert config.canonical(Example(epochs=9))["epochs"] == 9
     assert set(config.canonical(Example())) - set(config.canonical(Example(), results_only=True)) == {"fast"}
+
+
+@dataclass(frozen=True)
+class Limited:
+    """An example with limits."""
+
+    lr: float | Auto = option("auto", "learning rate", above=0)
+    decay: float = option(0.1, "decay", at_least=0)
+    share: float = option(0.5, "a share", **config.SHARE)
+    seed: int | Literal["none"] = option(1, "seed", **config.SEED)
+    trials: int = option(1, "trials", at_least=1)
+    beta: float = option(0.9, "beta", at_least=0, below=1, wrong=" must be at least 0 and below 1; 0.9 is usual")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "remedy"),
+    [
+        ("lr", (1e-9, 3, "auto"), (0, -1, NAN), "; it must be larger than 0"),
+        ("decay", (0, 3), (-1, -1e-9, NAN), "; it must be 0 or more"),
+        ("share", (0, 0.5, 1), (-0.1, 1.1, NAN), " is outside 0..1; give a share between 0 and 1"),
+        ("seed", (0, 2**32 - 1, "none"), (2**32, 2**40), " is too large; use one below 4294967296"),
+        ("trials", (1, 9), (0, -1), "; use 1 or more"),
+        ("beta", (0.0, 0.999), (1.0, -0.1, NAN), " must be at least 0 and below 1; 0.9 is usual"),
+    ],
+)
+def test_a_value_outside_its_limits_is_named_with_what_would_be_right(name, good, bad, remedy):
+    for value in good:
+        assert config.check_limits(Limited(**{name: value})) == Limited(**{name: value})
+    for value in bad:
+        with pytest.raises(UserError) as caught:
+            config.check_limits(Limited(**{name: value}))
+        assert str(caught.value) == f"{name} = {value}{remedy}"
+
+
+def test_limits_come_before_finite_numbers_and_are_shown_in_help(capsys):
+    with pytest.raises(UserError, match=r"^decay = inf is not a finite number"):
+        config.check_limits(Limited(decay=math.inf))
+    with pytest.raises(SystemExit):
+        config.parse(Limited, ["--help"], "example")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a share (at least 0 and at most 1)" in shown and "learning rate (above 0)" in shown
 
 
 def test_help_shows_every_option(capsys):

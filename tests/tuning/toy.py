@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 
 from core import digest
-from core.config import ConfigFile, option
+from core.config import ConfigFile, machine, option
 from core.errors import UserError
 from core.places import cache_home
 from core.stages.launch import launch
@@ -34,7 +34,7 @@ class ToyOptions:
     data: str = option("toy", "what is trained on; part of the data digest")
     offset: float = option(0.0, "added to every value")
     epochs: int = option(4, "epochs")
-    pause: float = option(0.0, "seconds an epoch takes", affects_result=False)
+    pause: float = machine(0.0, "seconds an epoch takes")
     broken: str = option("", "when x is above 0.5: nan, error, mistake, or kill (once, after epoch 2)")
 
 

@@ -4,34 +4,10 @@ from __future__ import annotations
 
 import re
 
+from core.config import check_limits
 from core.errors import UserError
-from core.stages import limits
 from core.stages.clip.config import TrainClipConfig
 from core.training.clip import weighs_classes
-
-POSITIVE = ("epochs", "batch_size", "learning_rate", "img_size", "embed_dim")
-NOT_NEGATIVE = (
-    "weight_decay",
-    "class_loss_weight",
-    "contrastive_loss_weight",
-    "word_supervision_weight",
-    "weight_smooth_factor",
-    "context_length",
-    "grad_from_block",
-    "view_cache",
-    "temperature",
-    "early_stopping_patience",
-    "early_stopping_min_delta",
-    "save_freq",
-    "log_interval",
-    "num_workers",
-    "threads",
-    "seed",
-    "random_state",
-    "fold",
-)
-SHARES = ("val_fraction", "test_fraction")
-LARGEST_SEED = 2**32
 
 
 def check_given(config: TrainClipConfig) -> None:
@@ -44,13 +20,7 @@ def check_given(config: TrainClipConfig) -> None:
 
 def check_training(config: TrainClipConfig) -> TrainClipConfig:
     """Return the configuration unchanged, or raise UserError naming option, value and remedy."""
-    limits.require(config, POSITIVE, NOT_NEGATIVE)
-    for name in SHARES:
-        if not 0 <= getattr(config, name) <= 0.5:
-            raise UserError(f"{name} = {getattr(config, name)} is outside 0..0.5; give a share of at most a half")
-    for name in ("seed", "random_state"):
-        if getattr(config, name) >= LARGEST_SEED:
-            raise UserError(f"{name} = {getattr(config, name)} is too large; use one below {LARGEST_SEED}")
+    check_limits(config)
     if not config.data_dir:
         raise UserError("data_dir is empty; give the folder that holds <class>/* (or train/, val/ and test/ with them)")
     if not config.class_texts_file:

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from core.config import check_limits
 from core.data import catalog
 from core.errors import UserError
 from core.evaluation import features as features_module
 from core.stages import keys
-from core.stages.discovery import checks, feature_files, rebuild
+from core.stages.discovery import feature_files, rebuild
 from core.stages.discovery.config import CacheConfig, MachineOptions
 from core.stages.discovery.materials import SPLIT_OPTIONS
 from core.training.recipes import dataset_of
@@ -21,7 +22,7 @@ ENTRY_POINT = "cache_features"
 
 def run(config: CacheConfig, run: Any) -> dict[str, Any]:
     """Run `cache_features`: one checkpoint, or the best one of every superclass."""
-    checks.check_machine(config)
+    check_limits(config)
     if not config.all_superclasses:
         return cache(config, run)
     from core.data.superclasses import SUPERCLASSES

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.config import Auto, ConfigFile, option, place
+from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
 from core.training.recipes import DATA_ROOT
+
+EPOCHS = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
 
 
 def _has_pseudo_labels(config: Any) -> bool:
@@ -37,22 +39,28 @@ class DataOptions:
     novel_classes: str = option(
         "", "comma-separated novel class names of an image folder or of digits; empty = the data set's own", digest="data"
     )
-    download: bool = option(True, "fetch CIFAR-100 from its publisher when data_root does not have it", affects_result=False)
-    prop_train_labels: float | Auto = option("auto", "labelled share of the known classes' training images (published 0.8)", digest="data")
-    labels_per_class: int = option(0, "labelled images per known class instead of a share; 0 = use prop_train_labels", digest="data")
-    val_fraction: float = option(0.1, "share of the labelled images held out for model selection; 0 = published protocol", digest="data")
-    seed: int = option(1, "seed of split, initialisation, sampling and views")
+    download: bool = machine(True, "fetch CIFAR-100 from its publisher when data_root does not have it")
+    prop_train_labels: float | Auto = option(
+        "auto", "labelled share of the known classes' training images (published 0.8)", digest="data", above=0, at_most=1
+    )
+    labels_per_class: int = option(
+        0, "labelled images per known class instead of a share; 0 = use prop_train_labels", digest="data", at_least=0
+    )
+    val_fraction: float = option(
+        0.1, "share of the labelled images held out for model selection; 0 = published protocol", digest="data", at_least=0, below=1
+    )
+    seed: int = option(1, "seed of split, initialisation, sampling and views", **SEED)
 
 
 @dataclass(frozen=True)
 class MachineOptions:
     """How the machine is used; nothing here changes what is computed, but for the batch size and the number format."""
 
-    batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)")
-    num_workers: int = option(8, "threads that read and augment images; at most 4 are used", affects_result=False)
-    gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
-    threads: int | Auto = option(
-        "auto", "CPU threads of a process's computations; 0 = all usable ones (small networks are faster on 1)", False
+    batch_size: int | Auto = option("auto", "global batch size, over all processes (published 128)", above=0)
+    num_workers: int = machine(8, "threads that read and augment images; at most 4 are used", at_least=0)
+    gpu: str = machine("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index")
+    threads: int | Auto = machine(
+        "auto", "CPU threads of a process's computations; 0 = all usable ones (small networks are faster on 1)", at_least=0
     )
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto", "number format of forward passes; auto = bf16 where the device is fast in it"
@@ -71,12 +79,12 @@ class ModelOptions:
         "checkpoint",
         lambda c: not getattr(c, "resume_from_ckpt", ""),
     )
-    grad_from_block: int | Auto = option("auto", "first trained block or stage; everything before it is frozen (published 11)")
+    grad_from_block: int | Auto = option("auto", "first trained block or stage; everything before it is frozen (published 11)", at_least=0)
     batch_norm: Literal["auto", "train", "frozen"] = option("auto", "batch statistics of trained layers: renewed or kept")
-    image_size: int | Auto = option("auto", "side of the square crop in pixels (published 224)")
-    head_hidden: int | Auto = option("auto", "hidden width of the projection head (published 2048)")
-    head_bottleneck: int | Auto = option("auto", "bottleneck width of the projection head (published 256)")
-    head_out: int | Auto = option("auto", "output width of the projection head (published 65536)")
+    image_size: int | Auto = option("auto", "side of the square crop in pixels (published 224)", above=0)
+    head_hidden: int | Auto = option("auto", "hidden width of the projection head (published 2048)", above=0)
+    head_bottleneck: int | Auto = option("auto", "bottleneck width of the projection head (published 256)", above=0)
+    head_out: int | Auto = option("auto", "output width of the projection head (published 65536)", above=0)
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,22 @@ class LossOptions:
     """Optimiser and losses."""
 
     optimizer: Literal["auto", "sgd", "adamw"] = option("auto", "optimiser (published sgd)")
-    lr: float | Auto = option("auto", "learning rate at epoch 0, cosine to a thousandth of it (published 0.1)")
-    momentum: float = option(0.9, "momentum of sgd", acts=lambda c: c.optimizer == "sgd")
-    weight_decay: float | Auto = option("auto", "weight decay (published 0.0001)")
-    temperature: float | Auto = option("auto", "temperature of the contrastive loss over views (published 1.0)", acts=_contrasts)
+    lr: float | Auto = option("auto", "learning rate at epoch 0, cosine to a thousandth of it (published 0.1)", above=0)
+    momentum: float = option(0.9, "momentum of sgd", acts=lambda c: c.optimizer == "sgd", **SHARE)
+    weight_decay: float | Auto = option("auto", "weight decay (published 0.0001)", at_least=0)
+    temperature: float | Auto = option("auto", "temperature of the contrastive loss over views (published 1.0)", acts=_contrasts, above=0)
     sup_con_temperature: float = option(
         0.07,
         "temperature of the supervised contrastive loss",
         acts=lambda c: c.sup_con_weight != 0 or (_pseudo(c) and c.pseudo_loss == "supcon"),
+        above=0,
     )
-    sup_con_weight: float | Auto = option("auto", "weight of the supervised against the unsupervised loss, 0..1 (published 0.5)")
+    sup_con_weight: float | Auto = option("auto", "weight of the supervised against the unsupervised loss, 0..1 (published 0.5)", **SHARE)
     contrast_unlabel_only: bool = option(False, "unsupervised contrast on unlabelled images only", acts=_contrasts)
-    n_views: int = option(2, "augmented views per image and step")
-    view_cache: int = option(0, "frozen-trunk outputs of this many augmented views are kept per image; 0 = fresh views every epoch")
+    n_views: int = option(2, "augmented views per image and step", at_least=2, wrong="; contrast needs at least 2 views of each image")
+    view_cache: int = option(
+        0, "frozen-trunk outputs of this many augmented views are kept per image; 0 = fresh views every epoch", at_least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class PseudoOptions:
         "loss on pseudo-labelled samples: soft = prototypical and, on all samples, self-distillation towards the prototypes",
         acts=_pseudo,
     )
-    pseudo_loss_weight: float | Auto = option("auto", "largest weight of the pseudo loss", acts=_has_pseudo_labels)
+    pseudo_loss_weight: float | Auto = option("auto", "largest weight of the pseudo loss", acts=_has_pseudo_labels, at_least=0)
     pseudo_points: Literal["auto", "core", "agreed", "all"] = option(
         "auto", "who takes part: SSDDBC's core points, also points on which clusterings agree, or all", acts=_pseudo
     )
@@ -127,7 +138,7 @@ class PseudoOptions:
 class EvalOptions:
     """What is reported and what selects the best model."""
 
-    eval_funcs: str = option("v2", "comma-separated accuracy versions to report: v1, v2, v2b", affects_result=False)
+    eval_funcs: str = machine("v2", "comma-separated accuracy versions to report: v1, v2, v2b")
     select_by: Literal["last", "val", "score", "oracle"] = option(
         "last",
         "best model: the last epoch (nothing is selected, nothing can leak), held-out accuracy (val), that + silhouette (score), "
@@ -144,8 +155,10 @@ class ClusterOptions:
     k_max: int = option(21, "largest number of neighbours, included")
     density_min: int = option(40, "smallest density percentile of core points")
     density_max: int = option(100, "largest density percentile, included")
-    density_step: int = option(5, "step of the density percentile")
-    max_workers: int = option(0, "parallel grid workers; 0 = half the usable cores", affects_result=False)
+    density_step: int = option(5, "step of the density percentile", at_least=1)
+    max_workers: int = machine(
+        0, "parallel grid workers; 0 = half the usable cores", at_least=0, wrong="; use 0 (half the usable cores) or more"
+    )
     cell_choice: Literal["auto", "coverage", "score"] = option(
         "auto", "the cell taken: highest score alone, or among the cells that recover most known classes and at least one novel cluster"
     )
@@ -157,17 +170,18 @@ class ClusterOptions:
 class TrainConfig(PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile):
     """Train a model on one superclass (or all of them, one child run each), with or without pseudo labels."""
 
-    train_all_superclasses: bool = option(False, "train the 15 superclasses one after another, a child run each", affects_result=False)
-    epochs: int | Auto = option("auto", "total epochs, which also span the learning-rate schedule (published 200)")
+    train_all_superclasses: bool = machine(False, "train the 15 superclasses one after another, a child run each")
+    epochs: int | Auto = option("auto", "total epochs, which also span the learning-rate schedule (published 200)", **EPOCHS)
     update_interval: int | Auto = option(
         "auto",
         "epochs between refreshes of the pseudo labels; sets the ramp (published 5)",
         acts=lambda c: _pseudo(c) and c.gamma_ramp == "intervals",
+        above=0,
     )
     stop_at_epoch: int = option(0, "end after this global epoch; 0 = epochs", acts=lambda c: c.stop_at_epoch not in (0, c.epochs))
     pseudo_labels_path: str = place("", "pseudo labels (.npz path or URI) that offline_ssddbc_superclass wrote", "pseudo_labels")
     resume_from_ckpt: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
-    save_ckpt_every: int = option(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", affects_result=False)
+    save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
     save_features_and_exit: bool = option(False, "store the features of the last epoch's model before ending")
 
 
@@ -176,23 +190,23 @@ class CacheConfig(MachineOptions, DataOptions):
     """Extract the features of a checkpoint with the evaluation transform, for training and test images."""
 
     model_path: str = place("", "checkpoint (file, folder, run or URI) to extract with", "checkpoint")
-    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any")
+    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any", **SEED)
     auto_find_best: bool = option(False, "take the best checkpoint that finished runs of this data set (and seed) have")
     all_superclasses: bool = option(False, "every superclass that has a best checkpoint, one child run each")
     weights: str = place("", "local .safetensors of the frozen backbone, when it is no longer where the training found it", "weights")
-    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")
+    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's", above=0)
     use_l2: bool = option(True, "L2-normalise the features")
-    overwrite: bool = option(False, "extract again even when the same features are stored", affects_result=False)
+    overwrite: bool = machine(False, "extract again even when the same features are stored")
 
 
 @dataclass(frozen=True)
 class SsddbcConfig(ClusterOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
-    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any")
+    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any", **SEED)
     ckpt_path: str = place("", "checkpoint (file, folder or URI) whose features are clustered", "checkpoint")
     weights: str = place("", "local .safetensors of the frozen backbone, when it is no longer where the training found it", "weights")
-    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's")
+    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's", above=0)
     skip_feature_extraction: bool = option(False, "use features_path instead of extracting")
     features_path: str = place(
         "",
@@ -208,15 +222,17 @@ class SsddbcConfig(ClusterOptions, MachineOptions, DataOptions):
 class PipelineConfig(ClusterOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
     """Warm up, then cluster and train with pseudo labels in turn; from split to registered best model."""
 
-    stage1_epochs: int | Auto = option("auto", "epochs before the first pseudo labels (published 50)")
-    update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels (published 5)")
+    stage1_epochs: int | Auto = option(
+        "auto", "epochs before the first pseudo labels (published 50)", at_least=1, wrong="; the warm-up takes at least 1 epoch"
+    )
+    update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels (published 5)", above=0)
     total_epochs: int | Auto = option("auto", "all epochs (published 200)")
-    save_ckpt_every: int = option(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", affects_result=False)
-    resume_run_id: str = option("", "continue this pipeline run, with its own options; total_epochs may be raised", affects_result=False)
+    save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    resume_run_id: str = machine("", "continue this pipeline run, with its own options; total_epochs may be raised")
     compare_without: bool | Auto = option(
         "auto", "also train the same epochs without pseudo labels, from the same warm-up, and report both"
     )
-    register: bool = option(True, "register the best model", affects_result=False)
+    register: bool = machine(True, "register the best model")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from core.training import precision, recipes
 
 ENTRY_POINT = "pseudo_pipeline"
 TOTALS_TAG = "taxon.total_epochs"
-PLACES = ("data_root", "weights", "warmup_model_dir")  # the keys hold what lies there
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]
     started = configuration.parse(PipelineConfig, words, ENTRY_POINT)
     given = {name: getattr(config, name) for name, f in known.items() if getattr(config, name) != f.default}
     for name, value in given.items():
-        free = name == "total_epochs" or not known[name].metadata["affects_result"] or name in PLACES
+        free = name == "total_epochs" or known[name].metadata["role"]  # a place or the machine
         if value != getattr(started, name) and not free:
             raise UserError(
                 f"run {run_id} was started with {name} = {params.get(f'resolved.{name}', getattr(started, name))}, not {value}; "

@@ -44,7 +44,6 @@ def cluster(config: SsddbcConfig, run: Any) -> dict[str, Any]:
 def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
     """Check the options; return the checkpoint to cluster and the stage key."""
     checks.check_grid(config)
-    checks.check_machine(config)
     if config.skip_feature_extraction and not config.features_path:
         raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
     trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
@@ -102,7 +101,7 @@ def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
     from core.training import precision
 
     device = precision.pick_device(config.gpu)
-    asked = {f.name: getattr(config, f.name) for f in dataclasses.fields(ClusterOptions) if f.metadata["affects_result"]}
+    asked = {f.name: getattr(config, f.name) for f in dataclasses.fields(ClusterOptions) if f.metadata["role"] != "machine"}
     asked["epoch"] = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
     found = {"checkpoint": trained.digest, "data": trained.data.digest, "split": trained.split.digest}
     found |= keys.digests(config, ("checkpoint", "weights"))

@@ -5,40 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+from core.config import check_limits
 from core.errors import UserError
-from core.stages import limits
-from core.stages.longtail.config import LongtailSchedule, LongtailTrainConfig
+from core.stages.longtail.config import LongtailTrainConfig
 from core.training import timeline
-
-POSITIVE = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "image_size",
-    "progressive_image_size",
-    "accumulation_steps",
-    "fewshot_hidden",
-    "fewshot_head_lr_scale",
-)
-NOT_NEGATIVE = (
-    "weight_decay",
-    "warmup_epochs",
-    "clip_norm",
-    "focal_gamma",
-    "sampler_power",
-    "mixup_alpha",
-    "cutmix_alpha",
-    "center_loss_weight",
-    "early_stopping_patience",
-    "save_freq",
-    "log_interval",
-    "schedule_epochs",
-    "num_workers",
-    "threads",
-    "seed",
-)
-SHARES = ("dropout", "fewshot_dropout", "label_smoothing", "mixup_prob", "cutmix_prob", "ema_decay", "momentum")
-EPOCH_OPTIONS = tuple(f.name for f in dataclasses.fields(LongtailSchedule) if f.name.endswith(("_epoch", "_epoch1", "_epoch2")))
 
 
 def check_training(config: LongtailTrainConfig) -> LongtailTrainConfig:
@@ -85,12 +55,7 @@ def present_names(config: LongtailTrainConfig) -> LongtailTrainConfig:
 
 def refuse(config: LongtailTrainConfig) -> None:
     """Raise UserError naming option, value and remedy."""
-    config = present_names(config)
-    limits.require(config, POSITIVE, NOT_NEGATIVE, SHARES)
-    for name in EPOCH_OPTIONS:
-        if getattr(config, name) < timeline.NEVER:
-            raise UserError(f"{name} = {getattr(config, name)}; give an epoch from 0, or -1 for never")
-    _check_contradictions(config)
+    _check_contradictions(check_limits(present_names(config)))
 
 
 def _check_contradictions(config: LongtailTrainConfig) -> None:
@@ -114,5 +79,3 @@ def _check_contradictions(config: LongtailTrainConfig) -> None:
             raise UserError(f"{name} = true acts from center_update_epoch on, which is -1 (never); give an epoch")
     if config.weights and not config.pretrained:
         raise UserError("weights are given, but pretrained = false says to start from scratch; drop one of the two")
-    if config.seed >= 2**32:
-        raise UserError(f"seed = {config.seed} is too large; use one below {2**32}")

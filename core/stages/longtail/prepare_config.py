@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.config import option, place
+from core.config import machine, option, place
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class PrepareConfig:
     train_annotations: str = place("", "AI Challenger annotations: JSON with disease_class and image_id, or lines 'images\\1_0.jpg 1'")
     val_annotations: str = place("", "the same for validation")
     test_annotations: str = place("", "the same for the test")
-    output_dir: str = option("", "folder to write the files into as well; empty = artifacts of the run only", affects_result=False)
+    output_dir: str = machine("", "folder to write the files into as well; empty = artifacts of the run only")
     allow_duplicates: bool = option(True, "report images that two parts share; false = refuse them")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from core.config import check_limits
 from core.data import bad_cases, post_augment, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
@@ -61,8 +62,7 @@ def run_texts(config: AugmentTextsConfig, run: Any) -> dict[str, Any]:
 
 
 def _read(config: AugmentConfig) -> BadCases:
-    if config.num_aug < 1 or config.seed < 0:
-        raise UserError(f"num_aug = {config.num_aug}, seed = {config.seed}: give num_aug 1 or more and seed 0 or more")
+    check_limits(config)
     if not config.badcase_csv:
         raise UserError("badcase_csv names no file; give the bad_cases.csv of mine_bad_cases (runs:/<id>/bad_cases)")
     return bad_cases.read(file_at(config.badcase_csv, "badcase_csv", "bad_cases*.csv"), config.data_root)

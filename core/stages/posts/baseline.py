@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from core.config import check_limits
 from core.data import post_splits, texts
 from core.data.posts import Posts
 from core.errors import UserError
@@ -52,10 +53,7 @@ def _check(config: BaselineConfig, given: dict[str, str]) -> None:
     for name, uri in given.items():
         if not uri:
             raise UserError(f"{name} is empty; give a run of optimize_clip, e.g. runs:/<id>")
-    if config.resamples < 1 or config.seed < 0:
-        raise UserError(f"resamples = {config.resamples}, seed = {config.seed}: give 1 or more resamples and a seed of 0 or more")
-    if not 0 < config.level < 1:
-        raise UserError(f"level = {config.level}; give a level between 0 and 1, e.g. 0.95")
+    check_limits(config)
 
 
 def require_same_test(posts: Posts, uri: str, option: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from core.config import check_limits
 from core.data import post_splits, text_cleaning
 from core.data.posts import Posts
 from core.errors import UserError
@@ -78,8 +79,7 @@ def builder() -> Callable[[OptimizeClipConfig], None]:
 
 def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, entry_point: str, title: str) -> dict[str, Any]:
     """Train every variant in a child run, unless a finished one is there; write and return the comparison."""
-    if config.seeds < 1:
-        raise UserError(f"seeds = {config.seeds}; it must be 1 or more")
+    check_limits(config)
     for _name, one in made:
         checks.check_training(one)
     rows = materials.load_rows(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.config import ConfigFile, option, place
+from core.config import SEED, SHARE, ConfigFile, machine, option, place
 
 
 def _towers(config: Any) -> bool:
@@ -47,9 +47,9 @@ class PostsData:
 class PostsMachine:
     """How the machine is used."""
 
-    num_workers: int = option(4, "threads that make augmented views", affects_result=False)
-    gpu: str = option("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index", affects_result=False)
-    threads: int = option(0, "CPU threads of a process's computations; 0 = all usable cores", affects_result=False)
+    num_workers: int = machine(4, "threads that make augmented views", at_least=0)
+    gpu: str = machine("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index")
+    threads: int = machine(0, "CPU threads of a process's computations; 0 = all usable cores", at_least=0)
     use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
 
 
@@ -77,43 +77,55 @@ class PostsModel:
     text_weights: str = place("", "local .safetensors of the text tower; goes before weights", "weights", _towers)
     image_pretrained: str = option("", "tag of published weights of the image tower (timm: default)", acts=_sees)
     text_pretrained: str = option("", "tag of published weights of the text tower", acts=_reads_by_tower)
-    image_size: int = option(224, "side of the square image in pixels", acts=_sees)
-    embed_dim: int = option(512, "width of the towers' shared space (that of the published weights, where there are any)")
-    context_length: int = option(0, "tokens of a text that are read; 0 = the text tower's own", acts=_reads_by_tower)
+    image_size: int = option(224, "side of the square image in pixels", acts=_sees, above=0)
+    embed_dim: int = option(512, "width of the towers' shared space (that of the published weights, where there are any)", above=0)
+    context_length: int = option(0, "tokens of a text that are read; 0 = the text tower's own", acts=_reads_by_tower, at_least=0)
     head_variant: Literal["base", "ln", "mlp", "gated"] = option(
         "base", "head over the joined embeddings; the older tool's best was ln", acts=_towers
     )
     dropout: float = option(0.15, "dropout after every ReLU of the head", acts=_towers)
-    lora_rank: int = option(0, "rank of the low-rank change that pretrained towers train instead of their weights; 0 = none", acts=_towers)
+    lora_rank: int = option(
+        0, "rank of the low-rank change that pretrained towers train instead of their weights; 0 = none", acts=_towers, at_least=0
+    )
 
 
 @dataclass(frozen=True)
 class PostsOptimiser:
     """Optimiser and learning rates."""
 
-    epochs: int = option(12, "epochs", acts=_towers)
+    epochs: int = option(12, "epochs", acts=_towers, above=0)
     freeze_epochs: int = option(
-        1, "epochs at the start in which pretrained towers stay as they are; towers from scratch train at once", acts=_towers
+        1, "epochs at the start in which pretrained towers stay as they are; towers from scratch train at once", acts=_towers, at_least=0
     )
     lock_image: bool = option(
         False, "the image tower never trains; its features are computed once and kept", acts=lambda c: _towers(c) and _sees(c)
     )
     lock_text: bool = option(False, "the text tower never trains; its features are computed once and kept", acts=_reads_by_tower)
-    batch_size: int = option(8, "posts of a batch", acts=_towers)
-    lr: float = option(0.000008, "learning rate of pretrained towers", acts=_towers)
-    head_lr: float = option(0.001, "learning rate of the head and of towers from scratch", acts=_towers)
-    layer_decay: float = option(1.0, "learning rate of a pretrained tower's layer over that of the layer above it", acts=_towers)
-    weight_decay: float = option(0.0001, "AdamW's weight decay of matrices; biases and norms have none", acts=_towers)
+    batch_size: int = option(8, "posts of a batch", acts=_towers, above=0)
+    lr: float = option(0.000008, "learning rate of pretrained towers", acts=_towers, above=0)
+    head_lr: float = option(0.001, "learning rate of the head and of towers from scratch", acts=_towers, above=0)
+    layer_decay: float = option(
+        1.0,
+        "learning rate of a pretrained tower's layer over that of the layer above it",
+        acts=_towers,
+        above=0,
+        at_most=1,
+        wrong=" must be above 0 and at most 1; 1 gives one learning rate a tower",
+    )
+    weight_decay: float = option(0.0001, "AdamW's weight decay of matrices; biases and norms have none", acts=_towers, at_least=0)
     use_cosine: bool = option(False, "learning rates fall to 0 as a cosine after the warm-up; else they stay", acts=_towers)
-    warmup_ratio: float = option(0.0, "share of all steps in which the learning rates rise from 0", acts=_towers)
-    clip_norm: float = option(1.0, "largest gradient norm; 0 = any", acts=_towers)
+    warmup_ratio: float = option(0.0, "share of all steps in which the learning rates rise from 0", acts=_towers, **SHARE)
+    clip_norm: float = option(1.0, "largest gradient norm; 0 = any", acts=_towers, at_least=0)
     early_stop: int = option(
-        3, "end after this many epochs without a better validation score (macro_f1 for select_by = last); 0 = never", acts=_towers
+        3,
+        "end after this many epochs without a better validation score (macro_f1 for select_by = last); 0 = never",
+        acts=_towers,
+        at_least=0,
     )
     select_by: Literal["macro_f1", "accuracy", "balanced_accuracy", "last"] = option(
         "macro_f1", "validation metric that chooses the best epoch (and tau); last = the last epoch"
     )
-    seed: int = option(1, "seed of initialisation, sampling, augmentation and dropout")
+    seed: int = option(1, "seed of initialisation, sampling, augmentation and dropout", **SEED)
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,14 @@ class PostsLoss:
     loss: Literal["ce", "focal", "cb", "combo"] = option(
         "ce", "cross-entropy, focal, class-balanced, or class-balanced focal; each is scaled to ce's size at the start", acts=_towers
     )
-    gamma: float = option(2.0, "exponent of focal and combo", acts=lambda c: _towers(c) and c.loss in ("focal", "combo"))
+    gamma: float = option(2.0, "exponent of focal and combo", acts=lambda c: _towers(c) and c.loss in ("focal", "combo"), at_least=0)
     beta: float = option(
-        0.9999, "effective-number parameter of cb and combo; 0 = no class weights", acts=lambda c: _towers(c) and c.loss in ("cb", "combo")
+        0.9999,
+        "effective-number parameter of cb and combo; 0 = no class weights",
+        acts=lambda c: _towers(c) and c.loss in ("cb", "combo"),
+        at_least=0,
+        below=1,
+        wrong=" must be at least 0 and below 1; 0.9999 is usual",
     )
     logit_adjustment: bool = option(
         False, "after every epoch take tau times the class prior out of the logits, tau chosen on validation", acts=_towers
@@ -138,11 +155,13 @@ class PostsLoss:
         4,
         "augmented views of each training image whose features a locked image tower keeps; 0 = the plain one only",
         acts=lambda c: _towers(c) and _sees(c) and c.augment,
+        at_least=0,
     )
     word_dropout: float = option(
         0.0,
         "share of a training text's tokens that a text tower in training does not see",
         acts=lambda c: _reads_by_tower(c) and not c.lock_text,
+        **SHARE,
     )
 
 
@@ -150,17 +169,21 @@ class PostsLoss:
 class PostsTfidf:
     """The reference line."""
 
-    word_ngrams: int = option(2, "tfidf: longest word n-gram", acts=_reads_ngrams)
-    char_ngrams: int = option(5, "tfidf: longest character n-gram, from 2; 0 = words only", acts=_reads_ngrams)
-    min_count: int = option(2, "tfidf: training posts that an n-gram must be in", acts=_reads_ngrams)
-    regularisation: float = option(1.0, "tfidf: inverse strength C of the logistic regression's penalty", acts=_reads_ngrams)
+    word_ngrams: int = option(2, "tfidf: longest word n-gram", acts=_reads_ngrams, above=0)
+    char_ngrams: int = option(5, "tfidf: longest character n-gram, from 2; 0 = words only", acts=_reads_ngrams, at_least=0)
+    min_count: int = option(2, "tfidf: training posts that an n-gram must be in", acts=_reads_ngrams, above=0)
+    regularisation: float = option(1.0, "tfidf: inverse strength C of the logistic regression's penalty", acts=_reads_ngrams, above=0)
     image_regularisation: float = option(
-        0.0003, "tfidf: the same for the standardised features of the frozen image tower", acts=lambda c: not _towers(c) and _sees(c)
+        0.0003,
+        "tfidf: the same for the standardised features of the frozen image tower",
+        acts=lambda c: not _towers(c) and _sees(c),
+        above=0,
     )
     image_share: float = option(
         0.5,
         "tfidf with modality both: share of the image's log-probabilities in the decision, 0..1",
         acts=lambda c: not _towers(c) and c.modality == "both",
+        **SHARE,
     )
 
 
@@ -169,7 +192,7 @@ class OptimizeClipConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Post
     """Train a classifier of posts (image + text) to a registered best model; resumable at any epoch."""
 
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score", acts=_towers)
-    save_freq: int = option(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", affects_result=False)
-    log_interval: int = option(0, "losses of every so many batches are logged as step/*; 0 = none", affects_result=False)
+    save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    log_interval: int = machine(0, "losses of every so many batches are logged as step/*; 0 = none", at_least=0)
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
-    register: bool = option(True, "register the best model", affects_result=False)
+    register: bool = machine(True, "register the best model")

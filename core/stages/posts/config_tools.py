@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import option, place
+from core.config import SEED, SHARE, machine, option, place
 from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
+
+PROBABILITY = SHARE | {"wrong": " is no probability; give a number from 0 to 1"}
+NOT_NEGATIVE = {"at_least": 0, "wrong": "; give 0 or more"}
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,10 @@ class PreparePostsConfig:
     data_root: str = place("data/posts", "folder with the index files and data/<guid>.txt|jpg")
     train_file: str = place("train.txt", "index of the labelled posts in data_root, header guid,tag")
     test_file: str = place("test_without_label.txt", "index of the posts to predict in data_root; empty = none")
-    seed: int = option(1, "seed of the split")
-    val_fraction: float = option(0.1, "share of the labelled posts for model selection")
-    test_fraction: float = option(0.1, "share of the labelled posts that nothing is fitted to or selected by")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    seed: int = option(1, "seed of the split", **SEED)
+    val_fraction: float = option(0.1, "share of the labelled posts for model selection", at_least=0, below=1)
+    test_fraction: float = option(0.1, "share of the labelled posts that nothing is fitted to or selected by", at_least=0, below=1)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class HeadVariantConfig(OptimizeClipConfig):
     """Train every head, and every modality alone, on the same posts with the same seeds; everything else as for optimize_clip."""
 
     variants: str = option("base,ln,mlp,gated,image,text", "comma-separated heads, and image or text for head_variant on that side alone")
-    seeds: int = option(1, "trainings of each variant, with seed, seed + 1, ...; figures are means over them")
+    seeds: int = option(1, "trainings of each variant, with seed, seed + 1, ...; figures are means over them", at_least=1)
     part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
 
 
@@ -36,7 +39,7 @@ class PreprocessConfig(OptimizeClipConfig):
     """Train once a set of cleaning rules, everything else equal; everything else as for optimize_clip."""
 
     rule_sets: str = option("raw,light,standard,aggressive", "comma-separated sets of cleaning rules; rules of one's own joined by +")
-    seeds: int = option(1, "trainings of each set, with seed, seed + 1, ...; figures are means over them")
+    seeds: int = option(1, "trainings of each set, with seed, seed + 1, ...; figures are means over them", at_least=1)
     part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
 
 
@@ -50,10 +53,15 @@ class MineBadCasesConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Post
         "trained; empty = classifiers trained on the other folds",
         "predictor",
     )
-    folds: int = option(5, "parts that the training posts are predicted in, each by a classifier trained on the others")
-    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too; 0 = only wrong ones")
-    shown: int = option(24, "bad cases on the page of thumbnails")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    folds: int = option(
+        5,
+        "parts that the training posts are predicted in, each by a classifier trained on the others",
+        at_least=2,
+        wrong="; a post can only be predicted by others' classifiers with 2 folds or more",
+    )
+    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too; 0 = only wrong ones", **PROBABILITY)
+    shown: int = option(24, "bad cases on the page of thumbnails", **NOT_NEGATIVE)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,9 @@ class RobustnessConfig:
     val_csv: str = place("", "CSV of the validation posts; empty = that of data_dir")
     weights: str = place("", "run, folder or checkpoint (path or URI) that optimize_clip wrote", "predictor")
     corruptions: str = option("", "comma-separated names of image and text corruptions; empty = all of both")
-    max_posts: int = option(0, "at most so many posts, drawn by the seed; 0 = all")
-    seed: int = option(1, "seed of noise, typos and of max_posts")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    max_posts: int = option(0, "at most so many posts, drawn by the seed; 0 = all", **NOT_NEGATIVE)
+    seed: int = option(1, "seed of noise, typos and of max_posts", **NOT_NEGATIVE)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,9 @@ class AugmentConfig:
 
     badcase_csv: str = place("", "bad_cases.csv (path, folder or URI) of mine_bad_cases, or made by hand")
     data_root: str = place("data/posts", "folder that text_path and image_path start from; else the CSV's own folder")
-    num_aug: int = option(1, "variants of each bad case")
-    seed: int = option(1, "seed of the variants")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    num_aug: int = option(1, "variants of each bad case", at_least=1, wrong="; give num_aug 1 or more")
+    seed: int = option(1, "seed of the variants", at_least=0, wrong="; give seed 0 or more")
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class MergeConfig:
     badcase_csv: str = place("", "bad_cases.csv: its reasons become a column, and only its posts may have variants; empty = none")
     badcase_image_csv: str = place("", "CSV of image variants (path, folder or URI) of augment_bad_cases, or by hand; empty = none")
     badcase_text_csv: str = place("", "CSV of text variants (path, folder or URI) of augment_bad_cases_text, or by hand; empty = none")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -118,10 +126,16 @@ class BaselineConfig:
     weights: str = place("", "run of optimize_clip (runs:/<id> or its artifact folder) that may be better", "predictor")
     baseline_weights: str = place("", "run of optimize_clip that it is compared with", "predictor")
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better' is about")
-    resamples: int = option(2000, "bootstrap resamples")
-    level: float = option(0.95, "level of the intervals; McNemar's test has to fall below 1 - level")
-    seed: int = option(1, "seed of the resamples")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    resamples: int = option(2000, "bootstrap resamples", at_least=1)
+    level: float = option(
+        0.95,
+        "level of the intervals; McNemar's test has to fall below 1 - level",
+        above=0,
+        below=1,
+        wrong="; give a level between 0 and 1, e.g. 0.95",
+    )
+    seed: int = option(1, "seed of the resamples", **SEED)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -136,7 +150,7 @@ class ErrorAnalysisConfig:
     test_csv: str = place("", "CSV of the test posts; empty = that of data_dir")
     weights: str = place("", "run, folder or checkpoint that optimize_clip wrote: its errors are counted", "predictor")
     badcase_csv: str = place("", "bad_cases.csv instead: its rows whose two labels differ are the errors")
-    output_dir: str = option("", "folder that also gets the files; empty = only the run keeps them", affects_result=False)
+    output_dir: str = machine("", "folder that also gets the files; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
@@ -149,20 +163,20 @@ class PredictConfig:
     data_root: str = place("data/posts", "folder with test_file and data/<guid>.txt|jpg; also what image_path of predict_csv starts from")
     test_file: str = place("test_without_label.txt", "index of the posts to predict in data_root, header guid,tag")
     predict_csv: str = place("", "CSV guid,text,image_path of the posts to predict instead (predict.csv of prepare_posts)")
-    output: str = option("", "file that also gets the predictions; empty = only the run keeps them", affects_result=False)
+    output: str = machine("", "file that also gets the predictions; empty = only the run keeps them")
 
 
 @dataclass(frozen=True)
 class PostsPipelineConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, PostsMachine, PreparePostsConfig):
     """Prepare, train, compare, mine out of fold, augment, retrain, judge on the untouched test part, predict: one parent run."""
 
-    output_dir: str = option("", "folder that also gets summary.json, the pictures and test_with_label.txt", affects_result=False)
+    output_dir: str = machine("", "folder that also gets summary.json, the pictures and test_with_label.txt")
     variants: str = option("base,ln,mlp,gated,image,text", "heads, and image or text alone, to compare; empty = none")
     rule_sets: str = option("raw,light,standard,aggressive", "cleaning rules to compare; empty = none")
     corruptions: str = option("", "comma-separated corruptions of robustness_test; empty = all")
-    robustness_posts: int = option(0, "at most so many test posts are damaged; 0 = all")
-    folds: int = option(5, "folds in which bad cases are mined")
-    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too")
-    num_aug: int = option(1, "image variants and text variants of each bad case")
+    robustness_posts: int = option(0, "at most so many test posts are damaged; 0 = all", **NOT_NEGATIVE)
+    folds: int = option(5, "folds in which bad cases are mined", at_least=2, wrong="; give 2 or more")
+    confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too", **PROBABILITY)
+    num_aug: int = option(1, "image variants and text variants of each bad case", at_least=1, wrong="; give num_aug 1 or more")
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better than before hardening' is about")
-    register: bool = option(True, "register the trained models", affects_result=False)
+    register: bool = machine(True, "register the trained models")

@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from core import digest
+from core.config import check_limits
 from core.data import bad_cases, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
@@ -76,12 +77,7 @@ def _check(config: MineBadCasesConfig) -> None:
         raise UserError(
             f"weights = '{config.weights}' would be those of CLIP towers; give the classifier that mines as model (a run of optimize_clip)"
         )
-    if config.folds < 2:
-        raise UserError(f"folds = {config.folds}; a post can only be predicted by others' classifiers with 2 folds or more")
-    if not 0 <= config.confidence_below <= 1:
-        raise UserError(f"confidence_below = {config.confidence_below} is no probability; give a number from 0 to 1")
-    if config.shown < 0:
-        raise UserError(f"shown = {config.shown}; give 0 or more")
+    check_limits(config)
 
 
 def read(config: Any) -> tuple[Posts, Posts, list[str]]:

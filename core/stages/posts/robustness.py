@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.config import check_limits
 from core.data import post_splits
 from core.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from core.data.posts import Posts
@@ -35,8 +36,7 @@ _BLOCK = 128  # images that are damaged at once
 def run(config: RobustnessConfig, run: Any) -> dict[str, Any]:
     """Write robustness/robustness.json, .csv and .png; return the figures of robustness.json."""
     chosen = chosen_corruptions(config.corruptions)
-    if config.max_posts < 0 or config.seed < 0:
-        raise UserError(f"max_posts = {config.max_posts}, seed = {config.seed}: give 0 or more")
+    check_limits(config)
     with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
         posts = sample(results.read_part(config, config.part), config.max_posts, config.seed)
         predictor = model.open_predictor(config.weights)

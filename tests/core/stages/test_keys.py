@@ -274,7 +274,7 @@ def looks_like_a_place(field: dataclasses.Field) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 def test_whatever_names_an_input_is_declared_as_one(stage):
-    fields = [f for f in dataclasses.fields(stage) if f.metadata["affects_result"] and stage.__name__ != "PromoteConfig"]
+    fields = [f for f in dataclasses.fields(stage) if f.metadata["role"] != "machine" and stage.__name__ != "PromoteConfig"]
     assert [f.name for f in fields if looks_like_a_place(f) and not f.metadata["digest"]] == []
 
 
@@ -433,7 +433,7 @@ def test_an_option_is_in_the_key_exactly_where_it_acts(kind, given, inert):
     wrong = {}
     for name, annotation, _default, _doc in configuration.fields_of(kind):
         metadata = kind.__dataclass_fields__[name].metadata
-        if name in given or not metadata["affects_result"] or metadata["digest"]:
+        if name in given or metadata["role"] == "machine" or metadata["digest"]:
             continue
         changed = dataclasses.replace(config, **{name: other(getattr(config, name), annotation)})
         if (configuration.asked(changed) == asked) != (name in inert):

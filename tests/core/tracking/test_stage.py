@@ -47,7 +47,7 @@ def test_the_order_of_parameters_does_not_matter():
 
 def test_only_options_that_change_a_result_enter_the_key():
     base = TrainConfig()
-    idle = {f.name for f in dataclasses.fields(TrainConfig) if not f.metadata["affects_result"]}
+    idle = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata["role"] == "machine"}
     assert {"num_workers", "gpu", "download"} <= idle
     for name in idle:
         assert config.asked(dataclasses.replace(base, **{name: 3})) == config.asked(base)

@@ -35,8 +35,12 @@ def test_what_the_recipes_say_is_accepted(dataset):
     assert checks.check_grid(SsddbcConfig()) is None
 
 
+POSITIVE = [
+    *("batch_size", "image_size", "lr", "temperature", "sup_con_temperature"),
+    *("head_hidden", "head_bottleneck", "head_out", "update_interval"),
+]
 COMMON = [
-    *((name, 0, "must be larger than 0") for name in checks.POSITIVE),
+    *((name, 0, "must be larger than 0") for name in POSITIVE),
     ("lr", -0.1, "must be larger than 0"),
     ("sup_con_weight", 1.5, "outside 0..1"),
     ("sup_con_weight", -0.1, "outside 0..1"),

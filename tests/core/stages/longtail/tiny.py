@@ -15,7 +15,8 @@ from core.stages.longtail.config import LongtailTrainConfig
 from tests.core.stages.tiny import CLASSES, FakeRun, glyph
 
 COUNTS = {"train": (12, 8, 5, 3), "val": (4, 4, 3, 2), "test": (3, 3, 3, 2)}
-NOTHING_SWITCHES = {option: -1 for option in checks.EPOCH_OPTIONS}
+EPOCH_OPTIONS = [f.name for f in dataclasses.fields(LongtailTrainConfig) if f.name.endswith(("_epoch", "_epoch1", "_epoch2"))]
+NOTHING_SWITCHES = {option: -1 for option in EPOCH_OPTIONS}
 # Every row of the schedule acts, one after the other, in seven epochs; the last has everything.
 EVERY_SWITCH = {
     "epochs": 7,
