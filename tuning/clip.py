@@ -16,7 +16,7 @@ from core.stages import keys
 from core.stages.clip import checks, folds
 from core.stages.clip import data as images
 from core.stages.clip.config import ClipData, TrainClipConfig
-from core.stages.clip.train import ClipTraining
+from core.stages.clip.train import ClipTraining, announce
 from core.stages.clip.train import prepare as prepare_training
 from tuning import light
 from tuning.config import TuneClipConfig
@@ -77,8 +77,9 @@ def read(config: TrainClipConfig) -> dict[str, str]:
 
 def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train a trial."""
-    training = ClipTraining(prepare_training(replace(config, **IDLE), pool.of(config)), run)
-    training.announce()
+    prepared = prepare_training(replace(config, **IDLE), pool.of(config))
+    training = ClipTraining(prepared, run)
+    announce(prepared, run)
     return light.train(training)
 
 

@@ -10,7 +10,6 @@ and does in it what is left
 from __future__ import annotations
 
 import contextlib
-import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import Gone, UserError, full_disk_named
-from core.stages import reuse
 from core.tracking import stage as stages
 from core.tracking.patience import is_outage
-from core.tracking.run import NOTE_TAG, reopen
+from core.tracking.run import NOTE_TAG
 
 Summary = dict[str, Any]
 Step = Callable[[Summary], Summary | None]
@@ -87,9 +85,6 @@ class Unfinished:
         """Return the newest one of a stage key; None where there is none."""
         found = stages.find_unfinished(key)
         return None if found is None else cls(*found)
-
-
-Work = Callable[[Any, Unfinished | None], Summary]
 
 
 def is_kept(path: Path) -> bool:
@@ -175,37 +170,3 @@ def _fail(run: Any, failed: Mapping[str, Exception], noted: str) -> None:
 def _reason(error: Exception) -> str:
     said = " ".join(str(error).split())[:300]
     return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
-
-
-def locked(run: Any, key: str, work: Work) -> Summary:
-    """Return the same as `once`; whoever does the same waits until this run has ended."""
-    if run is not None:
-        run.ended.enter_context(reuse.locked(key))
-    return once(run, key, work)
-
-
-def once(run: Any, key: str, work: Work, shown: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics) -> Summary:
-    """Return the summary of `work`: done in `run`, or, where an earlier run published its result, finished in that one.
-
-    In the latter case `run` gets a copy of everything.
-
-    Args:
-        run: the tracking run; None on ranks other than 0.
-        key: stage key. Whoever calls this holds its lock where others could do the same.
-        work: `work(run, unfinished)` computes what is not there yet, publishes it and does what comes after.
-        shown: which of an epoch's metrics the run is asked to show.
-    """
-    unfinished = Unfinished.of(key) if run is not None else None
-    if unfinished is None:
-        return work(run, None)
-    before = unfinished.finished.run_id
-    print(f"taxon: run {before} has computed this; left to be done is: {', '.join(unfinished.left)}", file=sys.stderr)
-    run.tags({"taxon.continues": before})
-    reuse.put_back(unfinished.finished, key)
-    with reopen(before) as opened:
-        opened.forward = run.forward
-        work(opened, unfinished)
-    finished = stages.load_finished(before)
-    if finished is None:
-        raise UserError(f"the files of run {before} cannot be read or are damaged; delete that run and run the same command again")
-    return reuse.again(finished, run, shown)

@@ -7,8 +7,11 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from core import config as configuration
 from core.errors import UserError
@@ -17,8 +20,17 @@ from core.stages import after, inputs
 from core.stages.sources import Source
 from core.training import distributed
 from core.training import state as states
+from core.training.loop import Plan
+from core.training.stopping import stale_epochs
 
 NO_BEST = {"epoch": 0, "score": -1e9}
+
+
+class Machine(Protocol):
+    """What a family's materials say of the machine."""
+
+    device: torch.device
+    number_format: str
 
 
 class CheckpointedTraining:
@@ -82,6 +94,44 @@ class CheckpointedTraining:
     def weights(self) -> dict[str, Any]:
         """Return the weights by name whose digest stands for the result."""
         raise NotImplementedError
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        raise NotImplementedError
+
+    def publish(self) -> dict[str, Any]:
+        """Store the result and do what comes after; return the summary."""
+        raise NotImplementedError
+
+    def result(self, unfinished: after.Unfinished | None = None) -> dict[str, Any]:
+        """Train the epochs that are left and publish; return the summary ({} on ranks other than 0).
+
+        Args:
+            unfinished: the run that has published this training, which is told of what was left to be done.
+        """
+        self.unfinished = unfinished
+        self.fit()
+        return self.publish() if self.run is not None else {}
+
+    def plan(self, lr: Callable[[int], float], m: Machine, **more: Any) -> Plan:
+        """Return which epochs are left, on which device; `lr` is the learning rate of a global epoch."""
+        steps = {"on_steps": self._log_steps, "log_interval": getattr(self.config, "log_interval", 0)}
+        return Plan(self.epoch, self.stop, lr, m.device, m.number_format, self.config.seed, **steps | more)
+
+    def stale(self, name: str, patience: int, sign: float = 1.0, min_delta: float = 0.0) -> bool:
+        """Say whether the best value of an epoch's metric is `patience` epochs old (0 = never); -1 = smaller is better."""
+        return bool(patience) and stale_epochs([sign * metrics[name] for _, metrics in self.history], min_delta) >= patience
+
+    def open_work_folder(self, key: str, trained: int, what: str) -> Path:
+        """Return the stage key's work folder; UserError where the disk has no room for checkpoints of `trained` bytes of weights."""
+        from core.tracking import stage, store
+
+        folder = stage.work_folder(key)
+        store.require_space(folder, 12 * trained + (64 << 20), what)
+        return folder
+
+    def _log_steps(self, values: dict[str, float], step: int) -> None:
+        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
 
     def keep_every(self) -> int:
         """Return that every so-many-th checkpoint is kept beside last and best; 0 = none."""

@@ -6,7 +6,6 @@ pipe, so that the parent run's curves grow live. Nothing may start a thread or t
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from core.errors import Gone, UserError, full_disk_named
+from core.stages.stage import Stage
 from core.tracking import patience
 from core.tracking import run as tracking
 
@@ -28,10 +28,9 @@ PRELOAD = [
     "scipy.optimize",
     "mlflow.store.tracking.sqlalchemy_store",  # 2 s by itself; an HTTP store does not need it but pays for it only once
     "mlflow.system_metrics.system_metrics_monitor",
+    "core.stages.execute",
     "core.tracking.lifeline",
-    "core.tracking.stage",
 ]
-DISCOVERY = ("core.stages.discovery.train", "core.stages.discovery.ssddbc")
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,10 @@ class Request:
     cache (a notebook, a test) would have its stages look for their parent in the first one.
     """
 
-    stage: str
+    stage: Stage
     config: Any
     parent_run_id: str
     name: str
-    entry_point: str
     tags: dict[str, str]
     key: str
     asked_at: float
@@ -57,14 +55,17 @@ class StageServer:
     """Runs stages, one at a time, each in a fresh process that is gone with all it held when the stage ends.
 
     Args:
-        modules: what the stages import, to be ready before the first of them.
+        stages: which; their modules are imported before the first of them is asked for.
+        also: modules that they import where they need them.
     """
 
-    def __init__(self, modules: Sequence[str] = DISCOVERY) -> None:
+    def __init__(self, stages: Sequence[Stage], also: Sequence[str] = ()) -> None:
         # What a killed stage leaves is removed by Python's resource tracker, which need not say so under the line that explains the kill.
         sys.warnoptions.append("ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([*PRELOAD, *modules])
+        self.context.set_forkserver_preload(
+            [*PRELOAD, *also, *dict.fromkeys((stage.begin or stage.work).split(":")[0] for stage in stages)]
+        )
 
     def warm_up(self) -> None:
         """Start the fork server's imports now, while this process still reads its data."""
@@ -129,8 +130,8 @@ def _let_end(process: Any) -> None:
 
 def _child(request: Request, sender: Connection) -> None:
     """The stage process: its own run, its own ending."""
+    from core.stages.execute import perform
     from core.tracking import lifeline
-    from core.tracking import run as tracking
 
     os.environ.clear()
     os.environ.update(request.environment)
@@ -139,15 +140,12 @@ def _child(request: Request, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run = None
     try:
-        run = tracking.open_child(
-            request.parent_run_id, request.name, request.entry_point, {**request.tags, "taxon.stage_key": request.key}
-        )
+        run = tracking.open_child(request.parent_run_id, request.name, request.stage.name, {**request.tags, "taxon.stage_key": request.key})
         run.asked_at = request.asked_at
         run.monitor_system()
         run.forward = lambda values, step: sender.send(("metrics", values, step))
-        module, name = request.stage.split(":")
         with full_disk_named(), patience.outage_named():
-            getattr(importlib.import_module(module), name)(request.config, run)
+            perform(request.stage, request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:

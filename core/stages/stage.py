@@ -24,6 +24,8 @@ class Stage:
             `run` is None on ranks other than 0.
         check: `module:function` without heavy imports, called as `function(config)` before the module of `work` is imported; it raises
             UserError for options that contradict each other.
+        begin: `module:function`, called as `function(config) -> core.stages.execute.Job`: what a stage with a key of its own does below
+            another run; a stage without one is done by `work` there, and its files are vouched for together.
         headline: the options that MLproject declares: those that people set. All others work as `-P name=value` too.
     """
 
@@ -31,6 +33,7 @@ class Stage:
     config: type[Any]
     work: str
     check: str = ""
+    begin: str = ""
     headline: tuple[str, ...] = ()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -69,6 +71,16 @@ def _patience() -> float:
     if not 0 < seconds < 1e6:
         raise UserError(f"{PATIENCE} = '{given}' is no number of seconds; give one, or unset it")
     return seconds
+
+
+@contextmanager
+def joined(gpu: str) -> Iterator[None]:
+    """Belong to the process group of torchrun, where there is one; `gpu` is the option that names the device."""
+    start(torch.device("cpu") if gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
+    try:
+        yield
+    finally:
+        stop()
 
 
 def stop() -> None:

@@ -24,6 +24,7 @@ def forked(rounds: int) -> list[float]:
 
     from core.stages.discovery import checks
     from core.stages.discovery.config import TrainConfig
+    from core.stages.discovery.stages import TRAIN_SUPERCLASS
     from core.stages.server import Request, StageServer
     from core.tracking import run as tracking
     from core.tracking import store
@@ -31,14 +32,12 @@ def forked(rounds: int) -> list[float]:
 
     store.prepare()
     parent = tracking.open_run("benchmark", "benchmark")
-    server = StageServer()
+    server = StageServer([TRAIN_SUPERCLASS])
     seconds = []
     for round_ in range(rounds + 1):
         config = checks.check_training(recipes.resolve(dataclasses.replace(TrainConfig(), stop_at_epoch=1, seed=round_ + 1)))
         asked = time.time()
-        request = Request(
-            "core.stages.discovery.train:train", config, parent.run_id, f"train {round_}", "train_superclass", {}, f"{round_}", asked
-        )
+        request = Request(TRAIN_SUPERCLASS, config, parent.run_id, f"train {round_}", {}, f"{round_}", asked)
         run_id = server.run(request, lambda values, step: None)
         seconds.append(MlflowClient().get_run(run_id).data.metrics["time/startup_seconds"])
     parent.finish()
@@ -47,10 +46,10 @@ def forked(rounds: int) -> list[float]:
 
 def fresh() -> float:
     """Return the seconds a new process needs to import what a stage needs."""
-    from core.stages.server import DISCOVERY, PRELOAD
+    from core.stages.server import PRELOAD
 
     began = time.time()
-    subprocess.run([sys.executable, "-c", "; ".join(f"import {name}" for name in (*PRELOAD, *DISCOVERY))], check=True)
+    subprocess.run([sys.executable, "-c", "; ".join(f"import {name}" for name in (*PRELOAD, "core.stages.discovery.train"))], check=True)
     return time.time() - began
 
 

@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,22 @@ from core import digest
 from core.data import texts
 from core.evaluation import compare
 from core.plots import class_confusion, figure
-from core.stages import after
+from core.stages import after, execute
 from core.stages.clip import checks, data, evaluate, folds, train
-from core.stages.clip.children import Child, devices_of, run_all
 from core.stages.clip.config import TrainClipConfig
+from core.stages.clip.stages import TRAIN_CLIP
 from core.tracking import stage as stages
 from core.tracking.store import scratch
 from core.training import distributed
 
 PREDICTIONS = "out_of_fold.csv"
+Tags = dict[str, str]
 
 
 def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train every fold and publish the parent's files; return its summary ({} on ranks other than 0)."""
     checks.check_training(config)
-    devices_of(config.gpu)
+    execute.devices_of(config.gpu)
     pool = data.load(config)
     made = folds.folds(pool, config)
     each = [dataclasses.replace(config, fold=k) for k in range(1, config.n_splits + 1)]
@@ -41,14 +43,20 @@ def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
         run.params(configuration.canonical(config))
         run.started()
 
-    def begin(one: TrainClipConfig) -> tuple[str, Any]:
-        prepared = train.prepare(one, pool)
-        return prepared.key, lambda child: train.result(prepared, child)
-
-    children = [Child(f"fold {one.fold}", one, begin, "core.stages.clip.train:train") for one in each]
     tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}
-    finished = run_all(children, run, train.ENTRY_POINT, tags)
+    children = [child(one, f"fold {one.fold}", partial(train.begin, pool=pool), tags, run) for one in each]
+    finished = execute.all_below(children, run)
     return _publish(config, run, pool, len(made), info, finished) if distributed.is_main() else {}
+
+
+def child(config: TrainClipConfig, name: str, begin: Callable[[TrainClipConfig], execute.Job], tags: Tags, run: Any) -> execute.Child:
+    """Return a fold or configuration as a child run, whose main figures are on its parent's curves too."""
+    kept = {"L_total", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"}
+
+    def follow(values: dict[str, float], step: int) -> None:
+        run.metrics({f"{execute.slug(name)}/{metric}": value for metric, value in values.items() if metric in kept}, step)
+
+    return execute.Child(TRAIN_CLIP, config, name, begin, tags=tags, follow=follow)
 
 
 def summarise(finished: Sequence[stages.Finished], scored_on: str) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def _publish(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.locked(run, key, work)
+    return execute.command(execute.Job(key, work), run, reuse=False)
 
 
 def _figures(

@@ -16,9 +16,8 @@ from core import digest
 from core.data import texts
 from core.data.post_splits import group
 from core.evaluation import compare
-from core.stages import after
+from core.stages import after, execute
 from core.stages.clip import checks, cross_validation, evaluate, train
-from core.stages.clip.children import Child, run_all
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import stage as stages
 from core.tracking.store import scratch
@@ -34,8 +33,9 @@ def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     if run is not None:
         run.params(configuration.canonical(config))
         run.started()
-    children = [Child(name, one, _begin, "core.stages.clip.multi_config:train_one") for name, one in zip(names, configs, strict=True)]
-    finished = run_all(children, run, train.ENTRY_POINT, {"taxon.seed": str(config.seed)})
+    tags = {"taxon.seed": str(config.seed)}
+    children = [cross_validation.child(one, name, begin, tags, run) for name, one in zip(names, configs, strict=True)]
+    finished = execute.all_below(children, run)
     return _publish(run, names, configs, finished) if distributed.is_main() else {}
 
 
@@ -51,11 +51,11 @@ def names_of(configs: Sequence[TrainClipConfig]) -> list[str]:
     return [f"{number} {text}".strip()[:200] for number, text in enumerate(said, start=1)]
 
 
-def _begin(config: TrainClipConfig) -> tuple[str, Any]:
+def begin(config: TrainClipConfig) -> execute.Job:
+    """Return the job of one configuration: a training, or all folds, which are reused one by one."""
     if config.use_cv and not config.fold:
-        return "", lambda child: cross_validation.cross_validate(config, child)
-    prepared = train.prepare(config)
-    return prepared.key, lambda child: train.result(prepared, child)
+        return execute.Job("", lambda run, _unfinished: cross_validation.cross_validate(config, run))
+    return train.begin(config)
 
 
 def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig], finished: Sequence[stages.Finished]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    return after.locked(run, key, work)
+    return execute.command(execute.Job(key, work), run, reuse=False)
 
 
 def _table(shown: dict[str, dict[str, list[str]]], compared: dict[str, dict[str, list[float]]]) -> str:

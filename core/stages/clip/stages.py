@@ -10,6 +10,7 @@ TRAIN_CLIP = Stage(
     TrainClipConfig,
     "core.stages.clip.run:run",
     "core.stages.clip.checks:check_given",
+    begin="core.stages.clip.multi_config:begin",
     headline=("config", "data_dir", "class_texts_file", "group_pattern", "groups_file", "image_weights", "text_weights", "resume"),
 )
 

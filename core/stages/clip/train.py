@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,17 @@ from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
-from core.stages import after, classification_report, keys, leakage
+from core.stages import after, classification_report, execute, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
 from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
 from core.stages.clip.config import TrainClipConfig
+from core.stages.clip.stages import TRAIN_CLIP
 from core.training import distributed, precision, schedule
 from core.training import state as states
 from core.training.clip import ClipTask, weighs_classes
-from core.training.loop import Plan, fit
-from core.training.stopping import stale_epochs
+from core.training.loop import fit
 
-ENTRY_POINT = "train_clip"
+ENTRY_POINT = TRAIN_CLIP.name
 MONITORED = {"val_loss": ("val/nll", -1.0), "val_acc": ("val/accuracy", 1.0), "val_map": ("val/mAP", 1.0)}
 
 
@@ -57,18 +56,21 @@ def prepare(config: TrainClipConfig, pool: data.Pool | None = None) -> Prepared:
 
 def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary ({} on ranks other than 0)."""
-    return result(prepare(config), run)
+    return execute.command(begin(config), run)
 
 
-def result(prepared: Prepared, run: Any) -> dict[str, Any]:
-    """Train what is prepared and publish it, or do what was left to be done after that; return its summary."""
+def begin(config: TrainClipConfig, pool: data.Pool | None = None) -> execute.Job:
+    """Prepare one training; its key says whether it has been done before."""
+    prepared = prepare(config, pool)
 
-    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
-        training = ClipTraining(prepared, opened)
-        training.unfinished = unfinished
-        return training.result()
+    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        training = ClipTraining(prepared, run)
+        if run is not None:
+            announce(prepared, run)
+        return training.result(unfinished)
 
-    return after.locked(run, prepared.key, work)
+    registers = config.register and not config.fold
+    return execute.Job(prepared.key, work, lambda run: describe(prepared, run), registers=registers)
 
 
 class ClipTraining(CheckpointedTraining):
@@ -89,7 +91,8 @@ class ClipTraining(CheckpointedTraining):
         self.before = {name: value.cpu().clone() for name, value in model.trained_state().items()}
         self.task = self._task(model, words_of)
         self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
-        self.work = self._work_folder()
+        size = sum(value.nbytes for value in self.before.values())
+        self.work = self.open_work_folder(self.key, size, f"training {self.config.image_encoder_name}")
         self.history: list[list[Any]] = []
         self.epoch = self.begin(self.config.resume, "resume")
 
@@ -98,27 +101,9 @@ class ClipTraining(CheckpointedTraining):
         """The number of epochs."""
         return self.config.epochs
 
-    def result(self) -> dict[str, Any]:
-        """Train the epochs that are left and publish; return the summary."""
-        if self.run is not None:
-            self.announce()
-        self.fit()
-        return self.publish() if self.run is not None else {}
-
     def fit(self) -> None:
         """Train the epochs that are left."""
-        plan = Plan(
-            self.epoch,
-            self.stop,
-            self.lr,
-            self.m.device,
-            self.m.number_format,
-            self.config.seed,
-            scaler=self.scaler,
-            on_steps=lambda values, step: self.run.metrics({f"step/{name}": value for name, value in values.items()}, step),
-            log_interval=self.config.log_interval,
-            ended=self.exhausted,
-        )
+        plan = self.plan(self.lr, self.m, scaler=self.scaler, ended=self.exhausted)
         fit(self.task, plan, self.finish_epoch)
 
     def lr(self, epoch: int) -> float:
@@ -130,10 +115,7 @@ class ClipTraining(CheckpointedTraining):
         """Say whether what is monitored has not improved for `early_stopping_patience` epochs; every improvement starts the count anew."""
         c = self.config
         name, sign = MONITORED[c.early_stopping_monitor]
-        return (
-            bool(c.early_stopping_patience)
-            and stale_epochs([sign * metrics[name] for _, metrics in self.history], c.early_stopping_min_delta) >= c.early_stopping_patience
-        )
+        return self.stale(name, c.early_stopping_patience, sign, c.early_stopping_min_delta)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics after `epoch` finished epochs."""
@@ -228,40 +210,38 @@ class ClipTraining(CheckpointedTraining):
         labels = torch.from_numpy(self.m.data.train.labels)
         return ClipTask(model, labels, words_of, loader, frozen, self.evaluate, self.config, self.m.device)
 
-    def _work_folder(self) -> Path:
-        from core.tracking import stage, store
 
-        folder = stage.work_folder(self.key)
-        size = sum(value.nbytes for value in self.before.values())
-        store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.image_encoder_name}")
-        return folder
+def describe(prepared: Prepared, run: Any) -> None:
+    """Tell the run what is trained on."""
+    run.dataset(prepared.m.data.name, prepared.m.data.digest, prepared.config.data_dir, "training")
+    run.params(configuration.canonical(prepared.config))
 
-    def announce(self) -> None:
-        """Tell the run, and whoever watches, what is trained on."""
-        config, found = self.config, self.m.data
-        self.run.dataset(found.name, found.digest, config.data_dir, "training")
-        self.run.params(configuration.canonical(config))
-        counts = {part: len(self.m.part(part)) for part in data.PARTS}
-        print(f"taxon: {found.name}: {', '.join(f'{n} {part}' for part, n in counts.items())} images", file=sys.stderr)
-        for line in (*checks.idle_options(config), *checks.double_corrections(config)):
-            print(f"taxon: {line}", file=sys.stderr)
-        if not (config.image_pretrained or config.image_weights or "." in config.image_encoder_name or "/" in config.image_encoder_name):
-            print("taxon: the image tower starts from scratch; image_pretrained or image_weights give it weights", file=sys.stderr)
-        for part in ("val", "test"):
-            rows = self.m.rows[part]
-            absent = np.setdiff1d(np.arange(len(found.class_names)), self.m.pool.images.labels[rows]) if len(rows) else []
-            if len(absent):
-                names = ", ".join(found.class_names[c] for c in absent[:5])
-                print(f"taxon: {part} has no image of {len(absent)} classes, which it does not score: {names}", file=sys.stderr)
-        pairs = duplicates_across(found)
-        if pairs:
-            print(
-                f"taxon: {len(pairs)} images are in more than one part, e.g. {pairs[0].first} and {pairs[0].second}; "
-                "remove one of each, or group them",
-                file=sys.stderr,
-            )
-        self.run.tags({"taxon.duplicates_across_parts": len(pairs)})
-        self.run.started()
+
+def announce(prepared: Prepared, run: Any) -> None:
+    """Tell the run, and whoever watches, what is trained on, and what is odd about it."""
+    config, m, found = prepared.config, prepared.m, prepared.m.data
+    describe(prepared, run)
+    counts = {part: len(m.part(part)) for part in data.PARTS}
+    print(f"taxon: {found.name}: {', '.join(f'{n} {part}' for part, n in counts.items())} images", file=sys.stderr)
+    for line in (*checks.idle_options(config), *checks.double_corrections(config)):
+        print(f"taxon: {line}", file=sys.stderr)
+    if not (config.image_pretrained or config.image_weights or "." in config.image_encoder_name or "/" in config.image_encoder_name):
+        print("taxon: the image tower starts from scratch; image_pretrained or image_weights give it weights", file=sys.stderr)
+    for part in ("val", "test"):
+        rows = m.rows[part]
+        absent = np.setdiff1d(np.arange(len(found.class_names)), m.pool.images.labels[rows]) if len(rows) else []
+        if len(absent):
+            names = ", ".join(found.class_names[c] for c in absent[:5])
+            print(f"taxon: {part} has no image of {len(absent)} classes, which it does not score: {names}", file=sys.stderr)
+    pairs = duplicates_across(found)
+    if pairs:
+        print(
+            f"taxon: {len(pairs)} images are in more than one part, e.g. {pairs[0].first} and {pairs[0].second}; "
+            "remove one of each, or group them",
+            file=sys.stderr,
+        )
+    run.tags({"taxon.duplicates_across_parts": len(pairs)})
+    run.started()
 
 
 def _parts(config: TrainClipConfig, pool: data.Pool) -> leakage.Parts:

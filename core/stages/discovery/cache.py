@@ -11,7 +11,7 @@ from core.config import check_limits
 from core.data import catalog
 from core.errors import UserError
 from core.evaluation import features as features_module
-from core.stages import keys
+from core.stages import execute, keys
 from core.stages.discovery import feature_files, rebuild
 from core.stages.discovery.config import CacheConfig, MachineOptions
 from core.stages.discovery.materials import SPLIT_OPTIONS
@@ -45,33 +45,39 @@ def run(config: CacheConfig, run: Any) -> dict[str, Any]:
 
 def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
     """Extract and publish the features of one checkpoint; reuse stored ones unless `overwrite`."""
-    from core.tracking import stage
-
     uri = _best_uri(config) if config.auto_find_best else config.model_path
     if config.auto_find_best and not uri:
         raise UserError(
             "auto_find_best: no finished training of these images (with these labels, novel classes and options of the split) has a best "
             "checkpoint; run train_superclass first or give model_path"
         )
+    return execute.command(_job(config, uri), run, reuse=not config.overwrite)
+
+
+def _job(config: CacheConfig, uri: str) -> execute.Job:
+    """Open a checkpoint; the key of its features says whether they have been extracted before."""
+    from core.tracking import stage
+
     trained = rebuild.open_checkpoint(uri, "model_path", config)
     model, m = trained.model()
     found = {"checkpoint": trained.digest, "data": m.data.digest, "split": m.split.digest}
-    params = {"use_l2": config.use_l2}
-    key = stage.stage_key(ENTRY_POINT, params, found, keys.environment(m.device, m.number_format))
-    finished = None if config.overwrite else stage.find_finished(key)
-    folder = stage.work_folder(key)
-    run.tags({stage.KEY_TAG: key})
-    run.dataset(m.data.name, m.data.digest, trained.config.data_root, "features")
-    if finished is not None:
-        shutil.copytree(finished.folder / "features", folder / "features", dirs_exist_ok=True)
-        run.tags({"taxon.reused": finished.run_id})
-    else:
+    key = stage.stage_key(ENTRY_POINT, {"use_l2": config.use_l2}, found, keys.environment(m.device, m.number_format))
+
+    def describe(run: Any) -> None:
+        run.dataset(m.data.name, m.data.digest, trained.config.data_root, "features")
+
+    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+        folder = stage.work_folder(key)
+        run.tags({stage.KEY_TAG: key})
+        describe(run)
         run.started()
         extract(trained, model, m, folder / "features", config, config.use_l2)
-    summary = {"features": f"runs:/{run.run_id}/features", "checkpoint": str(trained.path.name)}
-    stage.publish(run, folder, summary)
-    shutil.rmtree(folder, ignore_errors=True)
-    return summary
+        summary = {"features": f"runs:/{run.run_id}/features", "checkpoint": trained.path.name}
+        stage.publish(run, folder, summary)
+        shutil.rmtree(folder, ignore_errors=True)
+        return summary
+
+    return execute.Job(key, work, describe)
 
 
 def extract(trained: rebuild.Trained, model: Any, m: Any, folder: Path, machine: MachineOptions, use_l2: bool) -> None:

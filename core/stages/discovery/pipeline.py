@@ -9,8 +9,6 @@ again after a crash continues where it stopped.
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,17 +19,17 @@ from core import config as configuration
 from core import digest
 from core.errors import UserError
 from core.evaluation import discovery
-from core.stages import keys
+from core.stages import execute, keys
 from core.stages.discovery import checks, materials, pipeline_report, rebuild, ssddbc
 from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
-from core.stages.server import Request, StageServer
-from core.tracking import stage as stages
+from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS, PSEUDO_PIPELINE, TRAIN_SUPERCLASS
+from core.stages.server import StageServer
+from core.stages.stage import Stage
 from core.tracking.run import Run, reopen, started_with
 from core.tracking.stage import Finished
-from core.tracking.store import machine_lock
 from core.training import precision, recipes
 
-ENTRY_POINT = "pseudo_pipeline"
+ENTRY_POINT = PSEUDO_PIPELINE.name
 TOTALS_TAG = "taxon.total_epochs"
 
 
@@ -123,7 +121,7 @@ class Pipeline:
 
     def __init__(self, config: PipelineConfig, run: Run, totals: tuple[int, ...]):
         self.config, self.run_, self.totals = config, run, totals
-        self.server = StageServer()
+        self.server = StageServer([TRAIN_SUPERCLASS, OFFLINE_SSDDBC_SUPERCLASS])
         self.server.warm_up()
         self.data, self.split = materials.load_data(config)
         self.device = precision.pick_device(config.gpu)
@@ -156,9 +154,9 @@ class Pipeline:
     def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True) -> Finished:
         config = self._train_config(segment, checkpoint, pseudo)
         found = {"data": self.data.digest, "split": self.split.digest}
-        key = keys.of_stage("train_superclass", config, found, self.device, self.number_format)
+        key = keys.of_stage(TRAIN_SUPERCLASS.name, config, found, self.device, self.number_format)
         name = name or f"train {segment.start}-{segment.stop}"
-        return self._stage("core.stages.discovery.train:train", config, name, "train_superclass", key, curves)
+        return self._stage(TRAIN_SUPERCLASS, config, name, key, curves)
 
     def _train_without(self) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
@@ -181,25 +179,17 @@ class Pipeline:
         made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels()}
         config = SsddbcConfig(**values | rebuild.places_of(self.config) | made, current_epoch=epoch)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
-        return self._stage("core.stages.discovery.ssddbc:cluster", config, f"cluster {epoch}", ssddbc.ENTRY_POINT, key, True)
+        return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
 
-    def _stage(self, function: str, config: Any, name: str, entry_point: str, key: str, curves: bool) -> Finished:
+    def _stage(self, stage: Stage, config: Any, name: str, key: str, curves: bool) -> Finished:
         """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
-        with machine_lock(f"stage {key}"):
-            finished = stages.find_finished(key)
-            began = time.time()
-            if finished is None:
-                request = Request(function, config, self.run_.run_id, name, entry_point, self._tags(), key, time.time())
-                run_id = self.server.run(request, self.run_.metrics if curves else lambda values, step: None)
-                finished = stages.load_finished(run_id)
-                note = f"{time.time() - began:.1f} s"
-            else:
-                self.run_.tags({f"taxon.reused.{name.replace(' ', '_')}": finished.run_id})
-                note = "reused"
+        follow = self.run_.metrics if curves else lambda values, step: None
+        told = lambda finished: pipeline_report.short(finished.summary["metrics"])  # noqa: E731
+        child = execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told)
+        finished = execute.below(child, self.run_, self.server).finished
         if curves:
             for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):
                 self.run_.metrics(discovery.shown(metrics, self.config.eval_funcs), epoch)
-        print(f"taxon: {name:40s} {note:>10s}  {pipeline_report.short(finished.summary['metrics'])}", file=sys.stderr)
         return finished
 
     def _tags(self) -> dict[str, str]:

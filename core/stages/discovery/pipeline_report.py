@@ -13,7 +13,7 @@ import numpy as np
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.plots import confusion, figure, gallery
-from core.stages import after, inputs
+from core.stages import after, execute, inputs
 from core.stages.discovery import rebuild
 from core.stages.discovery.config import CacheConfig
 from core.stages.discovery.register import register
@@ -32,7 +32,8 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
     """
     run = pipeline.run_
     key = pipeline.key(without)
-    return after.locked(run, key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
+    job = execute.Job(key, lambda opened, unfinished: _Report(pipeline, without, opened).publish(key, unfinished))
+    return execute.command(job, run, reuse=False)
 
 
 class _Report:

@@ -17,13 +17,14 @@ from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
-from core.stages import after, inputs, keys, reuse
+from core.stages import after, execute, inputs, keys
 from core.stages.discovery import cache, checks, feature_files, rebuild
 from core.stages.discovery.config import ClusterOptions, SsddbcConfig
 from core.stages.discovery.feature_files import SPLITS, FeatureFile
+from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS
 from core.training.state import weights_digest
 
-ENTRY_POINT = "offline_ssddbc_superclass"
+ENTRY_POINT = OFFLINE_SSDDBC_SUPERCLASS.name
 BACKGROUNDS = ("all", "score")  # of the heat maps drawn at every refresh
 RESULTS = "results_grid.json"
 MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
@@ -31,32 +32,17 @@ MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
 
 def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
     """Run `offline_ssddbc_superclass`: extract (or take) features, search the grid, publish pseudo labels, draw the heat maps."""
-    trained, key = _opened(config)
-    run.ended.enter_context(reuse.locked(key))
-    return _clustered(config, run, trained, key)
+    return execute.command(begin(config), run, reuse=False)
 
 
-def cluster(config: SsddbcConfig, run: Any) -> dict[str, Any]:
-    """Do the same as a stage of a pipeline, which holds the stage key's lock."""
-    return _clustered(config, run, *_opened(config))
-
-
-def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
-    """Check the options; return the checkpoint to cluster and the stage key."""
-    checks.check_grid(config)
-    if config.skip_feature_extraction and not config.features_path:
-        raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
-    trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
-    return trained, ssddbc_key(config, trained)
-
-
-def _clustered(config: SsddbcConfig, run: Any, trained: rebuild.Trained, key: str) -> dict[str, Any]:
-    """Cluster and publish, or do what an earlier run of the same key has left to be done after that; return the summary."""
+def begin(config: SsddbcConfig) -> execute.Job:
+    """Check the options and open the checkpoint; the key of its clustering says whether that has been done before."""
     from core.tracking import stage
 
-    folder = stage.work_folder(key)
+    trained, key = _opened(config)
 
     def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        folder = stage.work_folder(key)
         opened.dataset(trained.data.name, trained.data.digest, trained.config.data_root, "clustering")
         opened.started()
         summary = _pseudo_labels(config, opened, trained, folder) if unfinished is None else unfinished.finished.summary
@@ -66,7 +52,16 @@ def _clustered(config: SsddbcConfig, run: Any, trained: rebuild.Trained, key: st
         shutil.rmtree(folder, ignore_errors=True)
         return found
 
-    return after.once(run, key, work)
+    return execute.Job(key, work)
+
+
+def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
+    """Check the options; return the checkpoint to cluster and the stage key."""
+    checks.check_grid(config)
+    if config.skip_feature_extraction and not config.features_path:
+        raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
+    trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
+    return trained, ssddbc_key(config, trained)
 
 
 def _pseudo_labels(config: SsddbcConfig, run: Any, trained: rebuild.Trained, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ OFFLINE_SSDDBC_SUPERCLASS = Stage(
     "offline_ssddbc_superclass",
     SsddbcConfig,
     "core.stages.discovery.ssddbc:run",
+    begin="core.stages.discovery.ssddbc:begin",
     headline=("superclass_name", "dataset", "data_root", "ckpt_path", "k_min", "k_max", "density_min", "density_max", "gpu"),
 )
 PSEUDO_PIPELINE = Stage(
@@ -44,6 +45,7 @@ TRAIN_SUPERCLASS = Stage(
     "train_superclass",
     TrainConfig,
     "core.stages.discovery.train:run",
+    begin="core.stages.discovery.train:begin",
     headline=("config", "superclass_name", "novel_classes", "weights", "warmup_model_dir", "pseudo_labels_path", "resume_from_ckpt"),
 )
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core import config as configuration
 from core import digest, lineage
@@ -20,114 +16,29 @@ from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
-from core.stages import after, held_out, inputs, keys, leakage, reuse
+from core.stages import after, execute, held_out, inputs, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
 from core.stages.discovery import checks, feature_files
 from core.stages.discovery import materials as materials_module
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
+from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
 from core.training.finite import require_outputs
-from core.training.loop import Plan, fit
+from core.training.loop import fit
 from core.training.view_cache import CachedViews
 
-ENTRY_POINT = "train_superclass"
+ENTRY_POINT = TRAIN_SUPERCLASS.name
 
 
 def run(config: TrainConfig, run: Any) -> dict[str, Any]:
     """Run `train_superclass`: one superclass, or all of them as child runs; what has been trained before is not trained again."""
-    if config.train_all_superclasses:
-        with _joined(config):
+    with distributed.joined(config.gpu):
+        if config.train_all_superclasses:
             return _train_all(config, run)
-    config = checks.check_training(recipes.resolve(config))
-    with _joined(config), ExitStack() as held:
-        loaded, finished = held.enter_context(_found_or_free(config, run))
-        if run is not None:  # whoever waits for the lock looks for a run that is FINISHED, which this one is not yet
-            run.ended.push(held.pop_all())
-        if not distributed.from_main(finished is not None):
-            return _train(config, run, loaded)
-        if run is None:
-            return {}
-        run.dataset(loaded[0].name, loaded[0].digest, config.data_root, "training")
-        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
-        return reuse.again(finished, run, lambda metrics: discovery.shown(metrics, config.eval_funcs))
-
-
-def _train_all(config: TrainConfig, run: Any) -> dict[str, Any]:
-    from core.data.superclasses import SUPERCLASSES
-
-    # One class alone is nothing to tell apart: trained by itself, it is refused.
-    names = [one.name for one in SUPERCLASSES if len(one.known) + len(one.novel) > 1]
-    summaries = {name: _train_child(_of_superclass(config, name), run) for name in names}
-    if run is not None:
-        run.json(summaries, "summary.json")
-    return summaries
-
-
-def _of_superclass(config: TrainConfig, name: str) -> TrainConfig:
-    return checks.check_training(recipes.resolve(dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)))
-
-
-def _train_child(config: TrainConfig, run: Any) -> dict[str, float]:
-    """Train in a child run of `run`, unless that has been done; return the last epoch's metrics ({} on ranks other than 0)."""
-    from core.tracking.run import open_child
-
-    name = config.superclass_name
-    with _found_or_free(config, run) as (loaded, finished):
-        if distributed.from_main(finished is not None):
-            if run is not None:
-                run.tags({f"taxon.reused.{name}": finished.run_id})
-                print(f"taxon: {name} has been trained before (run {finished.run_id}); reused", file=sys.stderr)
-            return finished.summary["metrics"] if run is not None else {}
-        if run is None:
-            return _train(config, None, loaded)
-        with open_child(run.run_id, f"{ENTRY_POINT} {name} seed {config.seed}", ENTRY_POINT, {}) as child:
-            return _train(config, child, loaded)["metrics"]
-
-
-@contextmanager
-def _found_or_free(config: TrainConfig, run: Any) -> Iterator[tuple[Any, Any]]:
-    """Give the data, and the finished training of this key (None where there is none, and on ranks other than 0), its lock held."""
-    from core.tracking import stage
-
-    loaded = materials_module.load_data(config)
-    if run is None:
-        yield loaded, None
-        return
-    key = _key(config, *loaded)
-    with reuse.locked(key):
-        yield loaded, stage.find_finished(key)
-
-
-@contextmanager
-def _joined(config: TrainConfig) -> Iterator[None]:
-    """Belong to torchrun's process group, where there is one."""
-    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
-    try:
-        yield
-    finally:
-        distributed.stop()
-
-
-def _key(config: TrainConfig, data: Any, split: Any) -> str:
-    device = precision.pick_device(config.gpu)
-    number_format = precision.resolve_precision(config.precision, device)
-    return keys.of_stage(ENTRY_POINT, config, {"data": data.digest, "split": split.digest}, device, number_format)
-
-
-def _train(config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None) -> dict[str, Any]:
-    """Train and publish, or do what an earlier run of the same key has left to be done after that; return the summary."""
-    loaded = loaded or materials_module.load_data(config)
-
-    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
-        training = Training(config, opened, loaded)
-        training.unfinished = unfinished
-        training.fit()
-        return training.publish() if opened is not None else {}
-
-    return after.once(run, _key(config, *loaded), work, lambda metrics: discovery.shown(metrics, config.eval_funcs))
+        return execute.command(begin(checks.check_training(recipes.resolve(config))), run)
 
 
 def train(config: TrainConfig, run: Any) -> dict[str, Any]:
@@ -137,8 +48,48 @@ def train(config: TrainConfig, run: Any) -> dict[str, Any]:
         config: resolved and checked.
         run: the tracking run, None on ranks other than 0.
     """
-    with _joined(config):
-        return _train(config, run)
+    with distributed.joined(config.gpu):
+        return execute.once(begin(config), run)
+
+
+def begin(config: TrainConfig) -> execute.Job:
+    """Read the data of a resolved and checked configuration; the key of its training says whether it has been done before."""
+    loaded = materials_module.load_data(config)
+    data, _split = loaded
+
+    def describe(run: Any) -> None:
+        run.dataset(data.name, data.digest, config.data_root, "training")
+        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+
+    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        return Training(config, run, loaded).result(unfinished)
+
+    return execute.Job(_key(config, *loaded), work, describe, lambda metrics: discovery.shown(metrics, config.eval_funcs))
+
+
+def _train_all(config: TrainConfig, run: Any) -> dict[str, Any]:
+    from core.data.superclasses import SUPERCLASSES
+
+    # One class alone is nothing to tell apart: trained by itself, it is refused.
+    names = [one.name for one in SUPERCLASSES if len(one.known) + len(one.novel) > 1]
+    summaries = {}
+    for name in names:
+        title = f"{ENTRY_POINT} {name} seed {config.seed}"
+        done = execute.below(execute.Child(TRAIN_SUPERCLASS, _of_superclass(config, name), title, begin, label=name), run)
+        summaries[name] = {} if done is None else done.finished.summary["metrics"]
+    if run is not None:
+        run.json(summaries, "summary.json")
+    return summaries
+
+
+def _of_superclass(config: TrainConfig, name: str) -> TrainConfig:
+    return checks.check_training(recipes.resolve(dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)))
+
+
+def _key(config: TrainConfig, data: Any, split: Any) -> str:
+    device = precision.pick_device(config.gpu)
+    number_format = precision.resolve_precision(config.precision, device)
+    return keys.of_stage(ENTRY_POINT, config, {"data": data.digest, "split": split.digest}, device, number_format)
 
 
 class Training(CheckpointedTraining):
@@ -165,7 +116,9 @@ class Training(CheckpointedTraining):
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), config.lr, config.momentum, config.weight_decay)
-        self.work, self.key = self._work_folder()
+        self.key = _key(config, m.data, m.split)
+        trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+        self.work = self.open_work_folder(self.key, trained, f"training {config.model_name}")
         self.facts = self._facts()
         self.history: list[list[Any]] = []
         self.epoch = self.begin(config.resume_from_ckpt, "resume_from_ckpt")
@@ -188,8 +141,7 @@ class Training(CheckpointedTraining):
             self.finish_epoch(0, self.evaluate(0))
         device = self.materials.device
         task = DiscoveryTask(self.model, self._loader(), self._targets(), self.config, self.evaluate, device, self.optimizer)
-        plan = Plan(self.epoch, self.stop, self.lr, device, self.materials.number_format, self.config.seed)
-        fit(task, plan, self.finish_epoch)
+        fit(task, self.plan(self.lr, self.materials), self.finish_epoch)
 
     def lr(self, epoch: int) -> float:
         """Return the learning rate of a global epoch."""
@@ -273,16 +225,6 @@ class Training(CheckpointedTraining):
         pseudo = pseudo_labels.read(path)
         pseudo_labels.check_origin(pseudo, data.digest, split.digest, str(path))
         return pseudo
-
-    def _work_folder(self) -> tuple[Path, str]:
-        from core.tracking import stage, store
-
-        m = self.materials
-        key = _key(self.config, m.data, m.split)
-        folder = stage.work_folder(key)
-        trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
-        store.require_space(folder, 12 * trained + (64 << 20), f"training {self.config.model_name}")
-        return folder, key
 
     def _facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of itself, enough to rebuild the model from it."""

@@ -23,6 +23,7 @@ TRAIN_LONGTAIL = Stage(
     LongtailTrainConfig,
     "core.stages.longtail.train:run",
     "core.stages.longtail.checks:refuse",
+    begin="core.stages.longtail.train:begin",
     headline=("config", "data_root", "train_dir", "val_dir", "test_dir", "train_meta", "val_meta", "weights", "resume"),
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,18 @@ from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
-from core.stages import after, classification_report, held_out, keys, leakage
+from core.stages import after, classification_report, execute, held_out, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
 from core.stages.longtail import checks, evaluate, materials, rebuild, register
 from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.training import distributed, precision, timeline
 from core.training import state as states
 from core.training.longtail import LabelLoss, LongtailTask
-from core.training.loop import Plan, fit
+from core.training.loop import fit
 from core.training.stopping import stale_epochs
 
-ENTRY_POINT = "train_longtail"
+ENTRY_POINT = TRAIN_LONGTAIL.name
 TAUS = tuple(np.round(np.arange(0.0, 2.51, 0.1), 2))
 FULLY = "all"
 
@@ -42,19 +42,23 @@ def run(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
 
 def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary."""
-    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
-    try:
-        prepared = prepare(config)
+    with distributed.joined(config.gpu):
+        return execute.command(begin(config), run)
 
-        def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
-            training = LongtailTraining(config, opened, prepared=prepared)
-            training.unfinished = unfinished
-            training.fit()
-            return training.publish() if opened is not None else {}
 
-        return after.locked(run, prepared.key, work)
-    finally:
-        distributed.stop()
+def begin(config: LongtailTrainConfig) -> execute.Job:
+    """Prepare one training; its key says whether it has been done before."""
+    prepared = prepare(config)
+
+    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+        return LongtailTraining(config, run, prepared=prepared).result(unfinished)
+
+    return execute.Job(prepared.key, work, lambda run: _describe(config, prepared.m.data, run), registers=config.register)
+
+
+def _describe(config: LongtailTrainConfig, data: Any, run: Any) -> None:
+    run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
+    run.params(configuration.canonical(config))  # `mlflow run` has logged them itself
 
 
 @dataclass
@@ -110,13 +114,13 @@ class LongtailTraining(CheckpointedTraining):
         self.task = self._task(model.to(self.m.device))
         self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
         self.facts = self._facts(prepared.about)
-        self.work = self._work_folder()
+        size = sum(p.nbytes for p in self.task.model.parameters())
+        self.work = self.open_work_folder(self.key, size, f"training {config.backbone}")
         self.history: list[list[Any]] = []
         self.probe = self._probe() if config.linear_probe and run is not None else {}
         self.epoch = self.begin(config.resume, "resume")
         if run is not None:
-            run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
-            run.params(configuration.canonical(config))  # `mlflow run` has logged them itself
+            _describe(config, data, run)
             self._announce_timeline()
             run.started()
 
@@ -128,20 +132,8 @@ class LongtailTraining(CheckpointedTraining):
     def fit(self) -> None:
         """Train the epochs that are left."""
         c = self.config
-        plan = Plan(
-            self.epoch,
-            self.stop,
-            lambda epoch: timeline.lr_at(c, epoch),
-            self.m.device,
-            self.m.number_format,
-            c.seed,
-            c.accumulation_steps,
-            c.clip_norm,
-            self.scaler,
-            self._log_steps,
-            c.log_interval,
-            self.exhausted,
-        )
+        more = {"accumulate": c.accumulation_steps, "clip_norm": c.clip_norm, "scaler": self.scaler, "ended": self.exhausted}
+        plan = self.plan(lambda epoch: timeline.lr_at(c, epoch), self.m, **more)
         fit(self.task, plan, self.finish_epoch)
 
     def exhausted(self) -> bool:
@@ -346,14 +338,6 @@ class LongtailTraining(CheckpointedTraining):
             "best": {"epoch": 0, "score": -1e9},
         }
 
-    def _work_folder(self) -> Path:
-        from core.tracking import stage, store
-
-        folder = stage.work_folder(self.key)
-        size = sum(p.nbytes for p in self.task.model.parameters())
-        store.require_space(folder, 12 * size + (64 << 20), f"training {self.config.backbone}")
-        return folder
-
     def _announce_timeline(self) -> None:
         lines = timeline.describe(self.config)
         print("\n".join(f"taxon: {line}" for line in lines), file=sys.stderr)
@@ -370,9 +354,6 @@ class LongtailTraining(CheckpointedTraining):
     def _announce(self, line: str) -> None:
         if self.run is not None:
             print(f"taxon: {line}", file=sys.stderr)
-
-    def _log_steps(self, values: dict[str, float], step: int) -> None:
-        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
 
 
 def _shape_of(group: dict[str, Any]) -> tuple[str, int, list[str]]:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.plots import comparison_bars, figure
-from core.stages import reuse
+from core.stages import execute
 from core.stages.posts import checks, evaluate, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
+from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking.store import scratch
 
 SCORES = ("accuracy", "macro_f1")
@@ -110,24 +112,11 @@ def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str,
     columns, runs = [], []
     for seed in range(config.seed, config.seed + options.seeds):
         one = dataclasses.replace(config, seed=seed)
-        run_id, folder = trained(one, rows, run, f"{entry_point} {name} seed {seed}")
-        columns.append(predictions_in(folder / "evaluation" / options.part / "predictions.csv", rows[options.part]))
-        runs.append(run_id)
+        child = execute.Child(OPTIMIZE_CLIP, one, f"{entry_point} {name} seed {seed}", partial(optimize.begin, rows=rows))
+        done = execute.below(child, run).finished
+        columns.append(predictions_in(done.folder / "evaluation" / options.part / "predictions.csv", rows[options.part]))
+        runs.append(done.run_id)
     return Outcome(name, np.stack(columns, axis=1), tuple(runs))
-
-
-def trained(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, title: str) -> tuple[str, Path]:
-    """Return (run id, artifact folder) of a training: a finished one of the same stage key, or a new child."""
-    from core.tracking.run import open_child
-
-    key = optimize.key_of(config, rows)
-    with reuse.locked(key):  # and only then look: whoever held the lock may have just finished
-        found = reuse.usable(key, config.register)
-        if found is None:
-            with open_child(run.run_id, title, optimize.ENTRY_POINT, {}) as child:
-                optimize.train(config, child, rows, key)
-            found = reuse.usable(key, register=False)
-    return found.run_id, found.folder
 
 
 def predictions_in(path: Path, posts: Posts) -> np.ndarray:

@@ -27,7 +27,7 @@ from core.errors import UserError
 from core.evaluation import compare
 from core.lineage import NOTHING
 from core.plots import figure, mistakes, reliability
-from core.stages import leakage, reuse
+from core.stages import execute, leakage
 from core.stages.posts import model, optimize, results
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
@@ -148,7 +148,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         key = digest.of_json([ENTRY_POINT, posts_key, folds.tolist(), fold])
         places.append(stage.work_folder(key))
-        with reuse.locked(key):
+        with execute.locked(key):
             probabilities[unseen] = _of_fold(training, train.subset(seen), val, train.subset(unseen), places[-1])
         right = float((probabilities[unseen].argmax(axis=1) == train.truth[unseen]).mean())
         run.metrics({"oof/fold_accuracy": right}, fold)

@@ -17,67 +17,57 @@ from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
-from core.stages import after, keys, reuse
+from core.stages import after, execute, keys
 from core.stages.checkpointed import CheckpointedTraining
 from core.stages.posts import checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
+from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.training import distributed, precision
 from core.training import state as states
 from core.training.finite import require_outputs
-from core.training.loop import Plan, fit
+from core.training.loop import fit
 from core.training.posts import PostLoss, PostsTask, trained_state
-from core.training.stopping import stale_epochs
 
-ENTRY_POINT = "optimize_clip"
+ENTRY_POINT = OPTIMIZE_CLIP.name
 TAUS = tuple(np.round(np.arange(0.0, 1.51, 0.1), 2))
 _FORWARD_BATCH = 256
 
 
 def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     """Run `optimize_clip`; return the stage's summary ({} on ranks other than 0)."""
-    checks.check_training(config)
-    if run is None:
-        return train(config, run)
-    checks.announce(checks.idle_options(config) + checks.double_corrections(config))
-    rows = materials.load_rows(config)
-    key = key_of(config, rows)
-    run.ended.enter_context(reuse.locked(key))
-    return train(config, run, rows, key)
+    if run is not None:
+        checks.announce(checks.idle_options(config) + checks.double_corrections(config))
+    with distributed.joined(config.gpu):
+        return execute.command(begin(config), run)
 
 
-def stage(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
-    """Run `optimize_clip` for a pipeline, which holds the lock of the stage key."""
-    return train(checks.check_training(config), run)
-
-
-def train(config: OptimizeClipConfig, run: Any, rows: dict[str, Posts] | None = None, key: str = "") -> dict[str, Any]:
+def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary.
 
     Whoever calls this on the main process holds the lock of the stage key: trainings of one key share a work folder.
-
-    Args:
-        rows: the posts that `config` names, for whoever has read them already.
-        key: their stage key, for whoever knows it.
     """
-    distributed.start(torch.device("cpu") if config.gpu == "cpu" or not torch.cuda.is_available() else torch.device("cuda"))
-    try:
-        rows = rows or materials.load_rows(config)
-        key = key or key_of(config, rows)
+    with distributed.joined(config.gpu):
+        return execute.once(begin(config), run)
+
+
+def begin(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> execute.Job:
+    """Check one training and read its posts (unless `rows` has them); its key says whether it has been done before."""
+    checks.check_training(config)
+    posts = rows or materials.load_rows(config)
+    key = key_of(config, posts)
+
+    def describe(run: Any) -> None:
+        run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
+        run.params(configuration.canonical(config))
+
+    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
         if run is not None:
-            run.dataset("posts", rows["train"].digest, config.train_csv or config.data_dir, "training")
-            run.params(configuration.canonical(config))
+            describe(run)
+        if config.encoder == "tfidf":
+            return reference.train(config, posts, key, run, unfinished) if run is not None else {}
+        return PostsTraining(config, posts, run, key).result(unfinished)
 
-        def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
-            if config.encoder == "tfidf":
-                return reference.train(config, rows, key, opened, unfinished) if opened is not None else {}
-            training = PostsTraining(config, rows, opened, key)
-            training.unfinished = unfinished
-            training.fit()
-            return training.publish() if opened is not None else {}
-
-        return after.once(run, key, work)
-    finally:
-        distributed.stop()
+    return execute.Job(key, work, describe, registers=config.register)
 
 
 def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> str:
@@ -116,7 +106,8 @@ class PostsTraining(CheckpointedTraining):
         self.task = self._task()
         self.scaler = precision.loss_scaler(self.m.device, self.m.number_format)
         self.facts = self._facts(towers)
-        self.work = work or self._work_folder()
+        size = sum(p.nbytes for p in self.net.parameters() if p.requires_grad)
+        self.work = work or self.open_work_folder(key, size, "training on posts")
         self.history: list[list[Any]] = []
         self.epoch = self.begin(config.resume, "resume")
         if run is not None and work is None:
@@ -131,25 +122,13 @@ class PostsTraining(CheckpointedTraining):
     def fit(self) -> None:
         """Train the epochs that are left."""
         c = self.config
-        plan = Plan(
-            self.epoch,
-            self.stop,
-            lambda epoch: c.lr * self.task.factor(epoch * self.task.steps),
-            self.m.device,
-            self.m.number_format,
-            c.seed,
-            clip_norm=c.clip_norm,
-            scaler=self.scaler,
-            on_steps=self._log_steps,
-            log_interval=c.log_interval,
-            ended=self.exhausted,
-        )
+        more = {"clip_norm": c.clip_norm, "scaler": self.scaler, "ended": self.exhausted}
+        plan = self.plan(lambda epoch: c.lr * self.task.factor(epoch * self.task.steps), self.m, **more)
         fit(self.task, plan, self.finish_epoch)
 
     def exhausted(self) -> bool:
         """Say whether the best validation score is `early_stop` epochs old, kept as a checkpoint or not."""
-        c = self.config
-        return bool(c.early_stop) and stale_epochs([metrics[f"val/{watched(c)}"] for _, metrics in self.history]) >= c.early_stop
+        return self.stale(f"val/{watched(self.config)}", self.config.early_stop)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics after `epoch` finished epochs."""
@@ -280,14 +259,6 @@ class PostsTraining(CheckpointedTraining):
             "best": {"epoch": 0, "score": -1e9},
         }
 
-    def _work_folder(self) -> Path:
-        from core.tracking import stage, store
-
-        folder = stage.work_folder(self.key)
-        size = sum(p.nbytes for p in self.net.parameters() if p.requires_grad)
-        store.require_space(folder, 12 * size + (64 << 20), "training on posts")
-        return folder
-
     def _announce_texts(self) -> None:
         cut = {f"data/{part}_texts_cut": float(count) for part, count in self.m.cut.items()}
         self.run.metrics(cut, 0)
@@ -295,9 +266,6 @@ class PostsTraining(CheckpointedTraining):
         if total:
             length = self.net.reading.tokenizer.context_length
             print(f"taxon: {total} texts are longer than {length} tokens and lose their end; context_length takes more", file=sys.stderr)
-
-    def _log_steps(self, values: dict[str, float], step: int) -> None:
-        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
 
 
 def watched(config: OptimizeClipConfig) -> str:

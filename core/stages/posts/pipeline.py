@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from core import config as configuration
 from core import digest
 from core.data import post_splits
 from core.data import posts as post_files
-from core.stages import keys, reuse
+from core.stages import execute, keys
 from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
 from core.stages.posts.checks import fitted
@@ -39,16 +37,30 @@ from core.stages.posts.config_tools import (
     PreprocessConfig,
     RobustnessConfig,
 )
-from core.stages.server import Request, StageServer
+from core.stages.posts.stages import (
+    AUGMENT_BAD_CASES,
+    AUGMENT_BAD_CASES_TEXT,
+    COMPARE_WITH_BASELINE,
+    ERROR_ANALYSIS,
+    HEAD_VARIANT_COMPARE,
+    MERGE_BADCASE_AUG,
+    MINE_BAD_CASES,
+    OPTIMIZE_CLIP,
+    POSTS_PIPELINE,
+    PREDICT_TEST_CLIP,
+    PREPARE_POSTS,
+    PREPROCESS_COMPARE,
+    ROBUSTNESS_TEST,
+    STAGES,
+)
+from core.stages.server import StageServer
+from core.stages.stage import Stage
 from core.tracking import stage as stages
 from core.tracking.run import Run
 from core.tracking.stage import Finished
-from core.tracking.store import machine_lock
 from core.training import precision
 
-ENTRY_POINT = "posts_pipeline"
-# Imported once, before the stages that need them are started.
-MODULES = ("steps", "mining", "robustness", "augment", "merge", "baseline", "error_analysis")
+ENTRY_POINT = POSTS_PIPELINE.name
 # What no later stage reads: they also say when and where a stage ran.
 UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.json"}
 
@@ -89,7 +101,7 @@ class Pipeline:
 
     def __init__(self, config: PostsPipelineConfig, run: Run):
         self.config, self.run_ = config, run
-        self.server = StageServer(("open_clip", *(f"core.stages.posts.{name}" for name in MODULES)))
+        self.server = StageServer(STAGES, ("open_clip",))
         self.server.warm_up()
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.mixed_precision(config.use_amp, self.device)
@@ -102,15 +114,15 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run every stage in order and publish the pipeline's result."""
         config, towers = self.config, self.config.encoder == "towers"
-        self._stage("prepare", "steps:prepare", "prepare_posts", fitted(PreparePostsConfig, config), ())
+        self._stage("prepare", PREPARE_POSTS, fitted(PreparePostsConfig, config), ())
         data = {"data_dir": str(self._folder("prepare", "posts"))}
         self._train("train", training_config(config, **data))
         if towers and config.variants:
-            self._compare("head variants", "heads", "head_variant_compare", fitted(HeadVariantConfig, config, **data))
+            self._stage("head variants", HEAD_VARIANT_COMPARE, fitted(HeadVariantConfig, config, **data), ("prepare",))
         if config.rule_sets:
-            self._compare("cleaning rules", "preprocessing", "preprocess_compare", fitted(PreprocessConfig, config, **data))
+            self._stage("cleaning rules", PREPROCESS_COMPARE, fitted(PreprocessConfig, config, **data), ("prepare",))
         self._robustness(data)
-        self._stage("mine", "mining:run", "mine_bad_cases", fitted(MineBadCasesConfig, config, **data), ("prepare",))
+        self._stage("mine", MINE_BAD_CASES, fitted(MineBadCasesConfig, config, **data), ("prepare",))
         train_csv = self._variants(data)
         self._train("retrain", training_config(config, **data, train_csv=train_csv), ("merge",))
         self._judge(data)
@@ -120,36 +132,33 @@ class Pipeline:
         return pipeline_report.publish(self)
 
     def _train(self, name: str, config: OptimizeClipConfig, after: tuple[str, ...] = ()) -> None:
-        self._stage(name, "optimize:stage", optimize.ENTRY_POINT, config, ("prepare", *after), optimize.key_of(config))
-
-    def _compare(self, name: str, function: str, entry_point: str, config: Any) -> None:
-        self._stage(name, f"steps:{function}", entry_point, config, ("prepare",))
+        self._stage(name, OPTIMIZE_CLIP, config, ("prepare", *after), optimize.key_of(config))
 
     def _robustness(self, data: dict[str, str]) -> None:
         config = fitted(RobustnessConfig, self.config, **data, weights=self._uri("train"), max_posts=self.config.robustness_posts)
-        self._stage("robustness", "robustness:run", robustness.ENTRY_POINT, config, ("prepare", "train"))
+        self._stage("robustness", ROBUSTNESS_TEST, config, ("prepare", "train"))
 
     def _variants(self, data: dict[str, str]) -> str:
         """Make variants of the bad cases, join them with the training posts and return the CSV of all."""
         listed = {"badcase_csv": str(self._folder("mine", "bad_cases") / "bad_cases.csv")}
         images, texts = (fitted(kind, self.config, **listed) for kind in (AugmentImagesConfig, AugmentTextsConfig))
-        self._stage("augment images", "augment:run_images", "augment_bad_cases", images, ("prepare", "mine"))
-        self._stage("augment texts", "augment:run_texts", "augment_bad_cases_text", texts, ("prepare", "mine"))
+        self._stage("augment images", AUGMENT_BAD_CASES, images, ("prepare", "mine"))
+        self._stage("augment texts", AUGMENT_BAD_CASES_TEXT, texts, ("prepare", "mine"))
         tables = {
             "badcase_image_csv": str(self._folder("augment images", IMAGE_FOLDER) / IMAGE_CSV),
             "badcase_text_csv": str(self._folder("augment texts", TEXT_FOLDER) / TEXT_CSV),
         }
         config = fitted(MergeConfig, self.config, **data, **listed, **tables)
-        self._stage("merge", "merge:run", "merge_badcase_aug", config, ("prepare", "mine", "augment images", "augment texts"))
+        self._stage("merge", MERGE_BADCASE_AUG, config, ("prepare", "mine", "augment images", "augment texts"))
         return str(self._folder("merge", "train_aug") / "train_aug.csv")
 
     def _judge(self, data: dict[str, str]) -> None:
         """Compare both trainings on the test part, and look at the errors of the second."""
         pair = {"weights": self._uri("retrain"), "baseline_weights": self._uri("train")}
         compared = fitted(BaselineConfig, self.config, **data, **pair)
-        self._stage("compare with baseline", "baseline:run", "compare_with_baseline", compared, ("prepare", "train", "retrain"))
+        self._stage("compare with baseline", COMPARE_WITH_BASELINE, compared, ("prepare", "train", "retrain"))
         analysed = fitted(ErrorAnalysisConfig, self.config, **data, weights=self._uri("retrain"))
-        self._stage("error analysis", "error_analysis:run", "error_analysis", analysed, ("prepare", "retrain"))
+        self._stage("error analysis", ERROR_ANALYSIS, analysed, ("prepare", "retrain"))
 
     def _predict(self) -> None:
         """Predict by whichever training did best on validation."""
@@ -160,7 +169,7 @@ class Pipeline:
             weights=",".join(self._uri(name) for name in trained),
             predict_csv=str(self._folder("prepare", "posts") / "predict.csv"),
         )
-        self._stage("predict", "steps:predictions", "predict_test_clip", config, ("prepare", *trained))
+        self._stage("predict", PREDICT_TEST_CLIP, config, ("prepare", *trained))
 
     def key(self) -> str:
         """Return the stage key of the pipeline itself: what its stages have made."""
@@ -180,28 +189,18 @@ class Pipeline:
             found |= materials.weights_digests(config)
         return keys.of_stage(entry_point, config, found, self.device, self.number_format, ("weights",))
 
-    def _stage(self, name: str, function: str, entry_point: str, config: Any, after: tuple[str, ...], key: str = "") -> None:
+    def _stage(self, name: str, stage: Stage, config: Any, after: tuple[str, ...], key: str = "") -> None:
         """Reuse a finished stage or run it; either way its result is in `made` afterwards."""
-        key, began = key or self._key(entry_point, config, after), time.time()
-        with machine_lock(f"stage {key}"):
-            finished = reuse.usable(key, entry_point == optimize.ENTRY_POINT and config.register)
-            if finished is None:
-                module, call = function.split(":")
-                tags = {"taxon.data": "posts", "taxon.seed": str(self.config.seed)}
-                request = Request(f"core.stages.posts.{module}:{call}", config, self.run_.run_id, name, entry_point, tags, key, time.time())
-                prefixed = self._curve(name)
-                finished = stages.load_finished(self.server.run(request, prefixed))
-                note = f"{time.time() - began:.1f} s"
-            else:
-                self.run_.tags({f"taxon.reused.{name.replace(' ', '_')}": finished.run_id})
-                self.reused.append(name)
-                note = "reused"
-                for epoch, metrics in finished.summary.get("history", []):
-                    self._curve(name)(metrics, epoch)
-        if finished is None:
-            raise RuntimeError(f"stage '{name}' ended without a whole result")
-        self.made[name] = finished
-        print(f"taxon: {name:24s}{note:>10s}", file=sys.stderr)
+        tags = {"taxon.data": "posts", "taxon.seed": str(self.config.seed)}
+        registers = stage is OPTIMIZE_CLIP and config.register
+        key = key or self._key(stage.name, config, after)
+        child = execute.Child(stage, config, name, key=key, registers=registers, tags=tags, follow=self._curve(name))
+        done = execute.below(child, self.run_, self.server)
+        if done.reused:
+            self.reused.append(name)
+            for epoch, metrics in done.finished.summary.get("history", []):
+                self._curve(name)(metrics, epoch)
+        self.made[name] = done.finished
 
     def _curve(self, name: str) -> Any:
         """Return what puts a training's metrics onto the pipeline's page, under the stage's name."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from core.stages import after
+from core.stages import after, execute
 from core.stages.posts import results
 from core.tracking import provenance
 from core.tracking import stage as stages
@@ -35,7 +35,8 @@ def publish(pipeline: Any) -> dict[str, Any]:
     Where an earlier run of the same stages has stored its summary, what is left of the rest is done there.
     """
     run, key = pipeline.run_, pipeline.key()
-    return after.locked(run, key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
+    job = execute.Job(key, lambda opened, unfinished: _publish(pipeline, opened, key, unfinished))
+    return execute.command(job, run, reuse=False)
 
 
 def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:

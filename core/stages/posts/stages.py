@@ -77,6 +77,7 @@ OPTIMIZE_CLIP = Stage(
     OptimizeClipConfig,
     "core.stages.posts.optimize:run",
     "core.stages.posts.checks:check_training",
+    begin="core.stages.posts.optimize:begin",
     headline=("config", "data_dir", "train_csv", "val_csv", "test_csv", "image_encoder_name", "weights", "image_weights", "resume"),
 )
 POSTS_PIPELINE = Stage(

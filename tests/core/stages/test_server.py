@@ -11,6 +11,7 @@ import pytest
 from core.errors import UserError
 from core.stages import server
 from core.stages.server import Request
+from core.stages.stage import Stage
 from core.tracking import run as tracking
 
 HERE = "tests.core.stages.test_server"
@@ -49,7 +50,9 @@ def parent(client):
 def carry_out(stage: str, parent_run_id: str):
     """Run the stage process's side here, then the pipeline's; return its answer and the metrics that came."""
     receiver, sender = Pipe(duplex=False)
-    request = Request(f"{HERE}:{stage}", None, parent_run_id, "train 0-1", "train_superclass", {"taxon.data": "digits"}, "key", 0.0)
+    request = Request(
+        Stage("train_superclass", object, f"{HERE}:{stage}"), None, parent_run_id, "train 0-1", {"taxon.data": "digits"}, "key", 0.0
+    )
     server._child(request, sender)
     sender.close()
     metrics: list[tuple[dict[str, float], int]] = []
@@ -90,15 +93,16 @@ def test_a_stage_that_cannot_open_its_run_says_why_instead_of_out_of_memory(clie
 def test_a_stage_that_dies_without_a_word_was_killed():
     receiver, sender = Pipe(duplex=False)
     sender.close()
-    request = Request("", None, "", "train 0-1", "", {}, "", 0.0)
+    request = Request(Stage("", object, ""), None, "", "train 0-1", {}, "", 0.0)
     with pytest.raises(UserError, match=r"stage 'train 0-1' was killed .* run the same command again"):
         server._listen(receiver, request, lambda *_: None)
 
 
 def test_a_stage_works_in_the_environment_of_its_pipeline_and_not_of_the_fork_server(client, parent, monkeypatch):
-    stages = server.StageServer([HERE])
+    stage = Stage("train_superclass", object, f"{HERE}:tell_surroundings")
+    stages = server.StageServer([stage])
     for where in ("first", "second"):  # the fork server lives on from the first to the second
         monkeypatch.setenv("TAXON_TEST_WHERE", where)
-        request = Request(f"{HERE}:tell_surroundings", None, parent.run_id, "train 0-1", "train_superclass", {}, where, 0.0)
+        request = Request(stage, None, parent.run_id, "train 0-1", {}, where, 0.0)
         run_id = stages.run(request, lambda values, step: None)
         assert client.get_run(run_id).data.tags["where"] == where

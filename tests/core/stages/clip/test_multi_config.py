@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from core.stages.clip import children, multi_config, run, train
+from core.stages import execute
+from core.stages.clip import multi_config, run, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import run as tracking
 from core.tracking import store
@@ -92,8 +93,8 @@ def test_a_configuration_that_was_trained_without_registering_is_registered_with
 
 @pytest.mark.parametrize("gpu, devices", [("auto", ["auto"]), ("0,1", ["0", "1"]), (" 0 , 3,", ["0", "3"])])
 def test_devices_are_handed_out_by_the_option(gpu, devices):
-    assert children.devices_of(gpu) == devices
-    assert "names no device" in refused(lambda: children.devices_of(","))
+    assert execute.devices_of(gpu) == devices
+    assert "names no device" in refused(lambda: execute.devices_of(","))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from sklearn.metrics import f1_score
 
 from core.data.posts import Posts
 from core.errors import UserError
-from core.stages import reuse
+from core.stages import execute
 from core.stages.posts import compare_variants, optimize
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
+from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking.stage import Finished
 from core.tracking.store import machine_lock
 from tests.core.stages.posts import tiny_posts
@@ -166,27 +168,30 @@ def test_one_training_of_a_key_at_a_time_and_the_result_of_whoever_came_first_is
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
     made, rows, asked = tiny_posts.config(root), tiny_posts.parts(root), []
     finished = Finished("first", tmp_path, {}, {})
+    child = execute.Child(OPTIMIZE_CLIP, made, "title", partial(optimize.begin, rows=rows))
 
     def locked():
         with machine_lock(f"stage {optimize.key_of(made, rows)}", blocking=False) as free:
             return not free
 
-    def train(*_given):
+    def train(*_given, **_named):
         asked.append(("train", locked()))
         raise Trained
 
-    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: asked.append(("find", locked())))
-    monkeypatch.setattr("core.tracking.run.open_child", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(optimize, "train", train)
+    monkeypatch.setattr(execute.stages, "find_finished", lambda key: asked.append(("find", locked())))
+    monkeypatch.setattr(execute.stages, "find_unfinished", lambda key: None)
+    monkeypatch.setattr(execute.stages, "load_finished", lambda run_id: finished)
+    monkeypatch.setattr("core.tracking.run.open_child", lambda *_: contextlib.nullcontext(tiny_posts.PostsRun(tmp_path)))
+    monkeypatch.setattr(optimize, "PostsTraining", train)
     with pytest.raises(Trained):
-        compare_variants.trained(made, rows, tiny_posts.PostsRun(tmp_path), "title")
+        execute.below(child, tiny_posts.PostsRun(tmp_path))
     with pytest.raises(Trained):
         optimize.run(made, tiny_posts.PostsRun(tmp_path))
-    assert asked == [("find", True), ("train", True), ("train", True)] and not locked()
-    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: finished)
-    assert compare_variants.trained(made, rows, tiny_posts.PostsRun(tmp_path), "title") == ("first", tmp_path)
+    assert asked == [("find", True), ("train", True)] * 2 and not locked()
+    monkeypatch.setattr(execute.stages, "find_finished", lambda key: finished)
+    assert execute.below(child, tiny_posts.PostsRun(tmp_path)) == execute.Done(finished, True)
     with machine_lock(f"stage {optimize.key_of(made, rows)}"), pytest.raises(Trained):
-        optimize.stage(made, tiny_posts.PostsRun(tmp_path))  # its pipeline holds the lock
+        execute.perform(OPTIMIZE_CLIP, made, tiny_posts.PostsRun(tmp_path))  # its pipeline holds the lock
 
 
 def test_macro_f1_is_that_of_the_classes_that_there_are():

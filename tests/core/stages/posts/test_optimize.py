@@ -14,7 +14,7 @@ from PIL import Image
 from core import config as configuration
 from core.errors import UserError
 from core.serving import posts as serving
-from core.stages import reuse
+from core.stages import execute
 from core.stages.posts import checks, features, materials, model, optimize, publish
 from core.stages.posts.config import OptimizeClipConfig
 from core.tracking import served
@@ -341,9 +341,9 @@ def test_a_finished_training_registers_later_without_an_epoch_of_training(publis
     first, run = published(epochs=2, lock_image=True)
     made = tiny_posts.config(root, epochs=2, lock_image=True, register=True)
     finished = Finished("first", run.folder, {}, first)
-    monkeypatch.setattr(reuse.stages, "find_finished", lambda key: finished)
+    monkeypatch.setattr(execute.stages, "find_finished", lambda key: finished)
     key = optimize.key_of(made)
-    assert reuse.usable(key, register=False) is finished and reuse.usable(key, register=True) is None
+    assert execute.find(key) is finished and execute.find(key, registers=True) is None
     registered = []
     monkeypatch.setattr(publish.register, "register", lambda run, folder, *_: registered.append(folder.name) or "models:/x/1")
     monkeypatch.setattr(optimize.PostsTask, "prepare", lambda *_: pytest.fail("trained again"))
@@ -351,7 +351,7 @@ def test_a_finished_training_registers_later_without_an_epoch_of_training(publis
     assert registered == ["predictor"] and second["weights_digest"] == first["weights_digest"]
     assert second | {"model": ""} == first and second["model"] == "models:/x/1"
     finished.summary["model"] = "models:/x/1"
-    assert reuse.usable(key, register=True) is finished
+    assert execute.find(key, registers=True) is finished
 
 
 def test_weights_of_another_head_are_never_loaded_loosely(published, work):

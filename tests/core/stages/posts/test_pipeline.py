@@ -9,10 +9,11 @@ import pytest
 from safetensors.torch import save_file
 
 from core.config import fields_of
+from core.stages import execute
 from core.stages.posts import materials, pipeline
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import PostsPipelineConfig
-from core.stages.posts.steps import Collected, vouched
+from core.stages.posts.stages import HEAD_VARIANT_COMPARE, OPTIMIZE_CLIP
 from core.tracking.stage import Finished
 from tests.core.data import fake_posts
 from tests.core.stages import tiny
@@ -26,7 +27,7 @@ def stages(tmp_path, monkeypatch):
     """Return a function that runs the pipeline with stages that only note what they were given: name -> (configuration, after)."""
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
     root = fake_posts.write(tmp_path / "posts", n=6, n_predict=2)
-    monkeypatch.setattr(pipeline.StageServer, "__init__", lambda self, modules: None)
+    monkeypatch.setattr(pipeline.StageServer, "__init__", lambda self, stages, also: None)
     monkeypatch.setattr(pipeline.StageServer, "warm_up", lambda self: None)
     monkeypatch.setattr(pipeline.optimize, "key_of", lambda config: "key")
     monkeypatch.setattr(pipeline.pipeline_report, "publish", lambda made: {})
@@ -34,7 +35,7 @@ def stages(tmp_path, monkeypatch):
     def run(**options):
         given = {}
 
-        def note(self, name, function, entry_point, config, after, key=""):
+        def note(self, name, stage, config, after, key=""):
             assert set(after) <= set(given)  # nothing builds on what is not there yet
             given[name] = (config, after)
             self.made[name] = Finished(f"id-{name}", tmp_path / name, {}, {})
@@ -69,21 +70,21 @@ def test_the_stages_come_in_order_and_know_each_others_files(stages, tmp_path):
 def test_a_finished_training_is_done_once_more_where_it_has_registered_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
     found = Finished("old", tmp_path / "old", {}, {"model": ""})
-    monkeypatch.setattr(pipeline.stages, "find_finished", lambda key: found)
-    monkeypatch.setattr(pipeline.stages, "load_finished", lambda run_id: Finished(run_id, tmp_path, {}, {"model": "models:/x/1"}))
+    monkeypatch.setattr(execute.stages, "find_finished", lambda key: found)
+    monkeypatch.setattr(execute.stages, "load_finished", lambda run_id: Finished(run_id, tmp_path, {}, {"model": "models:/x/1"}))
     made = object.__new__(pipeline.Pipeline)
     made.config, made.run_, made.made, made.reused = PostsPipelineConfig(), tiny.FakeRun(tmp_path), {}, []
-    made.server = SimpleNamespace(run=lambda request, curve: request.stage)
+    made.server = SimpleNamespace(run=lambda request, curve: request.stage.name)
     given = OptimizeClipConfig(register=True)
-    for name, config, entry_point in (
-        ("train", given, "optimize_clip"),
-        ("quiet", dataclasses.replace(given, register=False), "optimize_clip"),
-        ("compared", given, "head_variant_compare"),
+    for name, stage, config in (
+        ("train", OPTIMIZE_CLIP, given),
+        ("quiet", OPTIMIZE_CLIP, dataclasses.replace(given, register=False)),
+        ("compared", HEAD_VARIANT_COMPARE, given),
     ):
-        made._stage(name, "optimize:stage", entry_point, config, (), f"key {name}")
-    assert made.made["train"].run_id == "core.stages.posts.optimize:stage" and made.reused == ["quiet", "compared"]
+        made._stage(name, stage, config, (), f"key {name}")
+    assert made.made["train"].run_id == "optimize_clip" and made.reused == ["quiet", "compared"]
     found.summary["model"] = "models:/x/1"
-    made._stage("train", "optimize:stage", "optimize_clip", given, (), "key")
+    made._stage("train", OPTIMIZE_CLIP, given, (), "key")
     assert made.made["train"] is found
 
 
@@ -190,27 +191,3 @@ def test_the_digest_of_the_data_sees_every_file(tmp_path):
         (root / name).write_text(content)
         seen.append(pipeline.data_digest(config))
     assert seen[0] == seen[1] and len(set(seen)) == 4
-
-
-def test_a_stage_that_stores_as_it_goes_gets_a_manifest(tmp_path, monkeypatch):
-    import json
-
-    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "run").mkdir()
-    run = tiny.FakeRun(tmp_path / "run")
-
-    def stage(config, run: Collected):
-        run.json({"a": config}, "a.json", "deep")
-        run.write("b.txt", lambda path: path.write_text("b"))
-        (tmp_path / "c.txt").write_text("c")
-        run.file(tmp_path / "c.txt", "files")
-        (tmp_path / "d").mkdir()
-        (tmp_path / "d" / "e.txt").write_text("e")
-        run.folder(tmp_path / "d", "folder")
-        run.metrics({"x": 1.0}, 0)
-        return {"found": 1}
-
-    assert vouched(stage, 7, run) == {"found": 1}
-    names = ["b.txt", "deep/a.json", "files/c.txt", "folder/e.txt", "summary.json"]
-    assert run.files() == sorted([*names, "manifest.json"]) and run.history == [({"x": 1.0}, 0)]
-    assert sorted(json.loads((tmp_path / "run" / "manifest.json").read_text())["files"]) == names
