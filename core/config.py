@@ -12,7 +12,7 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -281,6 +281,12 @@ def check_limits(config: C) -> C:
             raise UserError(f"{f.name} = {value}{said}")
     _require_finite(config)
     return config
+
+
+def fitted(kind: type[C], given: Any, **values: Any) -> C:
+    """Return a configuration of `kind`: what it shares with `given` (a configuration, or values by name), and `values`."""
+    found = given if isinstance(given, Mapping) else vars(given)
+    return kind(**{f.name: found[f.name] for f in dataclasses.fields(kind) if f.name in found} | values)
 
 
 def to_argv(config: Any) -> list[str]:

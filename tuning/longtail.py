@@ -15,6 +15,7 @@ from core.stages import keys
 from core.stages.longtail import checks, materials
 from core.stages.longtail.config import LongtailData, LongtailTrainConfig
 from core.stages.longtail.train import LongtailTraining
+from core.stages.longtail.train import prepare as prepare_training
 from core.training import timeline
 from tuning import light
 from tuning.config import TuneLongtailConfig
@@ -83,7 +84,7 @@ def read(config: LongtailTrainConfig) -> dict[str, str]:
 
 def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
     """Train a trial."""
-    return light.train(LongtailTraining(replace(config, **IDLE), run, *data.of(config)))
+    return light.train(LongtailTraining(prepare_training(replace(config, **IDLE), *data.of(config)), run))
 
 
 SPACE = Space(

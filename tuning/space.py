@@ -101,8 +101,7 @@ class Space:
 
     def base(self, options: Any, **values: Any) -> Any:
         """Return the training's configuration that a study's options describe, with `values` in it."""
-        shared = {f.name for f in dataclasses.fields(self.config)} & {f.name for f in dataclasses.fields(options)}
-        return self.config(**{name: getattr(options, name) for name in shared} | values)
+        return configuration.fitted(self.config, options, **values)
 
     def parameters(self, options: Any, base: Any) -> dict[str, Range | Choice]:
         """Return what is searched; raise UserError for bounds that cross and for what cannot be searched."""

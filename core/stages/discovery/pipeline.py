@@ -167,17 +167,13 @@ class Pipeline:
         return last
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
-        shared = {f.name for f in dataclasses.fields(TrainConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
-        values = {name: getattr(self.config, name) for name in shared}
-        return TrainConfig(
-            **values, epochs=segment.total, stop_at_epoch=segment.stop, resume_from_ckpt=checkpoint, pseudo_labels_path=pseudo
-        )
+        made = {"resume_from_ckpt": checkpoint, "pseudo_labels_path": pseudo}
+        return configuration.fitted(TrainConfig, self.config, epochs=segment.total, stop_at_epoch=segment.stop, **made)
 
     def _cluster(self, epoch: int) -> Finished:
-        shared = {f.name for f in dataclasses.fields(SsddbcConfig)} & {f.name for f in dataclasses.fields(PipelineConfig)}
-        values = {name: getattr(self.config, name) for name in shared - {"image_size", "weights", "batch_size"}}
-        made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels()}
-        config = SsddbcConfig(**values | rebuild.places_of(self.config) | made, current_epoch=epoch)
+        given = {name: value for name, value in vars(self.config).items() if name not in ("image_size", "batch_size")}
+        made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels(), "current_epoch": epoch}
+        config = configuration.fitted(SsddbcConfig, given, **rebuild.places_of(self.config), **made)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
         return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import config as configuration
 from core import digest
 from core.data.splits import Split
 from core.errors import UserError
@@ -65,8 +66,7 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
         raise UserError(f"{option} is empty; give the checkpoint to use (a path, or runs:/<id>/checkpoints)")
     path = inputs.checkpoint_at(uri, option)
     state = states.load_checkpoint(path)
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
-    trained = TrainConfig(**{name: value for name, value in state.facts["config"].items() if name in known})
+    trained = configuration.fitted(TrainConfig, state.facts["config"])
     names = {f.name for f in dataclasses.fields(DataOptions)} - set(MAY_DIFFER)
     for f in dataclasses.fields(config):
         if f.name not in names:

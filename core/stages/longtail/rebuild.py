@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core import config as configuration
 from core.data.classification import Attribute, ClassificationData
 from core.errors import UserError
 from core.lineage import Lineage
@@ -73,8 +74,7 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
 
 def trained_config(state: states.TrainState) -> LongtailTrainConfig:
     """Return the configuration that a checkpoint was trained with: its schedule says what the epoch was like."""
-    names = {f.name for f in dataclasses.fields(LongtailTrainConfig)}
-    return LongtailTrainConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
+    return configuration.fitted(LongtailTrainConfig, state.facts["config"])
 
 
 def scored_model(config: LongtailTrainConfig, data: ClassificationData, state: states.TrainState, name: str) -> tuple[Classifier, dict]:

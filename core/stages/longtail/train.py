@@ -51,7 +51,7 @@ def begin(config: LongtailTrainConfig) -> execute.Job:
     prepared = prepare(config)
 
     def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
-        return LongtailTraining(config, run, prepared=prepared).result(unfinished)
+        return LongtailTraining(prepared, run).result(unfinished)
 
     return execute.Job(prepared.key, work, lambda run: _describe(config, prepared.m.data, run), registers=config.register)
 
@@ -65,6 +65,7 @@ def _describe(config: LongtailTrainConfig, data: Any, run: Any) -> None:
 class Prepared:
     """A training that is checked and named, but not begun: its stage key says whether it has been done before."""
 
+    config: LongtailTrainConfig
     m: materials.Materials
     model: Any
     about: dict[str, Any]
@@ -73,7 +74,13 @@ class Prepared:
 
 
 def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str, int], Any] | None = None) -> Prepared:
-    """Read the images (unless `data` has them), check that they suffice, build the model."""
+    """Read the images, check that they suffice, build the model.
+
+    Args:
+        config: checked.
+        data: the images that `config` names, for whoever has read them already.
+        kept: resized images by (part, size), shared by trainings on the same data.
+    """
     data = data or materials.load_data(config)
     materials.require_validation(config, data)
     lineage = leakage.admit(config, held_out.parts_of(data))
@@ -81,34 +88,23 @@ def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str,
     m = materials.gather(config, data, about["mean"], about["std"])
     m.kept = m.kept if kept is None else kept
     found = {"data": data.digest, "backbone": about["backbone"]}
-    return Prepared(m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
+    return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
 
 
 class LongtailTraining(CheckpointedTraining):
     """One long-tail training: materials, task, and where it stands.
 
     Args:
-        config: checked.
+        prepared: what `prepare` gave.
         run: the tracking run, None on ranks other than 0.
-        data: the images that `config` names, for whoever has read them already.
-        kept: resized images by (part, size), shared by trainings on the same data.
-        prepared: what `prepare` gave, in place of both.
     """
 
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
-    def __init__(
-        self,
-        config: LongtailTrainConfig,
-        run: Any,
-        data: Any = None,
-        kept: dict[tuple[str, int], Any] | None = None,
-        prepared: Prepared | None = None,
-    ):
-        self.config, self.run = config, run
-        prepared = prepared or prepare(config, data, kept)
+    def __init__(self, prepared: Prepared, run: Any):
+        self.config, self.run = prepared.config, run
         self.m, self.key, self.lineage = prepared.m, prepared.key, prepared.lineage
-        model, data = prepared.model, self.m.data
+        config, model, data = self.config, prepared.model, self.m.data
         if distributed.world_size() > 1:
             model.net = sync_batch_norm.convert(model.net)
         self.task = self._task(model.to(self.m.device))

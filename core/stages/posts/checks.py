@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from core import config as configuration
 from core.config import check_limits
 from core.data import text_cleaning
 from core.errors import UserError, nearest
@@ -114,8 +115,8 @@ def check_pipeline(config: PostsPipelineConfig) -> None:
 
 def fitted(kind: type, config: Any, **values: Any) -> Any:
     """Return a stage's configuration: what it shares with that of a pipeline or comparison, and `values`."""
-    shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(config)} - {"output_dir"}
-    return kind(**{name: getattr(config, name) for name in shared} | values)
+    given = {name: value for name, value in vars(config).items() if name != "output_dir"}
+    return configuration.fitted(kind, given, **values)
 
 
 def chosen(words: str, known: Sequence[str], option_name: str) -> list[str]:

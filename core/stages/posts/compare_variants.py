@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from core import config as configuration
 from core.config import check_limits
 from core.data import post_splits, text_cleaning
 from core.data.posts import Posts
@@ -59,8 +60,7 @@ def preprocessing(config: PreprocessConfig, run: Any) -> dict[str, Any]:
 
 def plain(config: Any) -> OptimizeClipConfig:
     """Return the options of optimize_clip among those of a comparison, which registers nothing."""
-    fields = [f.name for f in dataclasses.fields(OptimizeClipConfig)]
-    return dataclasses.replace(OptimizeClipConfig(**{name: getattr(config, name) for name in fields}), register=False, resume="")
+    return configuration.fitted(OptimizeClipConfig, config, register=False, resume="")
 
 
 def builder() -> Callable[[OptimizeClipConfig], None]:

@@ -7,7 +7,6 @@ by a given one that has seen none. Validation and test posts are never mined: wh
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from core import config as configuration
 from core import digest
 from core.config import check_limits
 from core.data import bad_cases, post_splits
@@ -139,8 +139,7 @@ def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: A
 
     Finished folds are kept until the caller removes them, and the checkpoints of the one in work: after a crash neither is done again.
     """
-    shared = {f.name for f in dataclasses.fields(OptimizeClipConfig)} & {f.name for f in dataclasses.fields(config)}
-    training = OptimizeClipConfig(**{name: getattr(config, name) for name in shared}, register=False)
+    training = configuration.fitted(OptimizeClipConfig, config, register=False)
     probabilities = np.full((len(train), len(train.class_names)), np.nan)
     posts_key = optimize.key_of(training, {"train": train, "val": val})
     places = []

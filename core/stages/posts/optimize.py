@@ -299,8 +299,7 @@ def net_of(state: states.TrainState, path: Path) -> tuple[PostNet, OptimizeClipC
     """
     if "head_variant" not in state.facts:
         raise UserError(f"checkpoint '{path}' is not one of {ENTRY_POINT}; give one that it wrote")
-    names = {name for name, *_ in configuration.fields_of(OptimizeClipConfig)}
-    config = OptimizeClipConfig(**{name: value for name, value in state.facts["config"].items() if name in names})
+    config = configuration.fitted(OptimizeClipConfig, state.facts["config"])
     net = materials.build_net(config, tuple(state.facts["class_names"]))
     differing = [side for side, tower in net.towers.items() if tower.digest() != state.facts["towers"][side]]
     if differing:

@@ -50,7 +50,7 @@ def of_discovery(config: TrainConfig) -> str:
 
 
 def of_longtail(config: LongtailTrainConfig) -> str:
-    return longtail.LongtailTraining(config, None).key
+    return longtail.prepare(config).key
 
 
 def of_clip(config: Any) -> str:

@@ -37,7 +37,9 @@ def trained(kind: str, images: Path, cache: Path) -> dict[str, object]:
     """Train on this process's share; return rank 0's losses and validation figures, and the weights."""
     os.environ["TAXON_CACHE"] = str(cache)
     main = os.environ.get("RANK", "0") == "0"
-    training = train.LongtailTraining(tiny.config(images, **KINDS[kind]), tiny.LongtailRun(cache.parent / "run") if main else None)
+    training = train.LongtailTraining(
+        train.prepare(tiny.config(images, **KINDS[kind])), tiny.LongtailRun(cache.parent / "run") if main else None
+    )
     training.fit()
     told = {"val/nll", "L_label", "L_total", "L_center"}
     history = [{name: value for name, value in metrics.items() if name in told} for _, metrics in training.history]

@@ -54,4 +54,4 @@ def test_weights_that_know_the_validation_part_do_not_start_a_training(trained, 
     save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors", record.metadata())
     config = place.config(pretrained=True, weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(UserError, match=rf"weights = '.*w\.safetensors' has learnt from 3 of the {len(parts.val)} validation images"):
-        train.LongtailTraining(config, place.run())
+        train.LongtailTraining(train.prepare(config), place.run())

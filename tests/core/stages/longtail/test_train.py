@@ -301,6 +301,6 @@ def test_duplicates_across_parts_are_said(place, tmp_path, capsys):
     images = tiny.make_images(tmp_path / "copied" / "glyphs")
     shutil.copy(images / "train" / "bar" / "00.png", images / "test" / "bar" / "99.png")
     run = place.run()
-    train.LongtailTraining(place.config(images=images), run)
+    train.LongtailTraining(train.prepare(place.config(images=images)), run)
     assert run.tagged["taxon.duplicates_across_parts"] == "1"
     assert "1 images are in more than one part" in capsys.readouterr().err

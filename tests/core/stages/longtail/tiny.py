@@ -130,7 +130,7 @@ class Workplace:
 
     def training(self, **options: Any) -> train.LongtailTraining:
         """Return a training that has not begun."""
-        return train.LongtailTraining(self.config(**options), self.run())
+        return train.LongtailTraining(train.prepare(self.config(**options)), self.run())
 
     def fitted(self, **options: Any) -> train.LongtailTraining:
         """Return a training after its last epoch, not published."""
