@@ -16,8 +16,10 @@ from core.stages import keys
 from core.stages.clip import checks, folds
 from core.stages.clip import data as images
 from core.stages.clip.config import ClipData, TrainClipConfig
+from core.stages.clip.stages import TRAIN_CLIP
 from core.stages.clip.train import ClipTraining, announce
 from core.stages.clip.train import prepare as prepare_training
+from core.stages.execute import Job
 from tuning import light
 from tuning.config import TuneClipConfig
 from tuning.runner import Plan, plan, run_studies
@@ -75,19 +77,21 @@ def read(config: TrainClipConfig) -> dict[str, str]:
     return {name: value for name, value in digests.items() if value}
 
 
-def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
-    """Train a trial."""
+def begin(config: TrainClipConfig) -> Job:
+    """Prepare a trial."""
     prepared = prepare_training(replace(config, **IDLE), pool.of(config))
-    training = ClipTraining(prepared, run)
-    announce(prepared, run)
-    return light.train(training)
+
+    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+        training = ClipTraining(prepared, run)
+        announce(prepared, run)
+        return light.train(training)
+
+    return Job("", work)
 
 
 SPACE = Space(
     name="clip",
-    entry_point="train_clip",
-    config=TrainClipConfig,
-    train="tuning.clip:train",
+    stage=replace(TRAIN_CLIP, begin="tuning.clip:begin"),
     ranges=ranges,
     also=also,
     grid={},

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from core.data.classification import ClassificationData
 from core.errors import UserError
 from core.stages import keys
+from core.stages.execute import Job
 from core.stages.longtail import checks, materials
 from core.stages.longtail.config import LongtailData, LongtailTrainConfig
+from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.stages.longtail.train import LongtailTraining
 from core.stages.longtail.train import prepare as prepare_training
 from core.training import timeline
@@ -82,16 +84,15 @@ def read(config: LongtailTrainConfig) -> dict[str, str]:
     return {"data": data.read(config)[0].digest} | keys.digests(config)
 
 
-def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
-    """Train a trial."""
-    return light.train(LongtailTraining(prepare_training(replace(config, **IDLE), *data.of(config)), run))
+def begin(config: LongtailTrainConfig) -> Job:
+    """Prepare a trial."""
+    prepared = prepare_training(replace(config, **IDLE), *data.of(config))
+    return Job("", lambda run, _unfinished: light.train(LongtailTraining(prepared, run)))
 
 
 SPACE = Space(
     name="longtail",
-    entry_point="train_longtail",
-    config=LongtailTrainConfig,
-    train="tuning.longtail:train",
+    stage=replace(TRAIN_LONGTAIL, begin="tuning.longtail:begin"),
     ranges=ranges,
     also=also,
     grid={},

@@ -11,9 +11,11 @@ from typing import Any
 
 from core import config as configuration
 from core.errors import UserError
+from core.stages.execute import Job
 from core.stages.posts import checks, evaluate, materials, reference
 from core.stages.posts.config import OptimizeClipConfig, PostsData
 from core.stages.posts.optimize import PostsTraining, key_of
+from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking import stage
 from tuning import light
 from tuning.config import TuneOptimizeClipConfig
@@ -88,13 +90,17 @@ def read(config: OptimizeClipConfig) -> dict[str, str]:
     return {part: posts.digest for part, posts in rows.read(config).items()} | materials.weights_digests(config)
 
 
-def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
-    """Train a trial."""
+def begin(config: OptimizeClipConfig) -> Job:
+    """Prepare a trial."""
     config, posts = replace(config, **IDLE), rows.of(config)
-    run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
-    run.params(configuration.canonical(config))
     key = key_of(config, posts)
-    return _fit(config, posts, key, run) if config.encoder == "tfidf" else light.train(PostsTraining(config, posts, run, key))
+
+    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+        run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
+        run.params(configuration.canonical(config))
+        return _fit(config, posts, key, run) if config.encoder == "tfidf" else light.train(PostsTraining(config, posts, run, key))
+
+    return Job("", work)
 
 
 def _fit(config: OptimizeClipConfig, posts: dict[str, Any], key: str, run: Any) -> dict[str, Any]:
@@ -113,9 +119,7 @@ def _fit(config: OptimizeClipConfig, posts: dict[str, Any], key: str, run: Any) 
 
 SPACE = Space(
     name="optimize_clip",
-    entry_point="optimize_clip",
-    config=OptimizeClipConfig,
-    train="tuning.optimize_clip:train",
+    stage=replace(OPTIMIZE_CLIP, begin="tuning.optimize_clip:begin"),
     ranges=ranges,
     also=also,
     grid={"lr": (1e-5, 2e-5), "batch_size": (4, 8), "weight_decay": (1e-4, 5e-4), "dropout": (0.1, 0.2)},

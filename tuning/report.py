@@ -157,7 +157,7 @@ def _tag(client: Client, task: Task, budget: Budget, summary: dict[str, Any]) ->
         client.set_tag(run_id, "taxon.best_value", repr(best["value"]))
         lines += ["| option | best |", "|---|---|", *(f"| {name} | {value} |" for name, value in best["params"].items())]
         lines += [f"| **{task.metric}** | **{best['value']:.4f}** (trial {best['number']}) |", ""]
-        lines += [f"Train with it: `mlflow run . -e {task.space.entry_point} -P config=runs:/{run_id}/best.json`", ""]
+        lines += [f"Train with it: `mlflow run . -e {task.space.stage.name} -P config=runs:/{run_id}/best.json`", ""]
     lines += ["Artifacts: `trials.csv`, `best.json`, `study.json`, `plots/`."]
     client.set_tag(run_id, MLFLOW_RUN_NOTE, "\n".join(lines))
 

@@ -15,6 +15,7 @@ import optuna
 from core import config as configuration
 from core.errors import UserError, nearest
 from core.older_names import nearest_value
+from core.stages.stage import Stage
 
 Metrics = dict[str, float]
 
@@ -61,10 +62,8 @@ class Space:
 
     Attributes:
         name: of the space, first word of its studies' names.
-        entry_point: the family's training, which takes the best configuration.
-        config: its configuration class.
-        train: `module:function`, called as `train(config, run) -> summary` with a prepared configuration; reports epochs through
-            `run.forward(values, epoch)` and returns `summary["metrics"]`.
+        stage: the family's training, which takes the best configuration. What it begins with a prepared one is a trial: it reports
+            epochs through `run.forward(values, epoch)` and returns a summary with `metrics`.
         ranges: of a base configuration, what is always searched.
         also: of a base configuration, what is searched when the option `also` names it.
         grid: the older grid, values by option; empty = there was none.
@@ -76,9 +75,7 @@ class Space:
     """
 
     name: str
-    entry_point: str
-    config: type
-    train: str
+    stage: Stage
     ranges: Callable[[Any], Parameters]
     grid: Mapping[str, Sequence[Any]]
     metrics: Mapping[str, Callable[[Metrics], float]]
@@ -101,7 +98,7 @@ class Space:
 
     def base(self, options: Any, **values: Any) -> Any:
         """Return the training's configuration that a study's options describe, with `values` in it."""
-        return configuration.fitted(self.config, options, **values)
+        return configuration.fitted(self.stage.config, options, **values)
 
     def parameters(self, options: Any, base: Any) -> dict[str, Range | Choice]:
         """Return what is searched; raise UserError for bounds that cross and for what cannot be searched."""
@@ -113,7 +110,7 @@ class Space:
             found |= _bounded(options.bounds, found)
         for name, parameter in found.items():
             _check(name, parameter)
-            default = next(f.default for f in dataclasses.fields(self.config) if f.name == name)
+            default = next(f.default for f in dataclasses.fields(self.stage.config) if f.name == name)
             if getattr(base, name) != default:
                 raise UserError(
                     f"{name} = {getattr(base, name)} is what this study searches ({parameter}); leave it out or narrow `bounds`"
@@ -137,7 +134,7 @@ class Space:
 
     def signature(self, options: Any, base: Any, parameters: Parameters, inputs: dict[str, str]) -> dict[str, str]:
         """Return all that must be equal for two commands to work on the same study, as text by name."""
-        own = {f.name for f in dataclasses.fields(self.config)}
+        own = {f.name for f in dataclasses.fields(self.stage.config)}
         described = {"space": self.name, "metric": self.metric(options.metric), "direction": self.direction}
         described |= {name: str(parameter) for name, parameter in parameters.items()}
         tuning = configuration.canonical(options, results_only=True)

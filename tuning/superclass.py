@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.stages import keys
 from core.stages.discovery import checks, materials
 from core.stages.discovery.config import TrainConfig
+from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.training import recipes
 from tuning.config import TuneSuperclassConfig
 from tuning.runner import Plan, plan, run_studies
@@ -62,9 +63,7 @@ def read(config: TrainConfig) -> dict[str, str]:
 
 SPACE = Space(
     name="superclass",
-    entry_point="train_superclass",
-    config=TrainConfig,
-    train="core.stages.discovery.train:train",
+    stage=TRAIN_SUPERCLASS,
     ranges=ranges,
     also=also,
     grid={"lr": (0.1, 0.05, 0.01, 0.001), "sup_con_weight": tuple(round(0.2 + 0.05 * i, 2) for i in range(13))},

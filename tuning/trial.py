@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import importlib
 import math
 import shutil
 import sys
@@ -24,6 +23,7 @@ from optuna.trial import Trial, TrialState
 
 from core import config as configuration
 from core.errors import Gone, UserError, nearest
+from core.stages import execute
 from core.tracking import lifeline, stage
 from core.tracking import run as tracking
 from core.tracking.patience import Client
@@ -106,7 +106,7 @@ class Task:
 
     def key(self, config: Any) -> str:
         """Return the key by which a finished trial is found again."""
-        return stage.stage_key(f"trial of {self.space.entry_point} by {self.metric}", configuration.asked(config), self.inputs, {})
+        return stage.stage_key(f"trial of {self.space.stage.name} by {self.metric}", configuration.asked(config), self.inputs, {})
 
     def _is_kept(self, path: Path) -> bool:
         return self.keep_checkpoints or path.parent.name != "checkpoints"
@@ -125,7 +125,7 @@ class Task:
                 budget.storage.patiently(lambda: trial.set_user_attr("run_id", found[0]))
                 return Outcome(TrialState.COMPLETE, found[1])
             described = {NUMBER_TAG: trial.number, "taxon.study": self.study_name}
-            run = tracking.open_child(self.run_id, f"trial {trial.number:03d}", self.space.entry_point, described)
+            run = tracking.open_child(self.run_id, f"trial {trial.number:03d}", self.space.stage.name, described)
             try:
                 budget.storage.patiently(lambda: trial.set_user_attr("run_id", run.run_id))
                 run.params({name: repr(value) if isinstance(value, float) else value for name, value in values.items()})
@@ -139,10 +139,9 @@ class Task:
     def _train(self, config: Any, trial: Trial, run: Run, budget: Budget) -> Outcome | None:
         """Train; return the outcome, None when the trial was given to another worker meanwhile."""
         run.forward = self._reporter(trial, getattr(config, "stop_at_epoch", 0) or getattr(config, "epochs", 0))
-        module, name = self.space.train.split(":")
         try:
             with budget.storage.deletion_named(budget.study):
-                summary = getattr(importlib.import_module(module), name)(config, run)
+                summary = execute.perform(self.space.stage, config, run)
             value = self._value(summary["metrics"])
         except optuna.TrialPruned:
             return Outcome(TrialState.PRUNED)

@@ -19,6 +19,7 @@ from core import digest
 from core.config import ConfigFile, machine, option
 from core.errors import UserError
 from core.places import cache_home
+from core.stages.execute import Job
 from core.stages.launch import launch
 from core.stages.stage import Stage
 from core.tracking import stage
@@ -74,6 +75,11 @@ def train(config: ToyConfig, run: Any) -> dict[str, Any]:
     return summary
 
 
+def begin(config: ToyConfig) -> Job:
+    """Prepare a trial."""
+    return Job("", lambda run, _unfinished: train(config, run))
+
+
 def _value(config: ToyConfig, epoch: int) -> float:
     if config.x > 0.5 and config.broken == "nan":
         return float("nan")
@@ -108,9 +114,7 @@ def prepare(config: ToyConfig) -> ToyConfig:
 
 SPACE = Space(
     name="toy",
-    entry_point="train_toy",
-    config=ToyConfig,
-    train="tests.tuning.toy:train",
+    stage=Stage("train_toy", ToyConfig, "tests.tuning.toy:train", begin="tests.tuning.toy:begin"),
     ranges=lambda config: {"x": Range(0.0, 1.0), "depth": Range(1, 4, whole=True)},
     also=lambda config: {"kind": Choice(("a", "b"))},
     grid={"x": (0.1, 0.3, 0.9), "depth": (1, 2)},
