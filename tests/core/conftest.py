@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-# Importing MLflow's store and creating its tables takes seconds: done once, then copied.
+# Importing MLflow's store and creating its tables takes seconds: done once for all processes and versions of the code, then copied.
 MAKE = "from core.tracking import store; store.prepare()"
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def store_template(tmp_path_factory) -> Path:
+def store_template() -> Path:
     """Return a SQLite store that is new and empty."""
-    folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/template.db"
-    env = os.environ | {"MLFLOW_TRACKING_URI": uri, "TAXON_CACHE": str(folder / "cache"), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    subprocess.run([sys.executable, "-c", MAKE], check=True, env=env | {"PYTHONPATH": ROOT}, capture_output=True)
-    with closing(sqlite3.connect(folder / "template.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return folder / "template.db"
+    code = (ROOT / "core" / "tracking" / "store.py").read_bytes()
+    name = hashlib.sha256(code + version("mlflow").encode()).hexdigest()[:16]
+    kept = Path(tempfile.gettempdir()) / f"taxon-tests-{os.getuid()}"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    if kept.stat().st_uid == os.getuid() and (kept / f"{name}.db").is_file():
+        return kept / f"{name}.db"
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
+        uri = f"sqlite:///{folder}/template.db"
+        env = os.environ | {"MLFLOW_TRACKING_URI": uri, "TAXON_CACHE": f"{folder}/cache", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        subprocess.run([sys.executable, "-c", MAKE], check=True, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+        with closing(sqlite3.connect(f"{folder}/template.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        Path(folder, "template.db").replace(kept / f"{name}.db")
+    return kept / f"{name}.db"
 
 
 @pytest.fixture
