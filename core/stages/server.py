@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from core.errors import Gone, UserError, full_disk_named
-from core.stages.stage import Stage
+from core.stages.stage import Stage, function_of
 from core.tracking import patience
 from core.tracking import run as tracking
 
@@ -31,6 +31,7 @@ PRELOAD = [
     "core.stages.execute",
     "core.tracking.lifeline",
 ]
+PERFORM = "core.stages.execute:perform"  # imported in the stage's process: it asks this server itself
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,6 @@ def _let_end(process: Any) -> None:
 
 def _child(request: Request, sender: Connection) -> None:
     """The stage process: its own run, its own ending."""
-    from core.stages.execute import perform
     from core.tracking import lifeline
 
     os.environ.clear()
@@ -145,7 +145,7 @@ def _child(request: Request, sender: Connection) -> None:
         run.monitor_system()
         run.forward = lambda values, step: sender.send(("metrics", values, step))
         with full_disk_named(), patience.outage_named():
-            perform(request.stage, request.config, run)
+            function_of(PERFORM)(request.stage, request.config, run)
         run.finish()
         sender.send(("finished", run.run_id))
     except BaseException as error:
