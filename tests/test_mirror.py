@@ -42,6 +42,7 @@ STAGE = {  # parts of a stage that only its training or command makes sense of: 
     "core/stages/sources.py": "core/stages/test_resumed_best.py",
     "core/stages/stage.py": "core/stages/test_catalog.py",
 }
+COMMANDS = {"core/mlproject.py": "entrypoints/test_mlproject.py"}  # its test runs MLflow on what it writes
 SERVED = {  # only a served model, or a process beside the run, shows what these do
     "core/serving/classifier.py": "entrypoints/test_serve.py",
     "core/serving/posts.py": "entrypoints/test_serve.py",
@@ -62,7 +63,7 @@ def elsewhere() -> dict[str, str]:
     """Return the test file, below tests/, of every module that has no mirror."""
     declared = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("core/stages/**/*.py") if is_declaration(path)]
     registers = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("core/stages/*/register.py")]
-    return dict.fromkeys(declared, DECLARATIONS) | dict.fromkeys(registers, FIGURES) | STAGE | SERVED | PARTS
+    return dict.fromkeys(declared, DECLARATIONS) | dict.fromkeys(registers, FIGURES) | STAGE | COMMANDS | SERVED | PARTS
 
 
 def is_declaration(path: Path) -> bool:
