@@ -220,3 +220,13 @@ def content_digest(state: TrainState) -> str:
 def weights_digest(model: dict[str, Tensor]) -> str:
     """Return the sha256 over names and bytes of the trainable weights: equal digests mean bit-identical models."""
     return digest.of_bytes(*(part for name in sorted(model) for part in (name.encode(), model[name].detach().cpu().numpy().tobytes())))
+
+
+def copy_into(target: dict[str, Any], source: dict[str, Any]) -> None:
+    """Copy a checkpoint's tensors into a model's; names and shapes have to be the same."""
+    differing = sorted(set(target) ^ set(source)) or [name for name in target if target[name].shape != source[name].shape]
+    if differing:
+        raise UserError(f"the checkpoint to resume from does not fit: '{differing[0]}' differs; use the settings it was trained with")
+    with torch.no_grad():
+        for name, value in target.items():
+            value.copy_(source[name])

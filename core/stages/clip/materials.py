@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from core import digest
-from core.cores import threads
 from core.data.classification import ClassificationData
 from core.data.images import ImageSet
 from core.data.loader import ViewLoader, prefetched
@@ -30,6 +28,7 @@ from core.models.split import compact
 from core.models.tokenizers import VOCABULARY
 from core.models.word_head import WordHead
 from core.progress import bar
+from core.stages import machine
 from core.stages.clip import folds
 from core.stages.clip.data import Pool
 from core.training import distributed, precision
@@ -247,9 +246,7 @@ def parted(pool: Pool, rows: folds.Rows) -> ClassificationData:
 
 def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
     """Build the materials of a training on this machine."""
-    device = precision.pick_device(config.gpu)
-    torch.set_num_threads(threads(config))
-    threadpool_limits(threads(config))
+    device = machine.settle(config)
     rows = folds.parts(pool, config)
     data = parted(pool, rows)
     spec = view_spec(config, towers)

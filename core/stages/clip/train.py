@@ -152,12 +152,7 @@ class ClipTraining(CheckpointedTraining):
         target = dict(self.task.model.trained_state())
         if self.task.frequency is not None:
             target |= {f"frequency.{name}": value for name, value in self.task.frequency.state_dict().items()}
-        differing = sorted(set(target) ^ set(state.model)) or [n for n in target if target[n].shape != state.model[n].shape]
-        if differing:
-            raise UserError(f"the checkpoint to resume from does not fit: '{differing[0]}' differs; use the settings it was trained with")
-        with torch.no_grad():
-            for name, value in target.items():
-                value.copy_(state.model[name])
+        states.copy_into(target, state.model)
         self.task.optimizer.load_state_dict(state.optimizer)
         if state.facts.get("scaler"):
             self.scaler.load_state_dict(state.facts["scaler"])

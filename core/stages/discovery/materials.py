@@ -11,9 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 
-from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
 from core.data.splits import Split, make_split
@@ -24,6 +22,7 @@ from core.models import backbones
 from core.models.discovery import DiscoveryModel
 from core.models.fast_trunk import FastTrunk
 from core.models.heads import ProjectionHead
+from core.stages import machine
 from core.training import precision, recipes
 
 FORWARD_BATCH = 256
@@ -109,9 +108,7 @@ def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded:
     views = dataclasses.asdict(recipes.views_for(config.dataset))
     resize = round(config.image_size * views.pop("resize_factor"))
     spec = ViewSpec(image_size=config.image_size, resize=resize, mean=mean, std=std, **views)
-    device = precision.pick_device(config.gpu)
-    torch.set_num_threads(threads(config))
-    threadpool_limits(threads(config))  # NumPy's own threads: two pools on the same cores hinder each other
+    device = machine.settle(config)
     number_format = precision.resolve_precision(config.precision, device)
     return Materials(data, split, spec, resize_all(data.train.source, spec), resize_all(data.test.source, spec), device, number_format)
 

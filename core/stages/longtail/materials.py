@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import nn
 
-from core.cores import threads
 from core.data import longtail
 from core.data.classification import ClassificationData, tail_classes
 from core.data.images import ImageSet
@@ -22,6 +20,7 @@ from core.models import backbones
 from core.models.classifiers import Classifier, FewShotHead, linear_head
 from core.models.weights import digest_of
 from core.progress import bar
+from core.stages import machine
 from core.training import distributed, precision
 from core.training.finite import require_outputs
 from core.training.timeline import Phase
@@ -125,9 +124,7 @@ def load_data(config: Any) -> ClassificationData:
 
 def gather(config: Any, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
     """Build the materials of a stage on this machine."""
-    device = precision.pick_device(config.gpu)
-    torch.set_num_threads(threads(config))
-    threadpool_limits(threads(config))
+    device = machine.settle(config)
     return Materials(data, device, precision.mixed_precision(config.use_amp, device), mean, std, config.num_workers)
 
 

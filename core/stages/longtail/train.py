@@ -183,12 +183,12 @@ class LongtailTraining(CheckpointedTraining):
         """Take the shape of the checkpoint's epoch, then its weights, optimiser and loss scale."""
         self.task.become(timeline.phase_at(self.config, state.epoch - 1))
         level = timeline.widest(self.config, state.epoch)
-        _copy_into(self._trained(self.task.model, level), _part(state.model, "model."))
+        states.copy_into(self._trained(self.task.model, level), _part(state.model, "model."))
         if self.task.ema is not None:
-            _copy_into(self._trained(self.task.ema.module, level), _part(state.model, "average."))
+            states.copy_into(self._trained(self.task.ema.module, level), _part(state.model, "average."))
             self.task.ema.n_averaged.copy_(state.model["averaged_steps"])
         if self.task.center is not None:
-            _copy_into(self.task.center.state_dict(), _part(state.model, "center."))
+            states.copy_into(self.task.center.state_dict(), _part(state.model, "center."))
         self._load_optimizer(state)
         if state.facts.get("scaler"):
             self.scaler.load_state_dict(state.facts["scaler"])
@@ -359,13 +359,3 @@ def _shape_of(group: dict[str, Any]) -> tuple[str, int, list[str]]:
 
 def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _copy_into(target: dict[str, Any], source: dict[str, Any]) -> None:
-    """Copy a checkpoint's tensors into a model's; names and shapes have to be the same."""
-    differing = sorted(set(target) ^ set(source)) or [name for name in target if target[name].shape != source[name].shape]
-    if differing:
-        raise UserError(f"the checkpoint to resume from does not fit: '{differing[0]}' differs; use the settings it was trained with")
-    with torch.no_grad():
-        for name, value in target.items():
-            value.copy_(source[name])

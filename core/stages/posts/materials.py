@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from core import digest
-from core.cores import threads
 from core.data import post_splits, text_cleaning
 from core.data.posts import CLASS_NAMES, Posts
 from core.errors import UserError
@@ -21,7 +19,7 @@ from core.lineage import NOTHING, Lineage
 from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
-from core.stages import keys, leakage
+from core.stages import keys, leakage, machine
 from core.stages.posts import features, results
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.config import sides_read
@@ -183,9 +181,7 @@ def refuse_leaks(rows: dict[str, Posts]) -> None:
 def gather(config: Any, rows: dict[str, Posts]) -> Materials:
     """Build the materials of a stage on this machine; UserError where its weights have learnt from what it holds out."""
     record = leakage.admit(config, results.parts_of(rows), "posts")
-    device = precision.pick_device(config.gpu)
-    torch.set_num_threads(threads(config))
-    threadpool_limits(threads(config))
+    device = machine.settle(config)
     return Materials(config, rows, device, precision.mixed_precision(config.use_amp, device), lineage=record)
 
 

@@ -305,7 +305,7 @@ def test_forward_passes_run_in_the_number_format(place, monkeypatch, precision, 
 
 def test_computations_get_the_threads_asked_for(place, monkeypatch):
     asked, before = [], torch.get_num_threads()
-    monkeypatch.setattr("core.stages.discovery.materials.threadpool_limits", asked.append)
+    monkeypatch.setattr("core.stages.machine.threadpool_limits", asked.append)
     try:
         train.Training(place.config(threads=2), place.run())
         assert torch.get_num_threads() == 2 and asked == [2]

@@ -279,7 +279,7 @@ def test_forward_passes_run_in_the_number_format(clip_place, monkeypatch, use_am
 
 def test_computations_get_the_threads_asked_for(clip_place, monkeypatch):
     asked, before = [], torch.get_num_threads()
-    monkeypatch.setattr("core.stages.clip.materials.threadpool_limits", asked.append)
+    monkeypatch.setattr("core.stages.machine.threadpool_limits", asked.append)
     try:
         clip_place.training(threads=2)
         assert torch.get_num_threads() == 2 and asked == [2]

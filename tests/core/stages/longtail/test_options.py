@@ -264,7 +264,7 @@ def test_parts_are_read_from_metadata(place, tmp_path):
 
 def test_computations_get_the_threads_asked_for(place, monkeypatch):
     asked, before = [], torch.get_num_threads()
-    monkeypatch.setattr(materials, "threadpool_limits", asked.append)
+    monkeypatch.setattr("core.stages.machine.threadpool_limits", asked.append)
     try:
         place.training(threads=2)
         assert torch.get_num_threads() == 2 and asked == [2]
