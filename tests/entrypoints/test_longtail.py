@@ -98,6 +98,20 @@ def test_a_training_keeps_its_checkpoints_timeline_pictures_and_figures(trained)
     assert run.data.metrics["best/test/accuracy"] == summary["best_metrics"]["best/test/accuracy"]
 
 
+def test_what_is_given_overrides_the_file_and_what_is_not_given_does_not(make_place, images, tmp_path):
+    """`mlflow run` passes every declared parameter; 42 and 5e-4 are the options' own defaults."""
+    place = make_place("file_of_options")
+    path = tmp_path / "it's options.yaml"
+    filed = SMALL | {"epochs": 1, "seed": 7, "val_dir": str(images / "test"), "use_ema": "false", "label_smoothing": None}
+    path.write_text(json.dumps(filed))  # which is YAML too
+    given = {"train_dir": str(images / "train"), "seed": "42", "lr": "5e-4", "register": "false", "use_ema": "true"}
+    run = finished(place, "train_longtail", config=str(path), **given)
+    used = json.loads((place.artifacts(run.info.run_id) / "config.json").read_text())
+    expected = {"seed": 42, "epochs": 1, "val_dir": str(images / "test"), "backbone": "small_cnn", "use_ema": True, "label_smoothing": 0.05}
+    assert {name: used[name] for name in expected} == expected
+    assert (run.data.params["seed"], run.data.params["epochs"], run.data.tags["taxon.config"]) == ("42", "1", str(path))
+
+
 def test_evaluating_the_run_gives_the_figures_that_the_training_gave(trained):
     training = training_of(trained)
     for part in ("val", "test"):

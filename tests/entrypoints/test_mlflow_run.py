@@ -6,9 +6,12 @@ import base64
 import io
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +183,27 @@ def test_data_split_generator_on_trees(make_place):
     (path,) = (place.artifacts(run.info.run_id) / "splits").glob("superclass_*_trees.json")
     counts = json.loads(path.read_text())["counts"]
     assert (counts["labelled"], counts["validation"], counts["unlabelled"], counts["test"]) == (1440, 160, 900, 500)
+
+
+def test_odd_values_arrive_as_declared_and_as_undeclared_parameters(make_place, tmp_path):
+    """MLflow quotes for the shell, which it logs too; what the stage wrote says what arrived."""
+    place = make_place("odd_values")
+    folder = tmp_path / 'it\'s "a", b=c $HOME `x` 木ü; # *'
+    folder.mkdir()
+    load = {"train_dir": str(folder), "train_annotations": str(tmp_path / "--an, 'odd' = $name\nin two lines.json")}
+    items = [{"disease_class": label, "image_id": f"{label}.png"} for label in (1, 2)]
+    Path(load["train_annotations"]).write_text(json.dumps(items))
+    for item in items:
+        Image.new("RGB", (6, 5), (9 * item["disease_class"], 0, 0)).save(folder / item["image_id"])
+    # The older spelling is declared nowhere; a relative path begins with dashes.
+    given = load | {"output-dir": f"--epochs, 'out' {tmp_path.name}"}
+    run = finished(place, "prepare_longtail", **given)
+    report = json.loads((place.artifacts(run.info.run_id) / "metadata" / "report.json").read_text())
+    wanted = load | {"output_dir": given["output-dir"]}
+    assert {name: report["parameters"][name] for name in wanted} == wanted and report["images"]["train"] == 2
+    assert (place.project / wanted["output_dir"] / "report.json").is_file()
+    assert {name: run.data.params[name] for name in given} == {name: shlex.quote(value) for name, value in given.items()}
+    shutil.rmtree(place.project / wanted["output_dir"])
 
 
 def test_a_users_mistake_reaches_the_run_that_mlflow_opened(make_place):

@@ -119,6 +119,17 @@ def other_value(config: type, name: str) -> Any:
     return next(value for value in values if value != default)
 
 
+ODD = ("a b", "it's", 'a "b"', "a,b", "a=b=c", "$HOME `x` \\ ;#*", "one\ntwo", "-x", "--x", "--x=3", "{a: 1}", "null", "木ü", "")
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("name", ["prepare_longtail", "train_longtail"])
+def test_odd_values_arrive_as_declared_and_as_undeclared_parameters(name, value):
+    given = {"train_dir": value, "test_annotations" if name == "prepare_longtail" else "class_weights": value}
+    assert given.keys() - ENTRY_POINTS[name]["parameters"].keys() and "train_dir" in ENTRY_POINTS[name]["parameters"]
+    assert configuration.parse(config_of(name), words_of_mlflow(name, given), name) == config_of(name)(**given)
+
+
 FILE_READERS = [stage.name for stage in catalog.stages() if issubclass(stage.config, configuration.ConfigFile)]
 
 

@@ -1,4 +1,4 @@
-"""A file of configurations: JSON5 or YAML, comments allowed; one of them for this run, or each as a child run of its own."""
+"""A file of configurations: each is trained as a child run of its own, and they are compared."""
 
 from __future__ import annotations
 
