@@ -14,7 +14,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Outbox:
         self.seen.update((row[0], row[2]) for row in rows)
         return rows
 
-    def put(self, metrics: dict[str, float], step: int) -> None:
+    def put(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue finite values for `step`; values that are not finite or were already sent are left out."""
         now = int(time.time() * 1000)
         finite = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}

@@ -11,9 +11,9 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from mlflow.entities import Experiment, Param, RunTag
@@ -26,6 +26,11 @@ from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.patience import Client, at_most, once, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run as Stored
+
+    from core.tracking.recorder import Recorder
+
 EXPERIMENT = "taxon"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # how stores say that there is no such run or experiment
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
@@ -37,7 +42,7 @@ UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then
 
 
 class Run:
-    """A run that is open in this process.
+    """A run that is open in this process: the Recorder of a tracking store.
 
     Metrics go through an outbox (asynchronous, exactly once); all else waits for a store that is away (core.tracking.patience);
     artifacts are written to a scratch folder first, so that the store never holds half a file. Whatever is told to a run that was
@@ -48,7 +53,7 @@ class Run:
     def __init__(self, client: Client, run_id: str, continued: bool = False):
         self.client, self.run_id = client, run_id
         self.asked_at = psutil.Process().create_time()
-        self.forward: Callable[[dict[str, float], int], None] = lambda values, step: None  # a stage's way to its pipeline's curves
+        self.forward: Callable[[dict[str, float], int], None] = lambda values, epoch: None  # a stage's way to its pipeline's curves
         self.ended = contextlib.ExitStack()  # what is held until the store knows how the run has ended
         self._lock = machine_lock(f"run {run_id}", blocking=False)
         if not self._lock.__enter__():
@@ -63,7 +68,7 @@ class Run:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.finish(*ending(error))
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Queue metrics of one global epoch; never blocks. Raise Gone once the store has said that the run was deleted."""
         self.outbox.put(values, step)
         if self.outbox.gone is not None:
@@ -90,11 +95,11 @@ class Run:
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
         SystemMetricsMonitor(self.run_id).start()
 
-    def tags(self, values: dict[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, all in one request; values are cut to what every store accepts."""
         self.client.log_batch(self.run_id, tags=run_tags(values))
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""
         have = self.client.get_run(self.run_id).data.params
         values = {names.key(key): names.cut(value, names.PARAM) for key, value in values.items()}
@@ -120,11 +125,11 @@ class Run:
         """Store a finished folder's files as artifacts."""
         self.client.log_artifacts(self.run_id, str(path), folder or None)
 
-    def json(self, value: Any, name: str, folder: str = "") -> None:
+    def json(self, value: object, name: str, folder: str = "") -> None:
         """Store a value as an indented JSON artifact."""
         self.write(name, lambda path: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"), folder)
 
-    def write(self, name: str, writer: Callable[[Path], Any], folder: str = "") -> None:
+    def write(self, name: str, writer: Callable[[Path], object], folder: str = "") -> None:
         """Let `writer` make a file at a scratch path, then store it as artifact `folder/name`."""
         place = scratch("artifact")
         try:
@@ -187,12 +192,16 @@ class Run:
         return self.outbox.gone
 
 
-def run_tags(values: dict[str, Any]) -> list[RunTag]:
+if TYPE_CHECKING:
+    _: type[Recorder] = Run
+
+
+def run_tags(values: Mapping[str, object]) -> list[RunTag]:
     """Return tags as every store takes them."""
     return [RunTag(name, text) for name, text in tag_texts(values).items()]
 
 
-def tag_texts(values: dict[str, Any]) -> dict[str, str]:
+def tag_texts(values: Mapping[str, object]) -> dict[str, str]:
     """Return names and values of tags as every store takes them; the name of a run is a tag that PostgreSQL keeps in 250 characters."""
     limits = {MLFLOW_RUN_NAME: names.KEY, MLFLOW_RUN_NOTE: names.TAG}
     return {names.key(key): names.cut(value, limits.get(key, names.TAG)) for key, value in values.items()}
@@ -316,7 +325,7 @@ def started_with(run_id: str, entry_point: str) -> tuple[dict[str, str], dict[st
     return data.params, data.tags
 
 
-def _existing(client: Client, run_id: str) -> Any:
+def _existing(client: Client, run_id: str) -> Stored:
     try:
         return client.get_run(run_id)
     except MlflowException as error:

@@ -9,6 +9,7 @@ from core.clustering import pseudo_labels
 from core.stages.discovery import ssddbc
 from core.stages.discovery.config import SsddbcConfig
 from tests.core.stages import tiny
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +30,13 @@ def shared(tmp_path_factory, images):
     with pytest.MonkeyPatch.context() as monkeypatch:
         made = tiny.Workplace(tmp_path_factory.mktemp("shared"), monkeypatch, images)
         summary, run = made.publish(save_features_and_exit=True)
-        return run.folder, summary, run, made.config(save_features_and_exit=True)
+        return run.place, summary, run, made.config(save_features_and_exit=True)
 
 
 @pytest.fixture(scope="session")
 def clustered(shared, tmp_path_factory):
     """Return (summary, run) of the clustering of the shared training."""
-    run = tiny.FakeRun(tmp_path_factory.mktemp("clustered"))
+    run = MemoryRun(tmp_path_factory.mktemp("clustered"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAXON_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
@@ -47,7 +48,7 @@ def clustered(shared, tmp_path_factory):
 def pseudo_path(clustered, tmp_path_factory) -> str:
     """Return a file of pseudo labels in which a third of the core points are not agreed on."""
     summary, run = clustered
-    found = pseudo_labels.read(run.folder / summary["pseudo_labels"])
+    found = pseudo_labels.read(run.place / summary["pseudo_labels"])
     path = tmp_path_factory.mktemp("pseudo") / "labels.npz"
     pseudo_labels.write(path, dataclasses.replace(found, agreed_mask=found.core_mask & (np.arange(len(found.labels)) % 3 > 0)))
     return str(path)

@@ -12,7 +12,7 @@ from core.stages.stage import Stage
 from core.tracking import run as tracking
 from core.tracking import stage
 from core.tracking.store import scratch
-from tests.core.stages import tiny
+from tests.memory_run import MemoryRun
 
 HERE = "tests.core.stages.test_execute"
 COUNTED = Stage("train_superclass", object, f"{HERE}:store")
@@ -42,11 +42,11 @@ def store_with_manifest(config, run):
 def recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
     (tmp_path / "run").mkdir()
-    return tiny.FakeRun(tmp_path / "run")
+    return MemoryRun(tmp_path / "run")
 
 
 def manifest(run):
-    return sorted(json.loads((run.folder / "manifest.json").read_text())["files"])
+    return sorted(json.loads((run.place / "manifest.json").read_text())["files"])
 
 
 def test_a_stage_that_stores_as_it_goes_gets_a_manifest(recorded):

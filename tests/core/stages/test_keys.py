@@ -481,11 +481,11 @@ def test_the_number_format_counts_and_not_how_it_was_asked_for(defaults):
 
 
 def test_two_equal_trainings_hand_on_the_same_content(place):
-    files = [run.folder / summary["checkpoint"] for summary, run in (place.publish(epochs=1), place.publish(epochs=1))]
+    files = [run.place / summary["checkpoint"] for summary, run in (place.publish(epochs=1), place.publish(epochs=1))]
     assert files[0].read_bytes() != files[1].read_bytes()  # they say how long they took
     digests = [states.content_digest(states.load_checkpoint(path)) for path in files]
     other_seed, run = place.publish(epochs=1, lr=3e-3)
-    assert digests[0] == digests[1] != states.content_digest(states.load_checkpoint(run.folder / other_seed["checkpoint"]))
+    assert digests[0] == digests[1] != states.content_digest(states.load_checkpoint(run.place / other_seed["checkpoint"]))
 
 
 def test_what_a_stage_of_posts_hands_on_are_its_files_without_reports():

@@ -220,7 +220,7 @@ def test_a_threshold_is_not_compared_with_the_number_of_the_last_epoch(place, mo
 def test_every_so_many_checkpoints_are_kept_beside_best_and_last(place, monkeypatch, every, kept):
     monkeypatch.setattr(train.Training, "evaluate", lambda self, epoch: scripted(self, min(epoch, 4)))
     _summary, run = place.publish(epochs=5, save_ckpt_every=every, select_by="score")
-    assert list(states.read_index(run.folder / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+    assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
 
 
 def test_stopping_early_keeps_the_schedule_of_the_whole_training(place):

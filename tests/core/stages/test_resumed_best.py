@@ -21,6 +21,7 @@ from tests.core.stages.clip import tiny_clip
 from tests.core.stages.longtail import tiny as tiny_longtail
 from tests.core.stages.posts import tiny_posts
 from tests.core.stages.tiny import refused
+from tests.memory_run import MemoryRun
 
 # Of the epochs finished before resuming, 2 is the best and 1 is better than 3; what follows is worse than all.
 SCORES = {0: 0.1, 1: 0.7, 2: 0.9, 3: 0.5, 4: 0.3}
@@ -65,7 +66,7 @@ def posts_family(place: Path, patch: Any) -> Family:
     def start(**options: Any) -> optimize.PostsTraining:
         made = tiny_posts.config(root, **options)
         rows = materials.load_rows(made)
-        return optimize.PostsTraining(made, rows, tiny_posts.PostsRun(place / f"run{next(runs)}"), optimize.key_of(made, rows))
+        return optimize.PostsTraining(made, rows, MemoryRun(place / f"run{next(runs)}"), optimize.key_of(made, rows))
 
     return Family(optimize.PostsTraining, start, "resume", "save_freq")
 

@@ -1,10 +1,7 @@
-"""A training that takes a fraction of a second: 12 px glyphs of four classes in a folder, and a run that keeps what it is told."""
+"""A training that takes a fraction of a second: 12 px glyphs of four classes in a folder."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from PIL import Image
 from core.stages.discovery import checks, train
 from core.stages.discovery.config import TrainConfig
 from core.training import recipes
+from tests.memory_run import MemoryRun
 
 CLASSES = ("bar", "cross", "dot", "ring")  # ring is novel
 COLOURS = ((200, 60, 60), (60, 200, 60), (70, 70, 220), (225, 60, 225))
@@ -46,57 +44,6 @@ def make_images(root: Path, seed: int = 0) -> Path:
             for i in range(count):
                 Image.fromarray(glyph(name, rng)).save(root / part / name / f"{i:02d}.png")
     return root
-
-
-class FakeRun:
-    """Stands in for a tracking run: files lie under `folder`, everything else in lists and dictionaries."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.run_id = folder, folder.name
-        self.history: list[tuple[dict[str, float], int]] = []
-        self.forwarded: list[tuple[dict[str, float], int]] = []
-        self.tagged: dict[str, str] = {}
-        self.given: dict[str, Any] = {}
-        self.datasets: list[tuple[str, ...]] = []
-        self.has_started = False
-        self.ended = contextlib.ExitStack()
-        self.noted = ""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        self.history.append((values, step))
-
-    def forward(self, values: dict[str, float], step: int) -> None:
-        self.forwarded.append((values, step))
-
-    def tags(self, values: dict[str, Any]) -> None:
-        self.tagged |= {key: str(value) for key, value in values.items()}
-
-    def untag(self, name: str) -> None:
-        self.tagged.pop(name, None)
-
-    def note(self, markdown: str) -> None:
-        self.noted = markdown
-
-    def params(self, values: dict[str, Any]) -> None:
-        self.given |= values
-
-    def dataset(self, *facts: str) -> None:
-        self.datasets.append(facts)
-
-    def started(self) -> None:
-        self.has_started = True
-
-    def file(self, path: Path, folder: str = "") -> None:
-        (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, self.folder / folder / path.name)
-
-    def json(self, value: Any, name: str, folder: str = "") -> None:
-        (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        (self.folder / folder / name).write_text(json.dumps(value))
-
-    def files(self) -> list[str]:
-        """Return the names of all stored files."""
-        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
 
 
 def config(root: Path, **options: Any) -> TrainConfig:
@@ -136,12 +83,12 @@ class Workplace:
         monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.tracking.stage.find_finished", lambda *_: None)
 
-    def run(self) -> FakeRun:
+    def run(self) -> MemoryRun:
         """Return a run of its own."""
         self.count += 1
         place = self.folder / f"run{self.count}"
         place.mkdir()
-        return FakeRun(place)
+        return MemoryRun(place)
 
     def config(self, **options: Any) -> TrainConfig:
         """Return a tiny configuration on this place's images."""
@@ -153,7 +100,7 @@ class Workplace:
         training.fit()
         return training
 
-    def publish(self, **options: Any) -> tuple[dict[str, Any], FakeRun]:
+    def publish(self, **options: Any) -> tuple[dict[str, Any], MemoryRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
         with run.ended:

@@ -237,7 +237,7 @@ def test_the_best_model_is_chosen_as_declared(clip_place, monkeypatch, options, 
 def test_which_checkpoints_are_kept(clip_place, monkeypatch, options, kept):
     monkeypatch.setattr(train.ClipTraining, "evaluate", scripted)
     _summary, run = clip_place.publish(epochs=5, **options)
-    assert list(states.read_index(run.folder / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+    assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
 
 
 @pytest.mark.parametrize("monitor, last", [("val_loss", 3), ("val_acc", 4), ("val_map", 6)])

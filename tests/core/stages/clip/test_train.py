@@ -54,8 +54,8 @@ def test_a_killed_training_continues_exactly(clip_place, monkeypatch, kind):
 def test_a_checkpoint_that_is_named_is_continued(clip_place, monkeypatch):
     whole, run = clip_place.publish(epochs=2, scheduler="none", save_freq=1)
     monkeypatch.setenv("TAXON_CACHE", str(clip_place.folder / "second"))
-    resumed = clip_place.fitted(epochs=2, scheduler="none", resume=str(run.folder / "checkpoints" / "epoch_0001.safetensors"))
-    last = states.load_checkpoint(run.folder / whole["checkpoint"])
+    resumed = clip_place.fitted(epochs=2, scheduler="none", resume=str(run.place / "checkpoints" / "epoch_0001.safetensors"))
+    last = states.load_checkpoint(run.place / whole["checkpoint"])
     assert all(torch.equal(value, last.model[name]) for name, value in resumed.weights().items())
 
 
@@ -73,13 +73,13 @@ def test_a_checkpoint_that_is_named_is_continued(clip_place, monkeypatch):
 )
 def test_a_checkpoint_of_something_else_is_refused_by_name(clip_place, options, named):
     _summary, run = clip_place.publish(epochs=2)
-    assert named in refused(lambda: clip_place.training(resume=str(run.folder), **options))
+    assert named in refused(lambda: clip_place.training(resume=str(run.place), **options))
 
 
 def test_other_sentences_are_other_data(clip_place):
     _summary, run = clip_place.publish(epochs=1)
     texts = str(tiny_clip.write_sentences(clip_place.folder / "other.json", tiny_clip.SENTENCES | {"bar": "a bar"}))
-    assert "another data_digest" in refused(lambda: clip_place.training(resume=str(run.folder), class_texts_file=texts))
+    assert "another data_digest" in refused(lambda: clip_place.training(resume=str(run.place), class_texts_file=texts))
 
 
 def test_only_what_trains_is_in_a_checkpoint(clip_place):
@@ -97,8 +97,8 @@ def test_what_is_published_is_what_the_specification_lists(clip_place):
     assert {"config.json", "history.json", "summary.json", "manifest.json", summary["checkpoint"]} <= files
     for part in ("val", "test"):
         assert {f"evaluation/{part}/{name}" for name in ("metrics.json", "per_class.csv", "confusion.png", "reliability.png")} <= files
-    assert json.loads((run.folder / "history.json").read_text()) == summary["history"]
-    assert json.loads((run.folder / "config.json").read_text())["epochs"] == 2
+    assert json.loads((run.place / "history.json").read_text()) == summary["history"]
+    assert json.loads((run.place / "config.json").read_text())["epochs"] == 2
     assert {"accuracy", "balanced_accuracy", "macro_f1", "mAP", "ece"} <= {n.removeprefix("best/test/") for n in summary["best_metrics"]}
     assert run.datasets[0][0] == "glyphs" and run.has_started and "| test | trained |" in run.noted
     assert not list((clip_place.folder / "cache" / "work").iterdir())

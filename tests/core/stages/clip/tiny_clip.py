@@ -13,6 +13,7 @@ from PIL import Image
 from core.stages.clip import train
 from core.stages.clip.config import TrainClipConfig
 from tests.core.stages import tiny
+from tests.memory_run import MemoryRun
 
 COUNTS = {"bar": 14, "cross": 10, "dot": 8, "ring": 6}
 SENTENCES = {
@@ -37,15 +38,6 @@ def write_sentences(path: Path, sentences: dict[str, Any] | None = None) -> Path
     """Write a class_texts_file and return its path."""
     path.write_text(json.dumps(SENTENCES if sentences is None else sentences))
     return path
-
-
-class FakeRun(tiny.FakeRun):
-    """A run that keeps its note too."""
-
-    noted = ""
-
-    def note(self, markdown: str) -> None:
-        self.noted = markdown
 
 
 TINY = {
@@ -81,12 +73,12 @@ class Workplace:
         monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.tracking.stage.find_finished", lambda *_: None)
 
-    def run(self) -> FakeRun:
+    def run(self) -> MemoryRun:
         """Return a run of its own."""
         self.count += 1
         place = self.folder / f"run{self.count}"
         place.mkdir()
-        return FakeRun(place)
+        return MemoryRun(place)
 
     def config(self, **options: Any) -> TrainClipConfig:
         """Return a tiny configuration on this place's images."""
@@ -102,7 +94,7 @@ class Workplace:
         training.fit()
         return training
 
-    def publish(self, **options: Any) -> tuple[dict[str, Any], FakeRun]:
+    def publish(self, **options: Any) -> tuple[dict[str, Any], MemoryRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
         with run.ended:

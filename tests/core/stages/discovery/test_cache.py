@@ -32,11 +32,11 @@ def extract(place, shared):
 
 
 def arrays(run) -> dict[str, np.ndarray]:
-    return load_file(run.folder / "features" / "features.safetensors")
+    return load_file(run.place / "features" / "features.safetensors")
 
 
 def about(run) -> dict:
-    return json.loads((run.folder / "features" / "features.json").read_text())
+    return json.loads((run.place / "features" / "features.json").read_text())
 
 
 def test_features_are_those_of_the_training_itself(extract, shared):
@@ -172,7 +172,7 @@ def test_options_that_contradict_the_checkpoint_are_refused(extract, options):
 
 def test_the_frozen_backbone_has_to_be_the_one_trained_with(place, monkeypatch):
     summary, run = place.publish(grad_from_block=2, epochs=1)
-    trained = rebuild.open_checkpoint(str(run.folder), "model_path", CacheConfig(gpu="cpu"))
+    trained = rebuild.open_checkpoint(str(run.place), "model_path", CacheConfig(gpu="cpu"))
     other = dataclasses.replace(trained, config=dataclasses.replace(trained.config, seed=9))
     assert "frozen backbone" in refused(other.model)
     assert summary["epoch"] == 1

@@ -26,13 +26,13 @@ def cluster(place, shared, monkeypatch):
     def made(**options):
         run = place.run()
         summary = ssddbc.run(SsddbcConfig(**GRID | {"ckpt_path": str(shared[0])} | options), run)
-        return summary, run, pseudo_labels.read(run.folder / summary["pseudo_labels"])
+        return summary, run, pseudo_labels.read(run.place / summary["pseudo_labels"])
 
     return made
 
 
 def cells(run) -> dict:
-    return json.loads((run.folder / "heatmaps" / "results_grid.json").read_text())["cells"]
+    return json.loads((run.place / "heatmaps" / "results_grid.json").read_text())["cells"]
 
 
 def same(one, other) -> bool:
@@ -50,7 +50,7 @@ def test_what_a_clustering_leaves(clustered, shared):
     assert {"manifest.json", "summary.json", f"pseudo_labels/{name}", "features/features.json"} <= set(run.files())
     assert {f"heatmaps/{x}" for x in ("all.png", "score.png", "results_grid.json")} <= set(run.files())
     assert "heatmaps/old.png" not in run.files()
-    pseudo = pseudo_labels.read(run.folder / summary["pseudo_labels"])
+    pseudo = pseudo_labels.read(run.place / summary["pseudo_labels"])
     assert pseudo.metadata["weights_digest"] == shared[1]["weights_digest"] and pseudo.metadata["epoch"] == 2
     assert run.history[-1][1] == 2 and run.forwarded == run.history
 
@@ -122,14 +122,14 @@ def test_given_features_are_used_instead_of_extracting(cluster, shared, clustere
     monkeypatch.setattr(ssddbc.cache, "extract", lambda *_args, **_options: pytest.fail("extracted"))
     _summary, run, pseudo = cluster(skip_feature_extraction=True, features_path=str(shared[0] / "features"))
     summary, first = clustered
-    assert same(pseudo, pseudo_labels.read(first.folder / summary["pseudo_labels"]))
+    assert same(pseudo, pseudo_labels.read(first.place / summary["pseudo_labels"]))
     assert not any(name.startswith("features/") for name in run.files())
 
 
 def test_features_have_to_be_given_and_of_this_data_set(cluster, shared, place, tmp_path):
     assert "needs features_path" in refused(lambda: cluster(skip_feature_extraction=True))
     _summary, run = place.publish(seed=2, epochs=1, save_features_and_exit=True)
-    line = refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.folder / "features")))
+    line = refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.place / "features")))
     assert "another data set or split" in line
 
 
@@ -137,7 +137,7 @@ def test_features_have_to_be_of_this_checkpoint_and_of_unit_length(cluster, shar
     def line(**made):
         run = place.run()
         cache.run(CacheConfig(**{"gpu": "cpu", "model_path": str(shared[0])} | made), run)
-        return refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.folder / "features")))
+        return refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.place / "features")))
 
     _summary, other = place.publish(lr=3e-3, epochs=2)
     assert "are of another checkpoint; extract them from it" in line(model_path=str(other.folder))
@@ -147,7 +147,7 @@ def test_features_have_to_be_of_this_checkpoint_and_of_unit_length(cluster, shar
 
 def test_identities_and_change_rate_follow_the_previous_refresh(cluster, clustered, tmp_path):
     summary, run = clustered
-    previous = pseudo_labels.read(run.folder / summary["pseudo_labels"])
+    previous = pseudo_labels.read(run.place / summary["pseudo_labels"])
     renamed = dataclasses.replace(previous, labels=previous.labels + 7)
     pseudo_labels.write(tmp_path / "previous.npz", renamed)
     again, _run, pseudo = cluster(previous_pseudo_labels=str(tmp_path / "previous.npz"))
@@ -157,14 +157,14 @@ def test_identities_and_change_rate_follow_the_previous_refresh(cluster, cluster
 
 def test_a_previous_refresh_of_another_split_is_refused(cluster, clustered, tmp_path):
     summary, run = clustered
-    previous = pseudo_labels.read(run.folder / summary["pseudo_labels"])
+    previous = pseudo_labels.read(run.place / summary["pseudo_labels"])
     pseudo_labels.write(tmp_path / "p.npz", dataclasses.replace(previous, metadata=previous.metadata | {"split_digest": "other"}))
     assert "another split" in refused(lambda: cluster(previous_pseudo_labels=str(tmp_path / "p.npz")))
 
 
 def test_held_out_and_test_images_take_no_part(clustered, shared, monkeypatch, cluster):
     summary, run = clustered
-    pseudo = pseudo_labels.read(run.folder / summary["pseudo_labels"])
+    pseudo = pseudo_labels.read(run.place / summary["pseudo_labels"])
     _folder, _summary, _run, config = shared
     data, split = ssddbc.rebuild.materials.load_data(config)
     assert sorted(pseudo.indices) == sorted([*split.labelled, *split.unlabelled])
@@ -199,7 +199,7 @@ def test_the_truth_of_unlabelled_images_steers_nothing(clustered, cluster, monke
 
     monkeypatch.setattr(ssddbc.rebuild, "open_checkpoint", lying)
     other, _run, pseudo = cluster()
-    assert same(pseudo, pseudo_labels.read(run.folder / summary["pseudo_labels"]))
+    assert same(pseudo, pseudo_labels.read(run.place / summary["pseudo_labels"]))
     assert other["best_params"] == summary["best_params"]
     name = "pseudo/diagnostic_all_v2_all"
     assert other["metrics"][name] != summary["metrics"][name]

@@ -64,15 +64,15 @@ def test_two_segments_are_one_training(place, monkeypatch):
     whole, _run = place.publish(epochs=4)
     other_cache(place, monkeypatch, "second")
     _first, run = place.publish(epochs=4, stop_at_epoch=2)
-    second, _run = place.publish(epochs=4, resume_from_ckpt=str(run.folder))
+    second, _run = place.publish(epochs=4, resume_from_ckpt=str(run.place))
     assert second["weights_digest"] == whole["weights_digest"] and timeless(second["history"]) == timeless(whole["history"])
 
 
 def test_gamma_goes_on_over_segments(place, pseudo_path):
     """The ramp counts from the first pseudo labels, not from the resumed epoch."""
     _summary, run = place.publish(epochs=6, stop_at_epoch=2)
-    first, run = place.publish(epochs=6, stop_at_epoch=3, resume_from_ckpt=str(run.folder), pseudo_labels_path=pseudo_path)
-    second, _run = place.publish(epochs=6, stop_at_epoch=5, resume_from_ckpt=str(run.folder), pseudo_labels_path=pseudo_path)
+    first, run = place.publish(epochs=6, stop_at_epoch=3, resume_from_ckpt=str(run.place), pseudo_labels_path=pseudo_path)
+    second, _run = place.publish(epochs=6, stop_at_epoch=5, resume_from_ckpt=str(run.place), pseudo_labels_path=pseudo_path)
     assert first["history"][-1][1]["gamma"] == pytest.approx(1 / 4)
     assert [metrics["gamma"] for _, metrics in second["history"][1:]] == pytest.approx([0, 0, 1 / 4, 2 / 4, 3 / 4])
 
@@ -91,7 +91,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place, monkeyp
 
 def test_a_finished_training_has_nothing_left_to_train(place):
     _summary, run = place.publish(epochs=2)
-    again = train.Training(place.config(epochs=2, resume_from_ckpt=str(run.folder)), place.run())
+    again = train.Training(place.config(epochs=2, resume_from_ckpt=str(run.place)), place.run())
     digest = again.digest()
     again.fit()
     assert again.epoch == 2 and again.digest() == digest and len(again.run.history) == 3

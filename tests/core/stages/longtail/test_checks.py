@@ -18,6 +18,7 @@ from core.training import timeline
 from tests.core.stages.longtail import tiny
 from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
 from tests.core.stages.tiny import refused
+from tests.memory_run import MemoryRun
 
 GOOD = LongtailTrainConfig()
 ON_CPU = {"gpu": "cpu", "threads": 1, "num_workers": 1, "use_amp": False}
@@ -291,7 +292,7 @@ def test_a_frozen_backbone_that_is_no_longer_the_same(checkpoint, tmp_path, monk
 def test_a_part_without_images_cannot_be_evaluated(checkpoint, tmp_path, place):
     images = copied(place, tmp_path)
     shutil.rmtree(images / "test")
-    run = tiny.EvaluationRun(tmp_path)
+    run = MemoryRun(tmp_path)
     assert "test_dir" in refused(lambda: evaluate.run(evaluating(checkpoint, data_root=str(images)), run))
     assert not run.has_started
 

@@ -12,6 +12,7 @@ import torch
 from core.stages.longtail import train
 from core.training import state as states
 from tests.core.stages.longtail import tiny
+from tests.memory_run import MemoryRun
 
 # Plain gradient steps: Adam's division would blow the last bits of small gradients up to whole steps.
 COMMON = {"optimizer": "sgd", "momentum": 0.0, "lr": 1e-2, "dropout": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "epochs": 3}
@@ -37,9 +38,7 @@ def trained(kind: str, images: Path, cache: Path) -> dict[str, object]:
     """Train on this process's share; return rank 0's losses and validation figures, and the weights."""
     os.environ["TAXON_CACHE"] = str(cache)
     main = os.environ.get("RANK", "0") == "0"
-    training = train.LongtailTraining(
-        train.prepare(tiny.config(images, **KINDS[kind])), tiny.LongtailRun(cache.parent / "run") if main else None
-    )
+    training = train.LongtailTraining(train.prepare(tiny.config(images, **KINDS[kind])), MemoryRun(cache.parent / "run") if main else None)
     training.fit()
     told = {"val/nll", "L_label", "L_total", "L_center"}
     history = [{name: value for name, value in metrics.items() if name in told} for _, metrics in training.history]

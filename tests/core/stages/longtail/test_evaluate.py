@@ -14,6 +14,7 @@ from core.stages import classification_report
 from core.stages.longtail import evaluate, rebuild
 from core.stages.longtail.config import LongtailEvaluateConfig
 from tests.core.stages.longtail import tiny
+from tests.memory_run import MemoryRun
 
 ON_CPU = {"gpu": "cpu", "threads": 1, "num_workers": 1, "use_amp": False}
 
@@ -24,14 +25,14 @@ def trained(tmp_path_factory, longtail_images):
     with pytest.MonkeyPatch.context() as patch:
         place = tiny.Workplace(tmp_path_factory.mktemp("trained"), patch, longtail_images)
         summary, run = place.publish(epochs=1, lr=1e-4)
-        return run.folder, summary
+        return run.place, summary
 
 
 def evaluated(folder, at, monkeypatch, **options):
     """Evaluate a run's best checkpoint; return (result, run)."""
     monkeypatch.setenv("TAXON_CACHE", str(at / "cache"))
     monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
-    run = tiny.EvaluationRun(at)
+    run = MemoryRun(at)
     return evaluate.run(LongtailEvaluateConfig(checkpoint=str(folder), **ON_CPU | options), run), run
 
 
@@ -84,8 +85,8 @@ def test_data_root_goes_before_every_folder_of_the_training(tmp_path, monkeypatc
     copy = shutil.copytree(longtail_images, tmp_path / "copy" / "glyphs")
     (copy / "test" / "bar" / "00.png").unlink()
     whole, fewer = (
-        rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.folder), data_root=root, **ON_CPU)) for root in ("", str(copy))
+        rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.place), data_root=root, **ON_CPU)) for root in ("", str(copy))
     )
     assert (len(whole.m.data.test), len(fewer.m.data.test)) == (11, 10)
-    only_test = rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.folder), test_dir=str(copy / "test"), **ON_CPU))
+    only_test = rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.place), test_dir=str(copy / "test"), **ON_CPU))
     assert (len(only_test.m.data.val), len(only_test.m.data.test)) == (13, 10)

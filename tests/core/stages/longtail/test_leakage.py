@@ -14,6 +14,7 @@ from core.stages import held_out
 from core.stages.longtail import evaluate, train
 from core.stages.longtail.config import LongtailEvaluateConfig
 from tests.core.stages.longtail import tiny
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def trained(tmp_path_factory, longtail_images):
     with pytest.MonkeyPatch.context() as patch:
         place = tiny.Workplace(tmp_path_factory.mktemp("trained"), patch, longtail_images)
         _summary, run = place.publish(epochs=1)
-        return next((run.folder / "checkpoints").glob("epoch_*.safetensors")), held_out.parts_of(place.training(epochs=1).m.data)
+        return next((run.place / "checkpoints").glob("epoch_*.safetensors")), held_out.parts_of(place.training(epochs=1).m.data)
 
 
 def test_a_checkpoint_names_its_images_and_those_that_chose_it(trained):
@@ -44,7 +45,7 @@ def test_images_that_were_trained_on_are_no_test_part(trained, place, tmp_path, 
     common = {"checkpoint": str(at), "gpu": "cpu", "threads": 1, "num_workers": 1, "use_amp": False}
     n = len(parts.train)
     with pytest.raises(UserError, match=rf"checkpoint = '.*copied\.safetensors' has learnt from {n} of the {n} test images"):
-        evaluate.run(LongtailEvaluateConfig(test_dir=str(folder), part="test", **common), tiny.EvaluationRun(tmp_path))
+        evaluate.run(LongtailEvaluateConfig(test_dir=str(folder), part="test", **common), MemoryRun(tmp_path))
     assert capsys.readouterr().out == ""
 
 

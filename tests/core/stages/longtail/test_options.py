@@ -161,7 +161,7 @@ def test_checkpoints_are_kept_as_often_as_asked_beside_best_and_last(place, monk
     monkeypatch.setattr(train.LongtailTraining, "score", lambda self, metrics, epoch: float(epoch == 2))
     for every, kept in ((0, [2, 5]), (2, [2, 4, 5]), (3, [2, 3, 5])):
         _summary, run = place.publish(epochs=5, save_freq=every)
-        assert list(states.read_index(run.folder / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+        assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
 
 
 SCORES = {1: (0.1, 0.9, 0.2, 0.3), 2: (0.9, 0.2, 0.3, 0.2), 3: (0.2, 0.3, 0.8, 0.4), 4: (0.3, 0.1, 0.1, 0.6), 5: (0.0, 0.0, 0.0, 0.0)}

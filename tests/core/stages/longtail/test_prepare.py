@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.stages.longtail import prepare
 from core.stages.longtail.prepare_config import PrepareConfig
 from tests.core.data import fake_ai_challenger
-from tests.core.stages.tiny import FakeRun
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +21,9 @@ def crops(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> FakeRun:
+def run(tmp_path, monkeypatch) -> MemoryRun:
     monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
-    return FakeRun(tmp_path / "run")
+    return MemoryRun(tmp_path / "run")
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_everything_is_an_artifact_with_figures_and_tags(crops, run):
     report = prepare.run(annotated(crops), run)
     names = ["class_weights.csv", "report.json", "test_metadata.csv", "train_metadata.csv", "val_metadata.csv"]
     assert run.files() == [f"metadata/{name}" for name in names]
-    assert json.loads((run.folder / "metadata" / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((run.place / "metadata" / "report.json").read_text()) == json.loads(json.dumps(report))
     ((values, step),) = run.history
     counts = fake_ai_challenger.train_counts()
     assert step == 0 and values["data/tail_classes"] == 15 and values["data/tail_images"] == sum(sorted(counts)[:15])
@@ -118,7 +118,7 @@ def test_everything_is_an_artifact_with_figures_and_tags(crops, run):
     assert run.tagged["taxon.data"] == report["data"] == "AgriculturalDisease_trainingset"
     assert run.tagged["taxon.data_digest"] == report["data_digest"]
     assert [context for *_, context in run.datasets] == ["train", "val", "test"]
-    assert not list(Path(run.folder.parent / "cache" / "tmp").iterdir())
+    assert not list(Path(run.place.parent / "cache" / "tmp").iterdir())
 
 
 def test_the_report_counts_every_class_and_part_and_names_the_absent(crops, run, capsys):
@@ -167,7 +167,7 @@ def test_duplicates_are_refused_on_request_and_nothing_is_written_but_the_report
     with pytest.raises(UserError, match=r"images in two parts: 3 .*allow_duplicates=true"):
         prepare.run(folders(root, allow_duplicates=False, output_dir=str(tmp_path / "out")), run)
     assert not (tmp_path / "out").exists()
-    assert json.loads((run.folder / "metadata" / "report.json").read_text())["duplicates"]["pairs"] == 3
+    assert json.loads((run.place / "metadata" / "report.json").read_text())["duplicates"]["pairs"] == 3
 
 
 def test_unreadable_images_stop_the_run_and_are_all_in_the_report(root, run, tmp_path):
@@ -177,7 +177,7 @@ def test_unreadable_images_stop_the_run_and_are_all_in_the_report(root, run, tmp
     with pytest.raises(UserError, match=r"8 of 14 files are not readable images: .*bad0\.png \(empty file\).* and 3 more") as error:
         prepare.run(folders(root, output_dir=str(tmp_path / "out")), run)
     assert "metadata/report.json" in str(error.value) and "\n" not in str(error.value)
-    report = json.loads((run.folder / "metadata" / "report.json").read_text())
+    report = json.loads((run.place / "metadata" / "report.json").read_text())
     assert [path for path, _ in report["unreadable"]] == [str(path) for path in bad]
     assert not (tmp_path / "out").exists()
 

@@ -151,16 +151,16 @@ def test_what_was_scored_is_saved_evaluated_and_served(place, monkeypatch, serve
     summary, run = place.publish(**FULL | KINDS[kind] | {"register": True})
     assert summary["best"]["epoch"] == best and summary["model"] == "models:/taxon-longtail-glyphs/1"
     scored = {name.removeprefix("val/"): value for name, value in summary["history"][best - 1][1].items() if name.startswith("val/")}
-    published = json.loads((run.folder / "evaluation" / "val" / "metrics.json").read_text())
+    published = json.loads((run.place / "evaluation" / "val" / "metrics.json").read_text())
     assert {name: published[name] for name in scored} == scored
     assert {name: summary["best_metrics"][f"best/val/{name}"] for name in scored} == scored
-    trained = rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.folder), **ON_CPU))
+    trained = rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.place), **ON_CPU))
     assert trained.epoch == best and trained.size == (12 if best <= 4 else 16)
     assert states.weights_digest(trained.model.state_dict()) == summary["weights_digest"] == run.tagged["taxon.weights_digest"]
     logits = trained.m.outputs(trained.model, "val", trained.size)["label"]
     assert classification_report.report(trained.m.data, "val", logits).metrics == scored
     answers = ClassifierPredictor(served).predict({"image": [str(path) for path in sorted((place.images / "val").rglob("*.png"))]})
-    expected = predicted(run.folder / "evaluation" / "val" / "predictions.csv")
+    expected = predicted(run.place / "evaluation" / "val" / "predictions.csv")
     assert [answer["class"] for answer in answers] == [name for name, _ in expected]
     assert [answer["confidence"] for answer in answers] == pytest.approx([confidence for _, confidence in expected], abs=1e-5)
 
@@ -269,7 +269,7 @@ def test_a_training_with_a_new_classifier_publishes_one_that_learnt(place):
 def test_a_run_shows_its_timeline_data_parameters_and_switches(place, capsys):
     _summary, run = place.publish(epochs=2, stage3_epoch=1, mixup_disable_epoch=1)
     said = capsys.readouterr().err
-    lines = json.loads((run.folder / "timeline.json").read_text())
+    lines = json.loads((run.place / "timeline.json").read_text())
     assert lines == timeline.describe(place.config(epochs=2, stage3_epoch=1, mixup_disable_epoch=1)) and len(lines) == 3
     assert all(f"taxon: {line}\n" in said for line in lines)
     assert "taxon: epoch 1: trained head -> all, mixup_alpha 0.4 -> 0\n" in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from PIL import Image
 
 from core.stages.longtail import checks, train
 from core.stages.longtail.config import LongtailTrainConfig
-from tests.core.stages.tiny import CLASSES, FakeRun, glyph
+from tests.core.stages.tiny import CLASSES, glyph
+from tests.memory_run import MemoryRun
 
 COUNTS = {"train": (12, 8, 5, 3), "val": (4, 4, 3, 2), "test": (3, 3, 3, 2)}
 EPOCH_OPTIONS = [f.name for f in dataclasses.fields(LongtailTrainConfig) if f.name.endswith(("_epoch", "_epoch1", "_epoch2"))]
@@ -86,26 +86,6 @@ def command_line(root: Path, **options: Any) -> list[str]:
     return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
 
 
-class LongtailRun(FakeRun):
-    """A run that also takes notes."""
-
-    noted = ""
-
-    def note(self, text: str) -> None:
-        self.noted = text
-
-
-class EvaluationRun(LongtailRun):
-    """A run that is handed whole folders: `at` is where they lie."""
-
-    def __init__(self, at: Path):
-        super().__init__(at)
-        self.at, self.folder = at, self._take
-
-    def _take(self, folder: Path, name: str) -> None:
-        shutil.copytree(folder, self.at / name)
-
-
 class Workplace:
     """A folder of tiny images, a cache, and long-tail trainings that start there."""
 
@@ -117,12 +97,12 @@ class Workplace:
         monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
         monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
 
-    def run(self) -> LongtailRun:
+    def run(self) -> MemoryRun:
         """Return a run of its own."""
         self.count += 1
         place = self.folder / f"run{self.count}"
         place.mkdir()
-        return LongtailRun(place)
+        return MemoryRun(place)
 
     def config(self, **options: Any) -> LongtailTrainConfig:
         """Return a tiny configuration on this place's images."""
@@ -138,7 +118,7 @@ class Workplace:
         training.fit()
         return training
 
-    def publish(self, **options: Any) -> tuple[dict[str, Any], LongtailRun]:
+    def publish(self, **options: Any) -> tuple[dict[str, Any], MemoryRun]:
         """Train and publish; return the summary and the run."""
         run = self.run()
         with run.ended:

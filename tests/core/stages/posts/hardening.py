@@ -15,7 +15,7 @@ from core.data import post_splits
 from core.data.posts import CLASS_NAMES, Posts
 from core.stages.posts import model
 from tests.core.data import fake_posts
-from tests.core.stages import tiny
+from tests.memory_run import MemoryRun
 
 WORDS = ("awful", "okay", "lovely")  # of the three classes
 MISLED = (4, 11, 18, 25)  # rows whose word is that of the next class
@@ -91,12 +91,12 @@ class Workplace:
         """Return the options that name the data."""
         return {"data_dir": str(self.root / "csv"), "data_root": str(self.root)} | options
 
-    def run(self) -> tiny.FakeRun:
+    def run(self) -> MemoryRun:
         """Return a run of its own."""
         self.count += 1
         place = self.folder / f"run{self.count}"
         place.mkdir()
-        return tiny.FakeRun(place)
+        return MemoryRun(place)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -29,13 +29,13 @@ def listed(workplace):
 def images(workplace, path, **options):
     run = workplace.run()
     config = AugmentImagesConfig(badcase_csv=str(path), data_root=str(workplace.root), **options)
-    return augment.run_images(config, run), run.folder / "badcase_aug"
+    return augment.run_images(config, run), run.place / "badcase_aug"
 
 
 def texts(workplace, path, **options):
     run = workplace.run()
     config = AugmentTextsConfig(badcase_csv=str(path), data_root=str(workplace.root), **options)
-    return augment.run_texts(config, run), run.folder / "badcase_text_aug"
+    return augment.run_texts(config, run), run.place / "badcase_text_aug"
 
 
 def test_image_variants_are_posts_with_other_pixels_and_the_same_words(workplace, listed, capsys):

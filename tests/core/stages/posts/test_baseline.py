@@ -62,7 +62,7 @@ def compared(pair, new="good", old="bad", **options):
     workplace, _, made, given_ = pair
     run = workplace.run()
     config = BaselineConfig(**given_ | {"weights": made[new], "baseline_weights": made[old]} | options)
-    return baseline.run(config, run), run.folder / "comparison"
+    return baseline.run(config, run), run.place / "comparison"
 
 
 def answers_of(pair):

@@ -19,6 +19,7 @@ from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking.stage import Finished
 from core.tracking.store import machine_lock
 from tests.core.stages.posts import tiny_posts
+from tests.memory_run import MemoryRun
 
 RNG = np.random.default_rng(0)
 
@@ -53,11 +54,8 @@ def told(root, tmp_path, monkeypatch):
             return str(len(trained)), folder
 
         monkeypatch.setattr(compare_variants, "trained", made)
-        run = tiny_posts.PostsRun(tmp_path / "comparison")
-        run.folder.mkdir()
-        place = run.folder
-        run.folder = lambda path, name: [(place / f"{name}-{item.name}").write_bytes(item.read_bytes()) for item in path.iterdir()]
-        return stage(config, run), place, trained
+        run = MemoryRun(tmp_path / "run")
+        return stage(config, run), run.place / "comparison", trained
 
     return tell
 
@@ -80,8 +78,8 @@ def test_heads_and_ablations_differ_in_nothing_else(told, root):
     assert all(getattr(one, name) == getattr(config, name) for _, one in trained for name in same)
     assert not any(one.register for _, one in trained) and summary["best"] == "base"
     names = {path.name for path in place.iterdir()}
-    assert names == {"comparison-table.csv", "comparison-comparison.json", "comparison-bars.png"}
-    assert json.loads((place / "comparison-comparison.json").read_text())["rows"][0]["accuracy"][0] == pytest.approx(11 / 12)
+    assert names == {"table.csv", "comparison.json", "bars.png"}
+    assert json.loads((place / "comparison.json").read_text())["rows"][0]["accuracy"][0] == pytest.approx(11 / 12)
 
 
 def test_a_gate_gives_way_where_one_side_is_seen(told, root):
@@ -113,7 +111,7 @@ def test_p_values_against_the_first_are_corrected_for_as_many_as_there_are(told,
     assert (ln["mcnemar_p"], mlp["mcnemar_p"]) == (1.0, 0.5) and (ln["mcnemar_p_holm"], mlp["mcnemar_p_holm"]) == (1.0, 1.0)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("p against the first (Holm)") and lines[-1].endswith(" 0.5 (1)")
-    written = (place / "comparison-table.csv").read_text().splitlines()
+    written = (place / "table.csv").read_text().splitlines()
     assert written[0].endswith(",mcnemar_p,mcnemar_p_holm") and written[1].endswith(",,") and written[3].endswith(",0.5,1")
 
 
@@ -181,17 +179,17 @@ def test_one_training_of_a_key_at_a_time_and_the_result_of_whoever_came_first_is
     monkeypatch.setattr(execute.stages, "find_finished", lambda key: asked.append(("find", locked())))
     monkeypatch.setattr(execute.stages, "find_unfinished", lambda key: None)
     monkeypatch.setattr(execute.stages, "load_finished", lambda run_id: finished)
-    monkeypatch.setattr("core.tracking.run.open_child", lambda *_: contextlib.nullcontext(tiny_posts.PostsRun(tmp_path)))
+    monkeypatch.setattr("core.tracking.run.open_child", lambda *_: contextlib.nullcontext(MemoryRun(tmp_path)))
     monkeypatch.setattr(optimize, "PostsTraining", train)
     with pytest.raises(Trained):
-        execute.below(child, tiny_posts.PostsRun(tmp_path))
+        execute.below(child, MemoryRun(tmp_path))
     with pytest.raises(Trained):
-        optimize.run(made, tiny_posts.PostsRun(tmp_path))
+        optimize.run(made, MemoryRun(tmp_path))
     assert asked == [("find", True), ("train", True)] * 2 and not locked()
     monkeypatch.setattr(execute.stages, "find_finished", lambda key: finished)
-    assert execute.below(child, tiny_posts.PostsRun(tmp_path)) == execute.Done(finished, True)
+    assert execute.below(child, MemoryRun(tmp_path)) == execute.Done(finished, True)
     with machine_lock(f"stage {optimize.key_of(made, rows)}"), pytest.raises(Trained):
-        execute.perform(OPTIMIZE_CLIP, made, tiny_posts.PostsRun(tmp_path))  # its pipeline holds the lock
+        execute.perform(OPTIMIZE_CLIP, made, MemoryRun(tmp_path))  # its pipeline holds the lock
 
 
 def test_macro_f1_is_that_of_the_classes_that_there_are():

@@ -17,7 +17,7 @@ from tests.core.stages.tiny import refused
 
 def analysed(workplace, **options):
     run = workplace.run()
-    return error_analysis.run(ErrorAnalysisConfig(**workplace.data(**options)), run), run.folder / "error_analysis"
+    return error_analysis.run(ErrorAnalysisConfig(**workplace.data(**options)), run), run.place / "error_analysis"
 
 
 def listed(workplace, name="train", rows=(4, 11)):

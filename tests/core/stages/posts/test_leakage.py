@@ -10,6 +10,7 @@ from core.serving import posts as serving
 from core.stages.posts import baseline, error_analysis, materials, mining, model, optimize, results, robustness
 from core.stages.posts.config_tools import BaselineConfig, ErrorAnalysisConfig, MineBadCasesConfig, RobustnessConfig
 from tests.core.stages.posts import hardening, tiny_posts
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_out_of_fold_predictions_by_weights_that_know_the_posts_are_refused(pred
         UserError,
         match=rf"{option} = '.*model\.safetensors' has learnt from 36 of the 36 training posts",
     ):
-        mining.run(config, tiny_posts.PostsRun(tmp_path))
+        mining.run(config, MemoryRun(tmp_path))
 
 
 @pytest.mark.parametrize("encoder", ["towers", "tfidf"])
@@ -56,7 +57,7 @@ def test_a_training_that_holds_them_out_refuses_them(predictor, tmp_path, monkey
     with pytest.raises(UserError, match=f"{option} = '.*' has learnt from 36 of the 36 validation posts"):
         if encoder == "tfidf":
             optimize.reference.fit(config, materials.gather(config, rows))
-        optimize.PostsTraining(config, rows, tiny_posts.PostsRun(tmp_path), "", tmp_path)
+        optimize.PostsTraining(config, rows, MemoryRun(tmp_path), "", tmp_path)
 
 
 def test_the_same_split_may_go_on_from_them(predictor):

@@ -44,7 +44,7 @@ def made(workplace):
 
 def merged(workplace, **options):
     run = workplace.run()
-    return merge.run(MergeConfig(**workplace.data(**options)), run), run.folder / "train_aug"
+    return merge.run(MergeConfig(**workplace.data(**options)), run), run.place / "train_aug"
 
 
 def test_each_row_says_where_it_comes_from(workplace, made, capsys):

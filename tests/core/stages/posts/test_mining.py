@@ -27,16 +27,16 @@ def mined(workplace, **options):
 
 def test_bad_cases_are_the_misled_training_posts(workplace, capsys):
     report, run = mined(workplace)
-    table = hardening.rows(run.folder / "bad_cases" / "bad_cases.csv")
+    table = hardening.rows(run.place / "bad_cases" / "bad_cases.csv")
     assert list(table[0]) == ["guid", "true_label", "pred_label", "confidence", "text_path", "image_path", "reason"]
     assert {row["guid"] for row in table} == {str(i + 1) for i in hardening.MISLED}
     assert all(row["reason"] == "wrong" and row["true_label"] != row["pred_label"] and row["confidence"] == "0.900000" for row in table)
     assert all(row["text_path"] == f"data/{row['guid']}.txt" and row["image_path"] == f"data/{row['guid']}.jpg" for row in table)
     assert report["bad_cases"] == report["wrong"] == 4 and report["posts"] == 36
     assert report["out_of_fold"]["accuracy"]["value"] == pytest.approx(32 / 36)
-    stored = json.loads((run.folder / "summary.json").read_text())
+    stored = json.loads((run.place / "summary.json").read_text())
     assert stored["bad_cases"] == 4
-    files = {path.name for path in (run.folder / "bad_cases").iterdir()}
+    files = {path.name for path in (run.place / "bad_cases").iterdir()}
     assert files == {"bad_cases.csv", "bad_cases.png", "oof_predictions.csv", "oof_reliability.png", "report.json"}
     assert "4 bad cases: 4 wrong" in capsys.readouterr().out
 
@@ -56,8 +56,8 @@ def test_a_given_model_that_has_seen_none_predicts_all_at_once(workplace, capsys
     report, run = mined(workplace, model="runs:/one")
     assert not workplace.trained and [len(texts) for texts, _ in workplace.predictor.asked] == [36]
     assert report["bad_cases"] == 4 and report["model"] == "runs:/one" and report["folds"] == 0
-    assert {row["guid"] for row in hardening.rows(run.folder / "bad_cases" / "bad_cases.csv")} == {str(i + 1) for i in hardening.MISLED}
-    assert {row["fold"] for row in hardening.rows(run.folder / "bad_cases" / "oof_predictions.csv")} == {""}
+    assert {row["guid"] for row in hardening.rows(run.place / "bad_cases" / "bad_cases.csv")} == {str(i + 1) for i in hardening.MISLED}
+    assert {row["fold"] for row in hardening.rows(run.place / "bad_cases" / "oof_predictions.csv")} == {""}
     assert "36 training posts, by runs:/one: accuracy" in capsys.readouterr().out
 
 
@@ -106,9 +106,9 @@ class Fingerprintless(Posts):
 def test_unsure_predictions_are_bad_cases_too_and_wrong_ones_come_first(workplace):
     workplace.predictor.sure = 0.45
     report, run = mined(workplace, shown=0)
-    reasons = [row["reason"] for row in hardening.rows(run.folder / "bad_cases" / "bad_cases.csv")]
+    reasons = [row["reason"] for row in hardening.rows(run.place / "bad_cases" / "bad_cases.csv")]
     assert reasons == ["wrong, low confidence"] * 4 + ["low confidence"] * 32 and report["only_low_confidence"] == 32
-    assert not (run.folder / "bad_cases" / "bad_cases.png").exists()
+    assert not (run.place / "bad_cases" / "bad_cases.png").exists()
     assert mined(workplace, confidence_below=0.4)[0]["bad_cases"] == 4
     assert mined(workplace, confidence_below=0.0)[0]["only_low_confidence"] == 0
 
@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_before_any_training(workplace, options, message):
 
 def test_what_was_written_reads_back(workplace):
     _, run = mined(workplace)
-    cases = bad_cases.read(run.folder / "bad_cases" / "bad_cases.csv", workplace.root)
+    cases = bad_cases.read(run.place / "bad_cases" / "bad_cases.csv", workplace.root)
     assert len(cases) == 4 and cases.posts.class_names == ("negative", "neutral", "positive")
     assert cases.posts.texts[0] == hardening.part(workplace.root, "train").texts[int(cases.posts.guids[0]) - 1]
 
@@ -191,7 +191,7 @@ def test_a_killed_mining_keeps_finished_folds_and_continues_the_one_in_work(work
     _, again = mined(workplace)
     assert len(workplace.trained) == 3 and places[1] == places[2] and len(set(places)) == 3 and not list(cache.iterdir())
     for name in ("bad_cases.csv", "oof_predictions.csv", "report.json"):
-        assert (again.folder / "bad_cases" / name).read_bytes() == (whole.folder / "bad_cases" / name).read_bytes()
+        assert (again.place / "bad_cases" / name).read_bytes() == (whole.place / "bad_cases" / name).read_bytes()
 
 
 @pytest.mark.parametrize("damage", [b"", b"no array", None])

@@ -21,6 +21,7 @@ from core.tracking import served
 from core.tracking.stage import Finished
 from core.training import state as states
 from tests.core.stages.posts import tiny_posts
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def published(root, tmp_path, work, monkeypatch):
     monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
 
     def publish(**options):
-        run = tiny_posts.PostsRun(tmp_path / "published" / str(len(list(tmp_path.glob("published/*")))))
-        run.folder.mkdir(parents=True)
+        run = MemoryRun(tmp_path / "published" / str(len(list(tmp_path.glob("published/*")))))
+        run.place.mkdir(parents=True)
         return optimize.train(tiny_posts.config(root, **options), run), run
 
     return publish
@@ -324,23 +325,23 @@ def test_the_published_run_is_opened_by_uri_folder_file_and_checkpoint(published
     found = [
         model.open_predictor(str(path)).probabilities(rows.texts, images)
         for path in (
-            run.folder,
-            run.folder / "predictor",
-            run.folder / "predictor" / "model.safetensors",
-            run.folder / summary["best_checkpoint"],
+            run.place,
+            run.place / "predictor",
+            run.place / "predictor" / "model.safetensors",
+            run.place / summary["best_checkpoint"],
         )
     ]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], atol=1e-5)
     assert (found[0].argmax(1) == rows.labels).mean() == pytest.approx(summary["best_metrics"]["best/test/accuracy"])
     low, high = (summary["best_metrics"][f"best/test/macro_f1_{end}"] for end in ("low", "high"))
-    assert low <= summary["best_metrics"]["best/test/macro_f1"] <= high and "macro f1" in run.tagged["note"]
+    assert low <= summary["best_metrics"]["best/test/macro_f1"] <= high and "macro f1" in run.noted
 
 
 def test_a_finished_training_registers_later_without_an_epoch_of_training(published, root, work, monkeypatch):
     first, run = published(epochs=2, lock_image=True)
     made = tiny_posts.config(root, epochs=2, lock_image=True, register=True)
-    finished = Finished("first", run.folder, {}, first)
+    finished = Finished("first", run.place, {}, first)
     monkeypatch.setattr(execute.stages, "find_finished", lambda key: finished)
     key = optimize.key_of(made)
     assert execute.find(key) is finished and execute.find(key, registers=True) is None
@@ -356,22 +357,22 @@ def test_a_finished_training_registers_later_without_an_epoch_of_training(publis
 
 def test_weights_of_another_head_are_never_loaded_loosely(published, work):
     _, run = published(epochs=1, lock_image=True)
-    about = json.loads((run.folder / "predictor" / "model.json").read_text())
-    (run.folder / "predictor" / "model.json").write_text(json.dumps(about | {"head_variant": "ln"}))
+    about = json.loads((run.place / "predictor" / "model.json").read_text())
+    (run.place / "predictor" / "model.json").write_text(json.dumps(about | {"head_variant": "ln"}))
     with pytest.raises(UserError, match=r"this model is damaged: model\.json is not the file that was registered"):
-        model.open_predictor(str(run.folder))
-    (run.folder / "predictor" / served.FACTS).unlink()  # as a folder made by hand
+        model.open_predictor(str(run.place))
+    (run.place / "predictor" / served.FACTS).unlink()  # as a folder made by hand
     with pytest.raises(UserError, match="has the weights of head=base, modalities=both, not of head=ln"):
-        model.open_predictor(str(run.folder))
+        model.open_predictor(str(run.place))
 
 
 def test_the_reference_line_is_published_the_same_way(published, root, work):
     summary, run = published(encoder="tfidf", image_weights="", min_count=1)
     rows = tiny_posts.parts(root)["test"]
-    predictor = model.open_predictor(str(run.folder))
+    predictor = model.open_predictor(str(run.place))
     probabilities = predictor.probabilities(rows.texts, model.images_of(rows, 16))
     assert summary["best_metrics"]["best/test/accuracy"] == (probabilities.argmax(1) == rows.labels).mean() == 1.0
-    assert not list(run.folder.rglob("*.pkl")) and summary["best"]["score"] == summary["best_metrics"]["best/val/macro_f1"]
+    assert not list(run.place.rglob("*.pkl")) and summary["best"]["score"] == summary["best_metrics"]["best/val/macro_f1"]
 
 
 TFIDF = [
@@ -512,7 +513,7 @@ def test_mistakes_are_found_before_any_work(options, message):
 def test_options_that_do_nothing_are_announced(root, tmp_path, work, monkeypatch, capsys, options, line):
     made = OptimizeClipConfig(data_dir=str(root), data_root=str(root), gpu="cpu", **options)
     monkeypatch.setattr(optimize, "train", lambda *_: {})
-    optimize.run(made, tiny_posts.PostsRun(tmp_path))
+    optimize.run(made, MemoryRun(tmp_path))
     assert capsys.readouterr().err == (f"taxon: {line}\n" if line else "")
 
 
@@ -531,7 +532,7 @@ def test_serving_takes_base64_and_paths_and_loads_without_the_training_data(publ
     import pandas
 
     _, run = published(epochs=2, lock_image=True)
-    served = serving._load_pyfunc(str(run.folder / "predictor"))
+    served = serving._load_pyfunc(str(run.place / "predictor"))
     rows = tiny_posts.parts(root)["test"]
     answers = served.predict(pandas.DataFrame({"image": [str(p) for p in rows.image_paths], "text": rows.texts}))
     direct = served.predictor.probabilities(rows.texts, model.images_of(rows, 16))

@@ -16,8 +16,8 @@ from core.stages.posts.config_tools import PostsPipelineConfig
 from core.stages.posts.stages import HEAD_VARIANT_COMPARE, OPTIMIZE_CLIP
 from core.tracking.stage import Finished
 from tests.core.data import fake_posts
-from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
+from tests.memory_run import MemoryRun
 
 NAMES = {"image_encoder_name": "clip:small-32x1", "text_encoder_name": "clip:small-32x1", "image_size": 32, "gpu": "cpu", "threads": 1}
 
@@ -43,7 +43,7 @@ def stages(tmp_path, monkeypatch):
         monkeypatch.setattr(pipeline.Pipeline, "_stage", note)
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         folder.mkdir()
-        pipeline.run(PostsPipelineConfig(**{"data_root": str(root)} | NAMES | options), tiny.FakeRun(folder))
+        pipeline.run(PostsPipelineConfig(**{"data_root": str(root)} | NAMES | options), MemoryRun(folder))
         return given
 
     return run
@@ -73,7 +73,7 @@ def test_a_finished_training_is_done_once_more_where_it_has_registered_nothing(t
     monkeypatch.setattr(execute.stages, "find_finished", lambda key: found)
     monkeypatch.setattr(execute.stages, "load_finished", lambda run_id: Finished(run_id, tmp_path, {}, {"model": "models:/x/1"}))
     made = object.__new__(pipeline.Pipeline)
-    made.config, made.run_, made.made, made.reused = PostsPipelineConfig(), tiny.FakeRun(tmp_path), {}, []
+    made.config, made.run_, made.made, made.reused = PostsPipelineConfig(), MemoryRun(tmp_path), {}, []
     made.server = SimpleNamespace(run=lambda request, curve: request.stage.name)
     given = OptimizeClipConfig(register=True)
     for name, stage, config in (

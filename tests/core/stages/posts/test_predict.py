@@ -12,6 +12,7 @@ from core.stages.posts import predict
 from core.stages.posts.config_tools import PredictConfig
 from tests.core.data import fake_posts
 from tests.core.stages.posts import tiny_posts
+from tests.memory_run import MemoryRun
 
 
 class ByLength:
@@ -42,7 +43,7 @@ def root(tmp_path):
 def told(tmp_path, monkeypatch):
     def tell(predictors, **options):
         monkeypatch.setattr(predict.model, "open_predictor", lambda uri: predictors[uri])
-        run = tiny_posts.PostsRun(tmp_path / "run")
+        run = MemoryRun(tmp_path / "run")
         return predict.run(PredictConfig(**options), run), run
 
     return tell
@@ -54,8 +55,8 @@ def test_every_guid_is_predicted_in_the_order_of_the_file(root, told, tmp_path):
     lines = (tmp_path / "new" / "out.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["guid", "11", "10", "9", "8", "7"]
     assert lines[4] == f"8,{one.class_names[len('longer than others') % 3]}"
-    assert (run.folder / "predictions" / "test_with_label.txt").read_text().splitlines() == lines
-    assert (run.folder / "predictions" / "confidence.csv").read_text().splitlines()[1].endswith("0.800000")
+    assert (run.place / "predictions" / "test_with_label.txt").read_text().splitlines() == lines
+    assert (run.place / "predictions" / "confidence.csv").read_text().splitlines()[1].endswith("0.800000")
     assert one.seen.shape == (5, 3, 8, 8) and summary["posts"] == sum(summary["tags"].values()) == 5
 
 
@@ -63,7 +64,7 @@ def test_a_csv_may_name_the_posts(tmp_path, told):
     root = tiny_posts.write(tmp_path / "tiny")
     summary, run = told({"a": ByLength()}, weights="a", data_root=str(root), predict_csv=str(root / "predict.csv"))
     guids = [line.split(",")[0] for line in (root / "predict.csv").read_text().splitlines()[1:]]
-    lines = (run.folder / "predictions" / "test_with_label.txt").read_text().splitlines()
+    lines = (run.place / "predictions" / "test_with_label.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == guids and summary["posts"] == 12
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,7 @@ from core.errors import UserError
 from core.stages.posts import prepare
 from core.stages.posts.config_tools import PreparePostsConfig
 from tests.core.data import fake_posts
-
-
-class KeptRun:
-    """Stands in for a tracking run: artifacts lie in `place`."""
-
-    def __init__(self, place: Path):
-        self.place, self.history, self.datasets = place, [], []
-
-    def folder(self, path: Path, folder: str = "") -> None:
-        shutil.copytree(path, self.place / folder)
-
-    def metrics(self, values, step) -> None:
-        self.history.append((values, step))
-
-    def dataset(self, *facts) -> None:
-        self.datasets.append(facts)
+from tests.memory_run import MemoryRun
 
 
 @pytest.fixture
@@ -46,11 +30,11 @@ def root(tmp_path, monkeypatch):
 
 
 def prepared(root: Path, name: str = "run", **options):
-    run = KeptRun(root.parent / name)
+    run = MemoryRun(root.parent / name)
     return prepare.run(PreparePostsConfig(data_root=str(root), **options), run), run
 
 
-def guids(run: KeptRun, name: str) -> list[str]:
+def guids(run: MemoryRun, name: str) -> list[str]:
     with open(run.place / "posts" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return [row["guid"] for row in csv.DictReader(file)]
 

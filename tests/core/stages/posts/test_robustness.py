@@ -27,12 +27,12 @@ def test_every_corruption_has_a_cell_for_each_severity(workplace, capsys):
     cells = {(cell["kind"], cell["corruption"], cell["severity"]) for cell in report["cells"]}
     known = [("image", name) for name in CORRUPTIONS] + [("text", name) for name in TEXT_CORRUPTIONS]
     assert len(CORRUPTIONS) >= 8 and cells == {(*one, severity) for one in known for severity in SEVERITIES}
-    folder = run.folder / "robustness"
+    folder = run.place / "robustness"
     stored = json.loads((folder / "robustness.json").read_text())
     assert stored["cells"] == report["cells"] and stored["posts"] == 12 and stored["part"] == "test"
     table = hardening.rows(folder / "robustness.csv")
     assert len(table) == 1 + len(cells) and table[0]["kind"] == "clean"
-    assert (folder / "robustness.png").stat().st_size > 10_000 and (run.folder / "manifest.json").exists()
+    assert (folder / "robustness.png").stat().st_size > 10_000 and (run.place / "manifest.json").exists()
     said = capsys.readouterr().out
     assert "mean corruption error, image" in said and "motion_blur" in said and said.count("\n") < 30
 
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_bytes(workplace):
     _, one = measured(workplace)
     _, two = measured(workplace)
     for name in ("robustness.json", "robustness.csv", "robustness.png"):
-        assert (one.folder / "robustness" / name).read_bytes() == (two.folder / "robustness" / name).read_bytes()
+        assert (one.place / "robustness" / name).read_bytes() == (two.place / "robustness" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from core.data.post_splits import read_csv
 from core.data.posts import Posts
 from core.stages.posts import checks, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
-from tests.core.stages.tiny import FakeRun
+from tests.memory_run import MemoryRun
 
 WORDS = {"negative": "sad bad awful tears", "neutral": "desk chair table lamp", "positive": "happy good lovely smile"}
 COLOURS = {"negative": (30, 30, 160), "neutral": (120, 120, 120), "positive": (220, 180, 40)}
@@ -74,25 +74,11 @@ def parts(root: Path) -> dict[str, Posts]:
     return {part: read_csv(root / f"{part}.csv", root) for part in COUNTS}
 
 
-class PostsRun(FakeRun):
-    """A run that also keeps notes, folders and single files."""
-
-    def note(self, markdown: str) -> None:
-        self.tagged["note"] = markdown
-
-    def folder_of(self, folder: str) -> Path:
-        return self.folder / folder
-
-    def write(self, name: str, writer: Any, folder: str = "") -> None:
-        (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        writer(self.folder / folder / name)
-
-
 def fitted(root: Path, work: Path, stop_after: int = 0, **options: Any) -> optimize.PostsTraining:
     """Return a training after its last epoch (or after `stop_after`), not published."""
     made = config(root, **options)
     work.mkdir(parents=True, exist_ok=True)
-    training = optimize.PostsTraining(made, materials.load_rows(made), PostsRun(work / "run"), "", work)
+    training = optimize.PostsTraining(made, materials.load_rows(made), MemoryRun(work / "run"), "", work)
     if stop_after:
         training.exhausted = lambda: bool(training.history) and training.history[-1][0] >= stop_after
     training.fit()
