@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import Metric
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial, TrialState
 
 from core import config as configuration
 from core import digest
 from core.tracking import run as tracking
-from core.tracking.outbox import BATCH
-from core.tracking.patience import Client
 from core.tracking.store import scratch
+from core.tracking.stored import StoredRun
 from tuning import plots
 from tuning.budget import FINISHED, Budget
 from tuning.trial import NUMBER_TAG, Task
@@ -32,7 +28,7 @@ def log_values(task: Task, budget: Budget) -> None:
     """Log the value of every finished trial at the step of its number, each exactly once, whoever finished it."""
     with budget.storage.lock(f"{task.study_name} report"):
         rows = {(f"trial/{task.metric}", trial.number): trial.value for trial in _finished(budget) if trial.value is not None}
-        _log_missing(task.run_id, rows)
+        StoredRun(task.run_id).missing_metrics(rows)
 
 
 def publish(task: Task, budget: Budget, signature: dict[str, str], done: bool) -> dict[str, Any]:
@@ -46,20 +42,19 @@ def publish(task: Task, budget: Budget, signature: dict[str, str], done: bool) -
     """
     with budget.storage.lock(f"{task.study_name} report"):
         summary = summarise(task, budget)
-        client = Client()
-        state = digest.of_json(summary)
-        if summary["finished"] and client.get_run(task.run_id).data.tags.get(PUBLISHED_TAG) != state:
-            _log_curves(task, budget)
+        run, state = StoredRun(task.run_id), digest.of_json(summary)
+        if summary["finished"] and run.tag(PUBLISHED_TAG) != state:
+            _log_curves(run, task, budget)
             place = scratch("study")
             try:
                 _write(place, task, budget, summary, signature)
-                client.log_artifacts(task.run_id, str(place))
+                run.folder(place)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            _tag(client, task, budget, summary)
-            client.set_tag(task.run_id, PUBLISHED_TAG, state)
+            _tell(run, task, summary)
+            run.tags({PUBLISHED_TAG: state})
         if done:
-            _close(client, task.run_id)
+            _close(run)
     return summary
 
 
@@ -114,15 +109,7 @@ def _best(task: Task, trials: list[FrozenTrial]) -> FrozenTrial | None:
     return max(ranked)[2] if ranked else None
 
 
-def _log_missing(run_id: str, rows: dict[tuple[str, int], float]) -> None:
-    client, now = Client(), int(time.time() * 1000)
-    have = {(key, metric.step) for key in {key for key, _ in rows} for metric in client.get_metric_history(run_id, key)}
-    missing = [Metric(key, value, now, step) for (key, step), value in rows.items() if (key, step) not in have]
-    for start in range(0, len(missing), BATCH):
-        client.log_batch(run_id, metrics=missing[start : start + BATCH])
-
-
-def _log_curves(task: Task, budget: Budget) -> None:
+def _log_curves(run: StoredRun, task: Task, budget: Budget) -> None:
     """Log values, and the best so far over the trials' numbers."""
     rows: dict[tuple[str, int], float] = {}
     finished = _finished(budget)
@@ -132,7 +119,7 @@ def _log_curves(task: Task, budget: Budget) -> None:
         best = _best(task, finished[:place]) if trial.state == TrialState.COMPLETE else None
         if best is not None and best.value is not None:
             rows[(f"best/{task.metric}", trial.number)] = best.value
-    _log_missing(task.run_id, rows)
+    run.missing_metrics(rows)
 
 
 def _write(place: Path, task: Task, budget: Budget, summary: dict[str, Any], signature: dict[str, str]) -> None:
@@ -147,29 +134,22 @@ def _write(place: Path, task: Task, budget: Budget, summary: dict[str, Any], sig
         plots.write(place / "plots", budget.study, task.metric, task.parameters)
 
 
-def _tag(client: Client, task: Task, budget: Budget, summary: dict[str, Any]) -> None:
-    run_id, best = task.run_id, summary["best"]
-    client.set_tag(run_id, "taxon.trials", str(summary["finished"]))
+def _tell(run: StoredRun, task: Task, summary: dict[str, Any]) -> None:
+    best = summary["best"]
+    run.tags({"taxon.trials": summary["finished"]})
     facts = f"{summary['finished']} trials finished, {summary['pruned']} of them pruned early; {summary['failed']} failed."
     lines = [f"**Study `{task.study_name}`** by `{task.metric}` ({task.space.direction}). {facts}", ""]
     if best:
-        client.set_tag(run_id, "taxon.best_run", best["run_id"])
-        client.set_tag(run_id, "taxon.best_value", repr(best["value"]))
+        run.tags({"taxon.best_run": best["run_id"], "taxon.best_value": repr(best["value"])})
         lines += ["| option | best |", "|---|---|", *(f"| {name} | {value} |" for name, value in best["params"].items())]
         lines += [f"| **{task.metric}** | **{best['value']:.4f}** (trial {best['number']}) |", ""]
-        lines += [f"Train with it: `mlflow run . -e {task.space.stage.name} -P config=runs:/{run_id}/best.json`", ""]
+        lines += [f"Train with it: `mlflow run . -e {task.space.stage.name} -P config=runs:/{run.run_id}/best.json`", ""]
     lines += ["Artifacts: `trials.csv`, `best.json`, `study.json`, `plots/`."]
-    client.set_tag(run_id, MLFLOW_RUN_NOTE, "\n".join(lines))
+    run.note("\n".join(lines))
 
 
-def _close(client: Client, run_id: str) -> None:
+def _close(run: StoredRun) -> None:
     """End the study's run, whose own process may be gone, and trials' runs that no worker holds: no trial is running any more."""
-    info = client.get_run(run_id).info
-    children = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
-    for child in client.search_runs([info.experiment_id], children, max_results=1000):
-        if NUMBER_TAG in child.data.tags:
-            tracking.fail(child.info.run_id, "its worker died; another trial continues it", "KILLED")
-    if info.status != "FINISHED":
-        client.set_terminated(run_id, "FINISHED")
-        if "taxon.reason" in client.get_run(run_id).data.tags:
-            client.delete_tag(run_id, "taxon.reason")
+    for run_id in run.running_below(NUMBER_TAG):
+        tracking.fail(run_id, "its worker died; another trial continues it", "KILLED")
+    run.end()

@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from core import config as configuration
 from core import digest
 from core.errors import UserError
 from core.tracking import provenance
 from core.tracking import run as tracking
-from core.tracking.run import Run
+from core.tracking.patience import StoreError
+from core.tracking.run import PARENT_TAG, Run
+from core.tracking.stored import StoredRun
 from tuning import config as tune_config
 from tuning import report, samplers
 from tuning.budget import Answer, Budget
 from tuning.space import Parameters, Space
 from tuning.storage import STORAGE_OUTAGES, Storage, open_storage, unusable
-from tuning.trial import Task, status_of
+from tuning.trial import Task
 
 ATTRIBUTE = "taxon"  # the study's user attribute with its signature
 CODE = "code"  # ... and with the digest of the code that it was begun with
@@ -153,7 +153,7 @@ def _work(budget: Budget, task: Task, options: Any) -> bool:
                 continue
             task.run(got, budget)
             frozen()
-            with contextlib.suppress(MlflowException):  # the curves are completed when the study is published
+            with contextlib.suppress(StoreError):  # the curves are completed when the study is published
                 budget.storage.patiently(lambda: report.log_values(task, budget))
     return False
 
@@ -216,15 +216,15 @@ def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Run, own:
     with contextlib.ExitStack() as stack:
         with storage.lock(plan.name):
             runs = study.user_attrs.get("runs", [])
-            found = next(filter(status_of, runs), "")
+            found = next((one for one in runs if StoredRun(one).status), "")
             if not found:
                 mine = run if own else stack.enter_context(tracking.open_child(run.run_id, plan.name, f"tune_{plan.space.name}", {}))
                 study.set_user_attr("runs", [*runs, mine.run_id])
                 _describe(plan, mine)
                 found = mine.run_id
             elif found != run.run_id:
-                run.tags({"taxon.continues": found} | ({MLFLOW_PARENT_RUN_ID: found} if own else {}))
-                if status_of(found) != "RUNNING":
+                run.tags({"taxon.continues": found} | ({PARENT_TAG: found} if own else {}))
+                if StoredRun(found).status != "RUNNING":
                     with contextlib.suppress(UserError):  # another process of this machine has it
                         stack.enter_context(tracking.reopen(found))
         yield found

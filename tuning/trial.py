@@ -16,7 +16,6 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
@@ -26,16 +25,17 @@ from core.errors import Gone, UserError, nearest
 from core.stages import execute
 from core.tracking import lifeline, stage
 from core.tracking import run as tracking
-from core.tracking.patience import Client
+from core.tracking.patience import StoreError
 from core.tracking.run import Run
 from core.tracking.store import machine_lock
+from core.tracking.stored import StoredRun
 from tuning.budget import Budget, Outcome
 from tuning.space import Parameters, Space
 from tuning.storage import STORAGE_OUTAGES
 
 KEY_TAG, VALUE_TAG, STATE_TAG, NUMBER_TAG = "taxon.trial_key", "taxon.trial_value", "taxon.trial_state", "taxon.trial"
 # Not the trial's fault: the worker ends, and the trial is continued by another one or by the same command.
-OUTAGES = (Gone, MlflowException, *STORAGE_OUTAGES)
+OUTAGES = (Gone, StoreError, *STORAGE_OUTAGES)
 
 
 class Heartbeat:
@@ -203,29 +203,15 @@ class Task:
 
 def _finished(key: str) -> tuple[str, float] | None:
     """Return (run id, value) of a complete trial with this key: its worker may have died before it could say so."""
-    client = Client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    wanted = f"tags.`{KEY_TAG}` = '{key}' and tags.`{STATE_TAG}` = 'COMPLETE' and attributes.status = 'FINISHED'"
-    found = client.search_runs(experiments, wanted, max_results=1)
-    return (found[0].info.run_id, float(found[0].data.tags[VALUE_TAG])) if found else None
+    found = StoredRun.finished_with({KEY_TAG: key, STATE_TAG: "COMPLETE"})
+    return (found.run_id, float(found.tag(VALUE_TAG))) if found else None
 
 
 def _end_run_of_dead_worker(trial: Trial) -> None:
     """Mark the run of the attempt before this one KILLED: its machine may never start again and see to it."""
     run_id = trial.user_attrs.get("run_id")
-    if run_id and status_of(run_id) == "RUNNING":
+    if run_id and StoredRun(run_id).status == "RUNNING":
         tracking.fail(run_id, f"its worker died; trial {trial.number} continues it", "KILLED")
-
-
-def status_of(run_id: str) -> str:
-    """Return the status of a run; '' when this store does not have it, or only deleted."""
-    try:
-        info = Client().get_run(run_id).info
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return ""
-    return info.status if info.lifecycle_stage == "active" else ""
 
 
 def _say(trial: Trial, outcome: Outcome | None) -> None:

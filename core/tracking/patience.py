@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from core.errors import Gone, UserError
 
 T = TypeVar("T")
+StoreError = MlflowException  # what the store answers, or the client says for it, where it does not do what it is asked for
 PATIENCE = "TAXON_STORE_PATIENCE"  # environment variable: seconds for which the store may be away
 SECONDS = 600.0
 SAID_AFTER = 5.0  # seconds of silence before a line says what is waited for

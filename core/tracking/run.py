@@ -37,7 +37,8 @@ MAKING = "making a run"  # the lock under which runs are made and stale ones loo
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
-NOTE_TAG = MLFLOW_RUN_NOTE
+NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
+REASON_TAG = "taxon.reason"  # why a run is FAILED or KILLED
 UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
@@ -171,7 +172,7 @@ class Run:
             gone = gone or self.outbox.gone
             if gone is None:
                 if reason:
-                    self.tags({"taxon.reason": reason})
+                    self.tags({REASON_TAG: reason})
                 self.client.set_terminated(self.run_id, status)
         except Gone as error:
             return error
@@ -203,7 +204,7 @@ def run_tags(values: Mapping[str, object]) -> list[RunTag]:
 
 def tag_texts(values: Mapping[str, object]) -> dict[str, str]:
     """Return names and values of tags as every store takes them; the name of a run is a tag that PostgreSQL keeps in 250 characters."""
-    limits = {MLFLOW_RUN_NAME: names.KEY, MLFLOW_RUN_NOTE: names.TAG}
+    limits = {MLFLOW_RUN_NAME: names.KEY, NOTE_TAG: names.TAG}
     return {names.key(key): names.cut(value, limits.get(key, names.TAG)) for key, value in values.items()}
 
 
@@ -222,7 +223,7 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
     """End a run that was never taken over; a store that does not answer is no further error."""
     client = Client()
     with contextlib.suppress(MlflowException, Gone), at_most(BRIEFLY):
-        client.set_tag(run_id, "taxon.reason", names.cut(reason, names.TAG))
+        client.set_tag(run_id, REASON_TAG, names.cut(reason, names.TAG))
         client.set_terminated(run_id, status)
 
 
@@ -275,7 +276,7 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     if info.lifecycle_stage != "active" and (gone := why_gone(client.raw, parent_run_id)):
         raise gone
     experiment = info.experiment_id
-    own = {MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: parent_run_id, "taxon.entry_point": entry_point}
+    own = {MLFLOW_RUN_NAME: name, PARENT_TAG: parent_run_id, "taxon.entry_point": entry_point}
     asked_at = time.time()
     run = _made(client, experiment, {**own, **tags})
     run.asked_at = asked_at  # not the start of this process, which may have trained other children before
@@ -339,7 +340,7 @@ def reopen(run_id: str) -> Run:
     artifact_root.require(artifact_root.of_run(found.info.artifact_uri, run_id))
     run = Run(client, run_id, continued=True)  # first its lock, so that no sweep takes it for a stale one
     client.update_run(run_id, status="RUNNING")
-    run.untag("taxon.reason")
+    run.untag(REASON_TAG)
     run.tags({"taxon.host": provenance.host()})
     return run
 
@@ -385,7 +386,7 @@ def sweep(client: Client) -> list[str]:
         with machine_lock(f"run {run_id}", blocking=False) as free:
             # Asked again under the lock: it may have finished since the search.
             if free and run_id != os.environ.get("MLFLOW_RUN_ID") and client.get_run(run_id).info.status == "RUNNING":
-                client.set_tag(run_id, "taxon.reason", "its process ended without finishing the run; marked by the next start")
+                client.set_tag(run_id, REASON_TAG, "its process ended without finishing the run; marked by the next start")
                 client.set_terminated(run_id, "KILLED")
                 stale.append(run_id)
     return stale

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-
 from core import digest
 from core.errors import UserError
 from core.places import cache_home, made
 from core.tracking import provenance
 from core.tracking.patience import Client
-from core.tracking.run import MADE_TAG, Run
+from core.tracking.recorder import Recorder
+from core.tracking.run import MADE_TAG, NOTE_TAG, REASON_TAG
 from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"
@@ -94,7 +93,7 @@ class Finished:
     summary: dict[str, Any]
 
 
-def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> Manifest:
+def publish(run: Recorder, folder: Path, summary: dict[str, Any], keep: Callable[[Path], bool] = lambda path: True) -> Manifest:
     """Store a finished stage's files with their manifest (size, sha256), which goes last, so it vouches for all of them; return it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
@@ -102,7 +101,7 @@ def publish(run: Run, folder: Path, summary: dict[str, Any], keep: Callable[[Pat
 
 
 def publish_more(
-    run: Run, folder: Path, added: dict[str, Any], published: Manifest, keep: Callable[[Path], bool] = lambda path: True
+    run: Recorder, folder: Path, added: dict[str, Any], published: Manifest, keep: Callable[[Path], bool] = lambda path: True
 ) -> Manifest:
     """Store the files that have come to a published stage, and what its summary got; return the manifest of all.
 
@@ -113,7 +112,7 @@ def publish_more(
     return _stored(run, folder, keep, published)
 
 
-def _stored(run: Run, folder: Path, keep: Callable[[Path], bool], published: Manifest) -> Manifest:
+def _stored(run: Recorder, folder: Path, keep: Callable[[Path], bool], published: Manifest) -> Manifest:
     watch = _watch.get()
     files = sorted(path for path in folder.rglob("*") if path.is_file() and keep(path) and (watch is None or watch.keep(path)))
     manifest = dict(published)
@@ -137,9 +136,9 @@ def clear(folder: Path) -> None:
 def told(run_id: str, client: Client | None = None) -> dict[str, str]:
     """Return the tags that a stage gave its run, and its note: not those that say where and by which command it ran."""
     client = client or Client()
-    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", "taxon.reason", "taxon.continues", UNFINISHED_TAG, MADE_TAG}
+    about = {*provenance.tags(), "taxon.entry_point", "taxon.command", REASON_TAG, "taxon.continues", UNFINISHED_TAG, MADE_TAG}
     tags = client.get_run(run_id).data.tags.items()
-    return {name: value for name, value in tags if (name.startswith("taxon.") and name not in about) or name == MLFLOW_RUN_NOTE}
+    return {name: value for name, value in tags if (name.startswith("taxon.") and name not in about) or name == NOTE_TAG}
 
 
 def find_finished(key: str, client: Client | None = None) -> Finished | None:
