@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from core.errors import UserError, nearest
@@ -19,6 +19,9 @@ from core.places import unwritable
 from core.tracking.patience import at_most
 from core.tracking.store import without_password
 from core.tracking.uri import local_artifacts, scheme_of
+
+if TYPE_CHECKING:
+    from core.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,10 @@ def of_run(artifact_uri: str, run_id: str) -> str:
     return artifact_uri.removesuffix(f"/{run_id}/artifacts")
 
 
-def settle(run: Any, seconds: float) -> None:
+def settle(run: Run, seconds: float) -> None:
     """Find out whether the artifacts of a run that is open can be stored; a distant store gets the first small file.
 
     Args:
-        run: the core.tracking.run.Run.
         seconds: for which a distant store is waited for.
 
     Raises:

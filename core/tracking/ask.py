@@ -34,21 +34,21 @@ def answers(folder: Path, rows: Iterable[dict[str, str]], what: str) -> list[dic
     with subprocess.Popen(words, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             found = [answer for some in _exchange(process, rows, what) for answer in some]
-            process.stdin.close()
         except BaseException:
             process.kill()
             raise
     return found
 
 
-def _exchange(process: subprocess.Popen, rows: Iterable[dict[str, str]], what: str) -> Iterator[list[dict[str, Any]]]:
+def _exchange(process: subprocess.Popen[str], rows: Iterable[dict[str, str]], what: str) -> Iterator[list[dict[str, Any]]]:
     """Send some rows, wait for their answers, and so on."""
-    left = iter(rows)
+    asked, answered, left = process.stdin, process.stdout, iter(rows)
+    assert asked is not None and answered is not None  # both are pipes
     while some := list(islice(left, ROWS)):
         with contextlib.suppress(BrokenPipeError):  # what it said before it ended follows
-            process.stdin.write(json.dumps(some) + "\n")
-            process.stdin.flush()
-        line = process.stdout.readline()
+            asked.write(json.dumps(some) + "\n")
+            asked.flush()
+        line = answered.readline()
         said = json.loads(line) if line else {"error": f"its process ended with code {process.wait()}"}
         if isinstance(said, dict):
             raise UserError(f"{what} cannot be asked: {said['error']}")
@@ -56,3 +56,4 @@ def _exchange(process: subprocess.Popen, rows: Iterable[dict[str, str]], what: s
             if answer.get("error"):
                 raise UserError(f"{what} cannot be asked: {answer['error']}")
         yield said
+    asked.close()

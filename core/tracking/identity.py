@@ -107,9 +107,9 @@ def akin(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     leave too little to tell by and count as others.
     """
     ends = [sketch[-1] for sketch in (one, other) if len(sketch) == SKETCH]
-    one, other = ({content for content in sketch if not ends or content <= min(ends)} for sketch in (one, other))
-    least = min(len(one), len(other))
-    return len(one & other) >= max(SHARED * least, min(LEAST_SHARED, least), 1)
+    mine, theirs = ({content for content in sketch if not ends or content <= min(ends)} for sketch in (one, other))
+    least = min(len(mine), len(theirs))
+    return len(mine & theirs) >= max(SHARED * least, min(LEAST_SHARED, least), 1)
 
 
 def claim(client: Client, name: str, identity: Identity, tags: dict[str, Any]) -> str:

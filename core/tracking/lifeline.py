@@ -59,7 +59,7 @@ def _watch(chain: list[tuple[int, int]]) -> None:
 
 def _still_parent(child: int, parent: int) -> bool:
     try:
-        return psutil.Process(child).ppid() == parent
+        return bool(psutil.Process(child).ppid() == parent)
     except psutil.NoSuchProcess:
         return False
 

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from core.errors import Gone
 from core.places import cache_home, made
 from core.tracking import names
-from core.tracking.patience import Client, is_outage, why_gone
+from core.tracking.patience import is_outage, why_gone
 from core.tracking.store import machine_lock
 
 BATCH = 500  # below the 1,000 metrics that one log_batch takes
@@ -157,7 +157,7 @@ class Outbox:
         return True
 
 
-def send(client: MlflowClient | Client, run_id: str, rows: list[tuple[str, float, int, int]]) -> None:
+def send(client: MlflowClient, run_id: str, rows: list[tuple[str, float, int, int]]) -> None:
     """Send records in one request."""
     client.log_batch(run_id, metrics=[Metric(key, value, moment, step) for key, value, step, moment in rows])
 
@@ -192,7 +192,7 @@ def _say_refused(run_id: str, rows: list[tuple[str, float, int, int]], error: Ex
         )
 
 
-def stored(client: MlflowClient | Client, run_id: str) -> set[tuple[str, int]]:
+def stored(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
     """Return every (metric, step) that the store holds for a run."""
     keys = client.get_run(run_id).data.metrics
     return {(key, metric.step) for key in keys for metric in client.get_metric_history(run_id, key)}

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -157,7 +157,13 @@ def _reason(error: BaseException) -> str:
     return found[-1] if found else (said[:120] or type(error).__name__)
 
 
-class Client:
+if TYPE_CHECKING:
+    _Asked = MlflowClient  # a type checker sees all of the methods that are handed on
+else:
+    _Asked = object
+
+
+class Client(_Asked):
     """MLflow's client, patient: every call waits out an outage, and a write to what was deleted raises Gone.
 
     All calls but two can be repeated safely; `core.tracking.run` makes runs, and `core.tracking.registry` versions, so that a repeated

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import unicodedata
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,9 @@ from core.lineage import short
 from core.tracking import identity as identities
 from core.tracking import names, provenance, served
 from core.tracking.identity import Identity
-from core.tracking.patience import once, patiently
-from core.tracking.run import MADE_TAG, Run, tag_texts
+from core.tracking.patience import Client, once, patiently
+from core.tracking.recorder import Recorder
+from core.tracking.run import MADE_TAG, tag_texts
 from core.tracking.store import machine_lock, scratch
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ def model_name(family: str, data: str) -> str:
 
 
 def register(
-    run: Run,
+    run: Recorder,
     name: str,
     data: Path,
     loader_module: str,
@@ -137,9 +138,9 @@ def register(
         tags = {**tags, **evaluation.tags()}
     if identity is not None:
         identity.write(data)
-        name = identities.claim(run.client, name, identity, tags)
+        name = identities.claim(Client(), name, identity, tags)
     served.seal(data, loader_module)
-    place = scratch("model")
+    client, place = Client(), scratch("model")
     try:
         folder = _save(place / "model", data, columns, example, requirements(loader_module))
         tags = tag_texts({**tags, FILES_TAG: files_digest(folder)})
@@ -147,42 +148,45 @@ def register(
         model_id = "" if made else _log(run, name, folder, tags, metrics)
         with machine_lock(f"register {name}"):
             number = made or _version(run, name, model_id, tags)
-            run.client.update_model_version(name, number, description=_described(name, metrics, evaluation))
-            run.client.set_registered_model_alias(name, "challenger", number)
+            client.update_model_version(name, number, description=_described(name, metrics, evaluation))
+            client.set_registered_model_alias(name, "challenger", number)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return f"models:/{name}/{number}"
 
 
-def _made_before(run: Run, name: str, files: str) -> str:
+def _made_before(run: Recorder, name: str, files: str) -> str:
     """Return the number of the version that the run has made of files of this digest; '' where there is none."""
-    found = ask(lambda: run.client.raw.search_model_versions(f"run_id = '{run.run_id}'"), f"register {name}")
+    found = ask(lambda: Client().raw.search_model_versions(f"run_id = '{run.run_id}'"), f"register {name}")
     return next((str(one.version) for one in found if one.name == name and one.tags.get(FILES_TAG) == files), "")
 
 
-def _log(run: Run, name: str, folder: Path, tags: dict[str, str], metrics: dict[str, float]) -> str:
+def _log(run: Recorder, name: str, folder: Path, tags: dict[str, str], metrics: dict[str, float]) -> str:
     """Store a model's files as a logged model of the run, in the run's experiment, with its metrics; return its id."""
     from mlflow.entities import LoggedModelStatus, Metric
 
-    raw, what, number = run.client.raw, f"register {name}", uuid.uuid4().hex
-    making = {"name": name, "source_run_id": run.run_id, "tags": {**tags, MADE_TAG: number}, "model_type": "taxon"}
+    client, what, number = Client(), f"register {name}", uuid.uuid4().hex
+    raw, experiment, marked = client.raw, client.get_run(run.run_id).info.experiment_id, {**tags, MADE_TAG: number}
 
     def find() -> str | None:
-        made = raw.search_logged_models([run.experiment_id], f"tags.`{MADE_TAG}` = '{number}'", max_results=1)
+        made = raw.search_logged_models([experiment], f"tags.`{MADE_TAG}` = '{number}'", max_results=1)
         return made[0].model_id if made else None
 
-    model_id = once(lambda: raw.create_logged_model(run.experiment_id, **making).model_id, find, what)
+    def make() -> str:
+        return str(raw.create_logged_model(experiment, name, run.run_id, marked, model_type="taxon").model_id)
+
+    model_id = once(make, find, what)
     ask(lambda: raw.log_model_artifacts(model_id, str(folder)), what)
     ask(lambda: raw.finalize_logged_model(model_id, LoggedModelStatus.READY), what)
     cleaned = {names.key(key): value for key, value in metrics.items()}
     stamped = [Metric(key, value, 0, 0, model_id=model_id, run_id=run.run_id) for key, value in cleaned.items()]
-    run.client.log_batch(run.run_id, metrics=stamped)
+    client.log_batch(run.run_id, metrics=stamped)
     return model_id
 
 
-def _version(run: Run, name: str, model_id: str, tags: dict[str, str]) -> str:
+def _version(run: Recorder, name: str, model_id: str, tags: dict[str, str]) -> str:
     """Make the version of a logged model and return its number; one that was made when an answer was lost is found."""
-    raw, source = run.client.raw, f"models:/{model_id}"
+    raw, source = Client().raw, f"models:/{model_id}"
 
     def make() -> str:
         try:
@@ -237,10 +241,12 @@ def _save(folder: Path, data: Path, columns: Columns, example: Any, pinned: Sequ
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    takes, gives = ([ColSpec(kind, name) for name, kind in part.items()] for part in columns)
-    gives.append(ColSpec("string", "error", required=False))  # why a row has no answer; only where one has none
+    def schema(part: dict[str, str], *more: ColSpec) -> Schema:
+        return Schema([*(ColSpec(kind, name) for name, kind in part.items()), *more])
+
+    error = ColSpec("string", "error", required=False)  # why a row has no answer; only where one has none
     parameters = ParamSchema([ParamSpec("top_k", DataType.long, 0)])  # core.serving.answers
-    signature = ModelSignature(Schema(takes), Schema(gives), parameters)
+    signature = ModelSignature(schema(columns[0]), schema(columns[1], error), parameters)
     with quiet():
         mlflow.pyfunc.save_model(
             path=str(folder),
@@ -257,7 +263,7 @@ def _save(folder: Path, data: Path, columns: Columns, example: Any, pinned: Sequ
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keep MLflow's progress bars and notices off the terminal; its errors still come as exceptions."""
     logger = logging.getLogger("mlflow")
     level = logger.level

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from mlflow.entities import Experiment, Param, RunTag
+from mlflow.entities import Run as Entity
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -27,8 +28,6 @@ from core.tracking.patience import Client, at_most, once, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run as Stored
-
     from core.tracking.recorder import Recorder
 
 EXPERIMENT = "taxon"
@@ -94,7 +93,7 @@ class Run:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        SystemMetricsMonitor(self.run_id).start()
+        SystemMetricsMonitor(self.run_id).start()  # type: ignore[no-untyped-call]
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, all in one request; values are cut to what every store accepts."""
@@ -103,8 +102,8 @@ class Run:
     def params(self, values: Mapping[str, object]) -> None:
         """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""
         have = self.client.get_run(self.run_id).data.params
-        values = {names.key(key): names.cut(value, names.PARAM) for key, value in values.items()}
-        new = [Param(key, value) for key, value in values.items() if key not in have]
+        texts = {names.key(key): names.cut(value, names.PARAM) for key, value in values.items()}
+        new = [Param(key, text) for key, text in texts.items() if key not in have]
         for start in range(0, len(new), 100):
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
@@ -297,7 +296,7 @@ def _create_once(client: Client, experiment: str, tags: dict[str, str]) -> str:
         made = client.raw.search_runs([experiment], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
         return made[0].info.run_id if made else None
 
-    return once(lambda: client.raw.create_run(experiment, tags=tags).info.run_id, find, "make a run")
+    return once(lambda: str(client.raw.create_run(experiment, tags=tags).info.run_id), find, "make a run")
 
 
 def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:
@@ -326,7 +325,7 @@ def started_with(run_id: str, entry_point: str) -> tuple[dict[str, str], dict[st
     return data.params, data.tags
 
 
-def _existing(client: Client, run_id: str) -> Stored:
+def _existing(client: Client, run_id: str) -> Entity:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
@@ -355,14 +354,16 @@ def experiment_id(client: Client) -> str:
         return found.experiment_id
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with machine_lock(f"experiment {name}"):
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            _require_live_experiment(found, "MLFLOW_EXPERIMENT_NAME")
-            return found.experiment_id
-        try:
-            return client.create_experiment(name, tags=UI_LAYOUT)
-        except MlflowException:  # another machine was faster
-            return client.get_experiment_by_name(name).experiment_id
+        named = client.get_experiment_by_name(name)
+        if named is None:
+            try:
+                return client.create_experiment(name, tags=UI_LAYOUT)
+            except MlflowException:
+                named = client.get_experiment_by_name(name)
+                if named is None:  # it is not that another machine was faster
+                    raise
+        _require_live_experiment(named, "MLFLOW_EXPERIMENT_NAME")
+        return named.experiment_id
 
 
 def _require_live_experiment(found: Experiment, variable: str) -> None:

@@ -74,9 +74,10 @@ class Served:
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return one answer a row; raise BadRequest for rows that cannot be answered."""
         try:
-            return self.predictor.predict(table, params)
+            answers: list[dict[str, Any]] = self.predictor.predict(table, params)
         except UserError as error:
             raise BadRequest(str(error)) from None
+        return answers
 
 
 def _load_pyfunc(path: str) -> Served:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Run as Entity
+
 from core import digest
 from core.errors import UserError
 from core.places import cache_home, made
@@ -227,11 +229,12 @@ def trained_data(client: Client | None = None) -> set[str]:
     return {run.data.tags.get("taxon.data", "") for run in _trainings("", client)}
 
 
-def _trainings(wanted: str, client: Client | None) -> list[Any]:
+def _trainings(wanted: str, client: Client | None) -> list[Entity]:
     client = client or Client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     finished = "tags.`taxon.best_checkpoint` != '' and attributes.status = 'FINISHED'"
-    found, token = [], None
+    found: list[Entity] = []
+    token = None
     while True:
         page = client.search_runs(experiments, f"{wanted} and {finished}" if wanted else finished, max_results=1000, page_token=token)
         found += page

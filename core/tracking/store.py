@@ -8,6 +8,7 @@ import re
 import socket
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1
 
 
 @contextmanager
-def machine_lock(name: str, blocking: bool = True):
+def machine_lock(name: str, blocking: bool = True) -> Iterator[bool]:
     """Hold a lock that all processes of this machine share; without `blocking`, yield False when another holds it.
 
     The kernel drops the lock with its process, so a killed holder leaves nothing behind.
@@ -35,7 +36,7 @@ def machine_lock(name: str, blocking: bool = True):
 
 
 @contextmanager
-def file_lock(path: Path, blocking: bool = True):
+def file_lock(path: Path, blocking: bool = True) -> Iterator[bool]:
     """Hold the lock of a file that is made for it; without `blocking`, yield False when another holds it."""
     with _lock_file(path) as file:
         try:

@@ -80,5 +80,4 @@ class StoredRun:
                 self.client.delete_tag(self.run_id, REASON_TAG)
 
     def _entity(self) -> Entity:
-        found: Entity = self.client.get_run(self.run_id)
-        return found
+        return self.client.get_run(self.run_id)

@@ -62,10 +62,11 @@ def registry_named(what: str) -> Iterator[None]:
 def names(client: Client) -> list[str]:
     """Return the names of all registered models."""
     with registry_named("the list of models"):
-        found, page = [], client.search_registered_models()
-        while page:
+        page = client.search_registered_models()
+        found = [model.name for model in page]
+        while page.token:
+            page = client.search_registered_models(page_token=page.token)
             found += [model.name for model in page]
-            page = client.search_registered_models(page_token=page.token) if page.token else []
     return sorted(found)
 
 
@@ -187,7 +188,7 @@ def chosen_by_oracle(client: Client, version: Version) -> bool:
 def finished(client: Client, version: Version) -> bool:
     """Say whether the run that a version comes from has finished."""
     with contextlib.suppress(MlflowException):
-        return client.get_run(version.run_id).info.status == "FINISHED"
+        return bool(client.get_run(version.run_id).info.status == "FINISHED")
     return False
 
 
