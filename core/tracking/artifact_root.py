@@ -11,17 +11,14 @@ import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from core.errors import UserError, nearest
 from core.places import unwritable
-from core.tracking.patience import at_most
+from core.tracking.patience import Client, at_most
+from core.tracking.recorder import Recorder
 from core.tracking.store import without_password
 from core.tracking.uri import local_artifacts, scheme_of
-
-if TYPE_CHECKING:
-    from core.tracking.run import Run
 
 
 @dataclass(frozen=True)
@@ -82,19 +79,20 @@ def of_run(artifact_uri: str, run_id: str) -> str:
     return artifact_uri.removesuffix(f"/{run_id}/artifacts")
 
 
-def settle(run: Run, seconds: float) -> None:
+def settle(run: Recorder, artifact_uri: str, seconds: float) -> None:
     """Find out whether the artifacts of a run that is open can be stored; a distant store gets the first small file.
 
     Args:
+        artifact_uri: where the run's artifacts go.
         seconds: for which a distant store is waited for.
 
     Raises:
         UserError: they cannot.
     """
-    root = of_run(run.artifact_uri, run.run_id)
+    root = of_run(artifact_uri, run.run_id)
     require(root)
     if distant(root):
-        command = run.client.get_run(run.run_id).data.tags.get("taxon.command", "")
+        command = Client().get_run(run.run_id).data.tags.get("taxon.command", "")
         with refusal_named(root), at_most(seconds):
             run.write("command.txt", lambda path: path.write_text(f"{command}\n"))
 

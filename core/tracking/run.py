@@ -11,18 +11,19 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from mlflow.entities import Experiment, Param, RunTag
+from mlflow.entities import Param, RunTag
 from mlflow.entities import Run as Entity
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from core.errors import Gone, UserError
-from core.tracking import artifact_root, names, provenance
+from core.tracking import artifact_root, experiment, names, provenance
+from core.tracking.experiment import refused
 from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.patience import Client, at_most, once, why_gone
 from core.tracking.store import machine_lock, scratch, without_password
@@ -30,15 +31,12 @@ from core.tracking.store import machine_lock, scratch, without_password
 if TYPE_CHECKING:
     from core.tracking.recorder import Recorder
 
-EXPERIMENT = "taxon"
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # how stores say that there is no such run or experiment
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
 REASON_TAG = "taxon.reason"  # why a run is FAILED or KILLED
-UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
 class Run:
@@ -239,32 +237,17 @@ def open_run(entry_point: str, name: str) -> Run:
     if run_id:
         _require_live_run(client, run_id)
         return _opened(client, run_id, described)
-    return _made(client, experiment_id(client), described)
+    return _made(client, experiment.of_process(client), described)
 
 
 def _require_live_run(client: Client, run_id: str) -> None:
     """Raise UserError when the run of MLFLOW_RUN_ID is not in this store or was deleted."""
     remedy = "unset MLFLOW_RUN_ID to start a run of its own"
-    with _refused(f"MLFLOW_RUN_ID = '{run_id}' is no run of this store", f"{remedy}, or set MLFLOW_TRACKING_URI to the run's store"):
+    with refused(f"MLFLOW_RUN_ID = '{run_id}' is no run of this store", f"{remedy}, or set MLFLOW_TRACKING_URI to the run's store"):
         found = client.get_run(run_id)
     if found.info.lifecycle_stage == "deleted":
         restore = shlex.join(["mlflow", "runs", "restore", "--run-id", run_id])
         raise UserError(f"MLFLOW_RUN_ID = '{run_id}' is a run that has been deleted; bring it back with '{restore}', or {remedy}")
-
-
-@contextlib.contextmanager
-def _refused(what: str, remedy: str) -> Iterator[None]:
-    """Turn the store's answer that there is no such thing into a UserError; an outage passes as it is."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        raise UserError(f"{what} ({_first_line(error)}); {remedy}") from None
-
-
-def _first_line(error: MlflowException) -> str:
-    return (str(error).splitlines() or [""])[0][:160]
 
 
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:
@@ -274,29 +257,28 @@ def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, 
     info = client.get_run(parent_run_id).info
     if info.lifecycle_stage != "active" and (gone := why_gone(client.raw, parent_run_id)):
         raise gone
-    experiment = info.experiment_id
     own = {MLFLOW_RUN_NAME: name, PARENT_TAG: parent_run_id, "taxon.entry_point": entry_point}
     asked_at = time.time()
-    run = _made(client, experiment, {**own, **tags})
+    run = _made(client, info.experiment_id, {**own, **tags})
     run.asked_at = asked_at  # not the start of this process, which may have trained other children before
     return run
 
 
-def _made(client: Client, experiment: str, tags: dict[str, Any]) -> Run:
+def _made(client: Client, experiment_id: str, tags: dict[str, Any]) -> Run:
     """Make a run and take it over. The shared lock keeps a sweep from seeing it before this process holds it."""
     with machine_lock(MAKING):
         texts = tag_texts({**tags, "taxon.host": provenance.host(), MADE_TAG: uuid.uuid4().hex})
-        return _opened(client, _create_once(client, experiment, texts), {})
+        return _opened(client, _create_once(client, experiment_id, texts), {})
 
 
-def _create_once(client: Client, experiment: str, tags: dict[str, str]) -> str:
+def _create_once(client: Client, experiment_id: str, tags: dict[str, str]) -> str:
     """Make a run and return its id; when an answer was lost on the way, that of the run which was made then."""
 
     def find() -> str | None:
-        made = client.raw.search_runs([experiment], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
+        made = client.raw.search_runs([experiment_id], f"tags.`{MADE_TAG}` = '{tags[MADE_TAG]}'", max_results=1)
         return made[0].info.run_id if made else None
 
-    return once(lambda: str(client.raw.create_run(experiment, tags=tags).info.run_id), find, "make a run")
+    return once(lambda: str(client.raw.create_run(experiment_id, tags=tags).info.run_id), find, "make a run")
 
 
 def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:
@@ -305,7 +287,7 @@ def _opened(client: Client, run_id: str, tags: dict[str, Any]) -> Run:
     try:
         run = Run(client, run_id)
         run.tags({**provenance.tags(), **tags})
-        artifact_root.settle(run, BRIEFLY)
+        artifact_root.settle(run, run.artifact_uri, BRIEFLY)
     except BaseException as error:
         status, reason = ending(error)
         if run is not None:
@@ -342,34 +324,6 @@ def reopen(run_id: str) -> Run:
     run.untag(REASON_TAG)
     run.tags({"taxon.host": provenance.host()})
     return run
-
-
-def experiment_id(client: Client) -> str:
-    """Return the id of MLFLOW_EXPERIMENT_ID / MLFLOW_EXPERIMENT_NAME, or of the experiment `taxon`, made when absent."""
-    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        remedy = "unset MLFLOW_EXPERIMENT_ID, or name the experiment in MLFLOW_EXPERIMENT_NAME"
-        with _refused(f"MLFLOW_EXPERIMENT_ID = '{given}' is no experiment of this store", remedy):
-            found = client.get_experiment(given)
-        _require_live_experiment(found, "MLFLOW_EXPERIMENT_ID")
-        return found.experiment_id
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    with machine_lock(f"experiment {name}"):
-        named = client.get_experiment_by_name(name)
-        if named is None:
-            try:
-                return client.create_experiment(name, tags=UI_LAYOUT)
-            except MlflowException:
-                named = client.get_experiment_by_name(name)
-                if named is None:  # it is not that another machine was faster
-                    raise
-        _require_live_experiment(named, "MLFLOW_EXPERIMENT_NAME")
-        return named.experiment_id
-
-
-def _require_live_experiment(found: Experiment, variable: str) -> None:
-    if found.lifecycle_stage == "deleted":
-        restore = shlex.join(["mlflow", "experiments", "restore", "--experiment-id", found.experiment_id])
-        raise UserError(f"experiment '{found.name}' has been deleted; bring it back with '{restore}' or set {variable} to another")
 
 
 def sweep(client: Client) -> list[str]:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import pytest
 
-from core.tracking.run import UI_LAYOUT
+from core.tracking.experiment import UI_LAYOUT
 from tests.entrypoints.place import GUARD, TINY, Place, kill_group
 
 pytestmark = pytest.mark.slow

@@ -173,21 +173,6 @@ def test_a_store_that_is_gone_at_the_end_does_not_hide_the_ending(client, monkey
         assert free
 
 
-def test_a_deleted_experiment_is_named_with_its_remedy(client):
-    client.delete_experiment(client.get_experiment_by_name("taxon").experiment_id)
-    with pytest.raises(UserError, match="mlflow experiments restore"):
-        tracking.experiment_id(client)
-
-
-def test_the_experiment_is_what_the_environment_names(client, monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    made = tracking.experiment_id(client)
-    assert client.get_experiment(made).name == "mine" and tracking.experiment_id(client) == made
-    other = client.create_experiment("by its id")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
-    assert tracking.experiment_id(client) == other
-
-
 def test_the_command_repeats_the_explicit_parameters(monkeypatch):
     monkeypatch.setattr(provenance, "_explicit", {})
     provenance.remember_parameters({"superclass_name": "my trees", "download": False})
