@@ -13,7 +13,6 @@ FIGURES = "core/stages/test_registered_figures.py"  # what is registered is meas
 STAGE = {  # parts of a stage that only its training or command makes sense of: whole stages on tiny data test them
     "core/stages/checkpointed.py": "core/stages/discovery/test_resume_run.py",
     "core/stages/classification_report.py": "core/stages/longtail/test_evaluate.py",
-    "core/stages/clip/children.py": "core/stages/clip/test_multi_config.py",
     "core/stages/clip/evaluate.py": "core/stages/clip/test_train.py",
     "core/stages/clip/materials.py": "core/stages/clip/test_train.py",
     "core/stages/clip/run.py": "core/stages/clip/test_cross_validation.py",
@@ -36,9 +35,7 @@ STAGE = {  # parts of a stage that only its training or command makes sense of: 
     "core/stages/posts/pipeline_report.py": "core/stages/test_after.py",
     "core/stages/posts/publish.py": "core/stages/posts/test_optimize.py",
     "core/stages/posts/reference.py": "core/stages/posts/test_optimize.py",
-    "core/stages/posts/steps.py": "core/stages/posts/test_pipeline.py",
     "core/stages/promote_report.py": "core/stages/test_promote.py",
-    "core/stages/reuse.py": "core/stages/posts/test_compare_variants.py",
     "core/stages/sources.py": "core/stages/test_resumed_best.py",
     "core/stages/stage.py": "core/stages/test_catalog.py",
 }

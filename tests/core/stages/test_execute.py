@@ -58,7 +58,7 @@ def test_a_stage_that_stores_as_it_goes_gets_a_manifest(recorded):
 
 def test_the_summary_that_a_stage_publishes_by_itself_stays_the_published_one(recorded):
     assert execute.perform(Stage("x", object, f"{HERE}:store_with_manifest"), 7, recorded) == {"returned": 7}
-    assert manifest(recorded) == ["summary.json"] and json.loads((recorded.folder / "summary.json").read_text()) == {"published": 7}
+    assert manifest(recorded) == ["summary.json"] and json.loads((recorded.place / "summary.json").read_text()) == {"published": 7}
 
 
 def counted(key: str, tmp_path, done: list[str], registers: bool = False) -> execute.Job:

@@ -206,7 +206,7 @@ def test_the_truth_of_unlabelled_images_steers_nothing(clustered, cluster, monke
 
 
 def test_the_file_of_features_hides_the_truth_of_unlabelled_images(clustered):
-    features = ssddbc.feature_files.read(clustered[1].folder / "features")
+    features = ssddbc.feature_files.read(clustered[1].place / "features")
     labelled = features.split == SPLITS.index("labelled")
     assert (features.labels[labelled] >= 0).all() and (features.labels[~labelled] == -1).all()
 
