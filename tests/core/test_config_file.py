@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from core import config, config_file
-from core.config import option
+from core.config import machine, option
 from core.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Listed(config.ConfigFile):
     lock: bool = option(False, "lock")
     patience: int = option(0, "patience")
     name: str = option("", "a name")
-    multi_config: bool = option(False, "config holds a list", False)
+    multi_config: bool = machine(False, "config holds a list")
 
 
 JSON5 = """[
