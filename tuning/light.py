@@ -14,6 +14,7 @@ from core import config as configuration
 from core import digest
 from core.stages.checkpointed import CheckpointedTraining
 from core.tracking import stage
+from core.tracking.recorder import Recorder
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ def train(training: CheckpointedTraining) -> dict[str, Any]:
     return summary
 
 
-def publish(run: Any, work: Any, config: Any, summary: Mapping[str, Any]) -> None:
+def publish(run: Recorder, work: Any, config: Any, summary: Mapping[str, Any]) -> None:
     """Store the work folder with configuration, summary and manifest."""
     (work / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
     stage.publish(run, work, dict(summary), keep=lambda path: not path.name.startswith("."))

@@ -15,6 +15,7 @@ from core import cores
 from core.config import option
 from core.errors import UserError, nearest
 from core.tracking import provenance
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 MAX_WORKERS = 8  # of pytest; every test computes on one thread
@@ -37,7 +38,7 @@ class BenchmarkConfig:
     shared: str = option("../shared", "folder with data/ and weights/ for the benchmarks on real images")
 
 
-def test(config: TestConfig, run: Any) -> dict[str, Any]:
+def test(config: TestConfig, run: Recorder) -> dict[str, Any]:
     """Run pytest in a process of its own; raise UserError when a test fails."""
     folder = scratch("tests")
     report = folder / "junit.xml"
@@ -56,7 +57,7 @@ def test(config: TestConfig, run: Any) -> dict[str, Any]:
     return counts
 
 
-def benchmark(config: BenchmarkConfig, run: Any) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig, run: Recorder) -> dict[str, Any]:
     """Run the benchmarks one after another; the run keeps what they print."""
     folder = provenance.ROOT / "tests" / "benchmarks"
     names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))

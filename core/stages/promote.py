@@ -23,6 +23,8 @@ from core.stages.promote_config import PromoteConfig
 from core.stages.promote_report import Decision, shown
 from core.tracking import ask, identity, registry, versions
 from core.tracking.identity import Identity
+from core.tracking.patience import Client
+from core.tracking.recorder import Recorder
 from core.tracking.store import machine_lock, scratch
 from core.tracking.versions import CHAMPION, Version
 
@@ -52,14 +54,15 @@ class Looked:
     which: str = ""
 
 
-def run(config: PromoteConfig, run: Any) -> dict[str, Any]:
+def run(config: PromoteConfig, run: Recorder) -> dict[str, Any]:
     """Run `promote`; return the decision as JSON-ready values."""
     check_limits(config)
-    name = _name(config, run.client)
-    versions.require_name(run.client, name)
+    client = Client()
+    name = _name(config, client)
+    versions.require_name(client, name)
     folder = scratch("promote")
     try:
-        promotion = Promotion(config, run, name, folder)
+        promotion = Promotion(config, run, client, name, folder)
         decision = promotion.run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,8 +72,8 @@ def run(config: PromoteConfig, run: Any) -> dict[str, Any]:
 class Promotion:
     """One promotion: reads the registry again before it changes anything, for another promotion may run at the same time."""
 
-    def __init__(self, config: PromoteConfig, run: Any, name: str, folder: Path):
-        self.config, self.tracked, self.client, self.name, self.folder = config, run, run.client, name, folder
+    def __init__(self, config: PromoteConfig, run: Recorder, client: Client, name: str, folder: Path):
+        self.config, self.tracked, self.client, self.name, self.folder = config, run, client, name, folder
         self.met: dict[str, Contestant] = {}
         self.notices: list[str] = []
         self._items: HeldOut | None = None
@@ -326,7 +329,7 @@ class Promotion:
         return decision
 
 
-def _name(config: PromoteConfig, client: Any) -> str:
+def _name(config: PromoteConfig, client: Client) -> str:
     if config.name and (config.family or config.data):
         raise UserError("name and family/data both say which model is meant; give one of them")
     if not config.name and not (config.family and (config.data or config.family == "posts")):

@@ -20,7 +20,7 @@ from core.stages.discovery.rebuild import Trained
 from core.stages.held_out import HeldOut
 from core.tracking import registry
 from core.tracking.identity import Identity
-from core.tracking.run import Run
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 # What the model takes and gives, as MLflow types.
@@ -28,7 +28,7 @@ COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double", "clu
 METRIC = "accuracy"  # of held-out known-class images, all that training may know of; promotion asks about test images of all classes
 
 
-def register(run: Run, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float]) -> str:
+def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float]) -> str:
     """Register `taxon-discovery-<data>` (core.tracking.identity) and return its URI (models:/<name>/<version>).
 
     Clusters of labelled classes carry the class's name; the others are `novel 1`, `novel 2`, ...: no truth names them.

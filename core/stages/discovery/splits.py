@@ -13,13 +13,14 @@ from core.data.superclasses import SUPERCLASSES, find
 from core.progress import bar
 from core.stages.discovery.config import SplitConfig
 from core.stages.discovery.materials import load_data
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 from core.training import recipes
 
 ENTRY_POINT = "data_split_generator"
 
 
-def run(config: SplitConfig, run: Any) -> dict[str, Any]:
+def run(config: SplitConfig, run: Recorder) -> dict[str, Any]:
     """Write `superclass_XX_<name>.json` for each superclass (or the data set's one split) and the summary of all."""
     config = recipes.resolve(config)
     folder = scratch("splits")
@@ -51,7 +52,7 @@ def _parts(config: SplitConfig) -> Any:
         yield superclass.number, superclass.name, dataclasses.replace(config, superclass_name=superclass.name)
 
 
-def _report(config: SplitConfig, name: str, run: Any) -> dict[str, Any]:
+def _report(config: SplitConfig, name: str, run: Recorder) -> dict[str, Any]:
     data, split = load_data(config)
     run.dataset(data.name, data.digest, config.data_root, name)
     return split_report(data, split, find(name) if config.dataset == "cifar100" else None) | {"name": name}

@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.evaluation import compare
 from core.stages import classification_report, leakage
 from core.stages.longtail.config import LongtailEvaluateConfig
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 ENTRY_POINT = "evaluate_longtail"
@@ -47,7 +48,7 @@ def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model:
     return "\n".join([about, "", *rows, "", f"Best epoch {epoch}. {f'Registered as `{model}`.' if model else ''} {pictures}"])
 
 
-def run(config: LongtailEvaluateConfig, run: Any) -> dict[str, Any]:
+def run(config: LongtailEvaluateConfig, run: Recorder) -> dict[str, Any]:
     """Run `evaluate_longtail`: one checkpoint on one part, with 95 % bootstrap intervals and pictures."""
     from core.stages import held_out
     from core.stages.longtail import rebuild

@@ -23,12 +23,13 @@ from core.errors import UserError
 from core.stages.longtail import output_folder
 from core.stages.longtail.output_folder import ENTRY_POINT, REPORT, WEIGHTS
 from core.stages.longtail.prepare_config import PrepareConfig
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 Parts = Mapping[str, Sequence[Entry]]
 
 
-def run(config: PrepareConfig, run: Any) -> dict[str, Any]:
+def run(config: PrepareConfig, run: Recorder) -> dict[str, Any]:
     """Write {train,val,test}_metadata.csv, class_weights.csv and report.json as artifacts `metadata/` and into output_dir."""
     output_folder.require_usable(config.output_dir)
     parts = {
@@ -128,7 +129,7 @@ def _cells(data: ClassificationData, index: int) -> dict[str, str]:
     return cells
 
 
-def _log(run: Any, report: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def _log(run: Recorder, report: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Store the files and the report as artifacts, the key figures as metrics and tags."""
     folder = scratch("metadata")
     try:

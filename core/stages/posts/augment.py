@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.stages.inputs import file_at
 from core.stages.posts import results
 from core.stages.posts.config_tools import AugmentConfig, AugmentImagesConfig, AugmentTextsConfig
+from core.tracking.recorder import Recorder
 
 IMAGES, TEXTS = "augment_bad_cases", "augment_bad_cases_text"
 IMAGE_FOLDER, IMAGE_CSV = "badcase_aug", "badcase_augmented.csv"
@@ -24,7 +25,7 @@ TEXT_FOLDER, TEXT_CSV = "badcase_text_aug", "badcase_text_aug.csv"
 _QUALITY = 95
 
 
-def run_images(config: AugmentImagesConfig, run: Any) -> dict[str, Any]:
+def run_images(config: AugmentImagesConfig, run: Recorder) -> dict[str, Any]:
     """Write badcase_aug/badcase_augmented.csv and badcase_aug/images/; return the report."""
     cases = _read(config)
     with results.made_in(run, IMAGE_FOLDER, config.output_dir) as (folder, publish):
@@ -43,7 +44,7 @@ def run_images(config: AugmentImagesConfig, run: Any) -> dict[str, Any]:
         return _finish(run, publish, {"kind": "image", "bad_cases": len(cases), "variants": len(rows), "unchanged": 0})
 
 
-def run_texts(config: AugmentTextsConfig, run: Any) -> dict[str, Any]:
+def run_texts(config: AugmentTextsConfig, run: Recorder) -> dict[str, Any]:
     """Write badcase_text_aug/badcase_text_aug.csv; variants that say the same as another are left out and counted."""
     cases = _read(config)
     with results.made_in(run, TEXT_FOLDER, config.output_dir) as (folder, publish):
@@ -84,7 +85,7 @@ def _write(path: Path, cases: BadCases, rows: list[int], kind: str, texts: list[
     post_splits.write_csv(path, posts, data_root, {"source_guid": sources, "origin": [f"badcase_{kind}"] * len(rows)})
 
 
-def _finish(run: Any, publish: Any, report: dict[str, Any]) -> dict[str, Any]:
+def _finish(run: Recorder, publish: Any, report: dict[str, Any]) -> dict[str, Any]:
     """Publish, record and print the report."""
     metrics = {f"augment/{name}": float(report[name]) for name in ("bad_cases", "variants", "unchanged")}
     report |= {"metrics": metrics}

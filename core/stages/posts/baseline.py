@@ -21,6 +21,7 @@ from core.plots import figure
 from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
 from core.stages.posts import model, results
 from core.stages.posts.config_tools import BaselineConfig
+from core.tracking.recorder import Recorder
 
 ENTRY_POINT = "compare_with_baseline"
 FOLDER = "comparison"
@@ -30,7 +31,7 @@ BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 RECORD = Path("evaluation") / "test" / "predictions.csv"
 
 
-def run(config: BaselineConfig, run: Any) -> dict[str, Any]:
+def run(config: BaselineConfig, run: Recorder) -> dict[str, Any]:
     """Write comparison/comparison.json, predictions.csv and comparison.png; return the report."""
     given = {name: getattr(config, name) for name in ("weights", "baseline_weights")}
     _check(config, given)

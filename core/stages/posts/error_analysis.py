@@ -20,12 +20,13 @@ from core.plots import error_rates as plots
 from core.stages.inputs import file_at
 from core.stages.posts import model, results
 from core.stages.posts.config_tools import ErrorAnalysisConfig
+from core.tracking.recorder import Recorder
 
 ENTRY_POINT = "error_analysis"
 FOLDER = "error_analysis"
 
 
-def run(config: ErrorAnalysisConfig, run: Any) -> dict[str, Any]:
+def run(config: ErrorAnalysisConfig, run: Recorder) -> dict[str, Any]:
     """Write error_analysis/errors.json, errors.csv, predictions.csv and pictures; return the report."""
     if bool(config.weights) == bool(config.badcase_csv):
         raise UserError("give either weights (its errors on a part) or badcase_csv (errors that were mined), one of the two")
@@ -35,7 +36,7 @@ def run(config: ErrorAnalysisConfig, run: Any) -> dict[str, Any]:
         run.dataset(f"posts/{config.part}", posts.digest, config.data_root, config.part)
         overall, panels = analyse(posts, predicted)
         write(folder, posts, predicted, overall, panels)
-        report = {
+        report: dict[str, Any] = {
             "part": config.part,
             "posts": len(posts),
             "data_digest": posts.digest,

@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.stages.inputs import file_at
 from core.stages.posts import results
 from core.stages.posts.config_tools import MergeConfig
+from core.tracking.recorder import Recorder
 
 ENTRY_POINT = "merge_badcase_aug"
 FOLDER = "train_aug"
@@ -46,7 +47,7 @@ class Rows:
         return Rows(self.posts.subset(rows), tuple(self.sources[i] for i in rows), tuple(self.origins[i] for i in rows))
 
 
-def run(config: MergeConfig, run: Any) -> dict[str, Any]:
+def run(config: MergeConfig, run: Recorder) -> dict[str, Any]:
     """Write train_aug/train_aug.csv, images/ of the variants, and report.json; return the report."""
     given = {option: getattr(config, option) for option in TABLES}
     if not any(given.values()):

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from core.stages import inputs
 from core.stages.posts import checks, features, materials, optimize, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
 from core.tracking import served
+from core.tracking.recorder import Recorder
 from core.training import state as states
 
 
@@ -103,7 +104,7 @@ def _best_checkpoint(path: Path, uri: str) -> Path:
     return inputs.checkpoint_at(uri, "weights")
 
 
-def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run: Any, folder: Path) -> PostPredictor:
+def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run: Recorder, folder: Path) -> PostPredictor:
     """Train on given rows, everything else as `config` says, and return the best epoch's classifier.
 
     Args:

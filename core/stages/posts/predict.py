@@ -21,6 +21,7 @@ from core.evaluation import compare
 from core.lineage import NOTHING
 from core.stages.posts import model
 from core.stages.posts.config_tools import PredictConfig
+from core.tracking.recorder import Recorder
 from core.tracking.uri import resolve
 from core.training.state import write_atomically
 
@@ -30,7 +31,7 @@ SCORE = "best/val/macro_f1"
 RECORD = Path("evaluation") / "val" / "predictions.csv"
 
 
-def run(config: PredictConfig, run: Any) -> dict[str, Any]:
+def run(config: PredictConfig, run: Recorder) -> dict[str, Any]:
     """Run `predict_test_clip`; return how many posts got which tag."""
     if not config.weights.strip():
         raise UserError("weights is empty; give a run (runs:/<id>), folder or checkpoint of optimize_clip")

@@ -19,13 +19,14 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.stages.posts.config_tools import PreparePostsConfig
 from core.stages.posts.results import named
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 ENTRY_POINT = "prepare_posts"
 FOLDER = "posts"
 
 
-def run(config: PreparePostsConfig, run: Any) -> dict[str, Any]:
+def run(config: PreparePostsConfig, run: Recorder) -> dict[str, Any]:
     """Write train.csv, val.csv, test.csv, predict.csv and report.json; return the report."""
     post_splits.check_fractions(config.val_fraction, config.test_fraction, config.seed)
     output = _output_folder(config.output_dir)

@@ -15,6 +15,7 @@ from core.stages.posts import evaluate, register
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.materials import Materials
 from core.tracking import served
+from core.tracking.recorder import Recorder
 
 PREDICTOR = "predictor"
 
@@ -57,7 +58,7 @@ def write_predictor(folder: Path, predictor: Any, metrics: dict[str, float]) -> 
     served.seal(folder / PREDICTOR, serving.__name__)
 
 
-def steps(run: Any, result: Result, about: dict[str, Any], folder: Path) -> after.Steps:
+def steps(run: Recorder, result: Result, about: dict[str, Any], folder: Path) -> after.Steps:
     """Return what comes after a classifier is published: tables, pictures, registration where it is asked for, note.
 
     about: what the predictor in `folder` says of itself.

@@ -17,6 +17,7 @@ from core.stages import after
 from core.stages.posts import materials, publish
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.materials import Materials
+from core.tracking.recorder import Recorder
 
 
 def fit(config: OptimizeClipConfig, m: Materials) -> tuple[NgramPredictor, dict[str, np.ndarray]]:
@@ -47,7 +48,7 @@ def _on(net: PostNet, device: torch.device) -> PostNet:
 
 
 def train(
-    config: OptimizeClipConfig, rows: dict[str, Any], key: str, run: Any, unfinished: after.Unfinished | None = None
+    config: OptimizeClipConfig, rows: dict[str, Any], key: str, run: Recorder, unfinished: after.Unfinished | None = None
 ) -> dict[str, Any]:
     """Fit, evaluate and publish, or do what was left to be done after that (fitting takes moments); return the summary."""
     from core.tracking import stage

@@ -20,6 +20,7 @@ from core.stages.posts.config import PostsData
 from core.stages.posts.results import items_of
 from core.tracking import registry
 from core.tracking.identity import Identity
+from core.tracking.recorder import Recorder
 
 NAME = registry.model_name("posts", "")
 # What the model takes and gives, as MLflow types.
@@ -28,7 +29,7 @@ METRIC = "macro_f1"  # on validation posts; accuracy alone would reward calling 
 
 
 def register(
-    run: Any,
+    run: Recorder,
     predictor: Path,
     rows: Mapping[str, Posts],
     metrics: dict[str, float],

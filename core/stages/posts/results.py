@@ -17,6 +17,7 @@ from core.lineage import NOTHING, Item
 from core.stages.inputs import file_at
 from core.stages.leakage import Parts, evaluated
 from core.tracking import stage
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 NAMED = 5  # posts that an error names
@@ -101,7 +102,7 @@ def require_folder(output_dir: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def made_in(run: Any, name: str, output_dir: str) -> Iterator[tuple[Path, Callable[[dict[str, Any]], None]]]:
+def made_in(run: Recorder, name: str, output_dir: str) -> Iterator[tuple[Path, Callable[[dict[str, Any]], None]]]:
     """Give a folder to write a tool's files into, and the function that publishes them with a summary.
 
     Published are the files as artifacts below `name`, summary.json and the manifest that lets a pipeline reuse the stage; a user's

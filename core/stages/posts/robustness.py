@@ -26,6 +26,7 @@ from core.progress import bar
 from core.stages.posts import model, results
 from core.stages.posts.config_tools import RobustnessConfig
 from core.stages.posts.model import PostPredictor
+from core.tracking.recorder import Recorder
 
 ENTRY_POINT = "robustness_test"
 FOLDER = "robustness"
@@ -33,7 +34,7 @@ SCORES = ("accuracy", "macro_f1")
 _BLOCK = 128  # images that are damaged at once
 
 
-def run(config: RobustnessConfig, run: Any) -> dict[str, Any]:
+def run(config: RobustnessConfig, run: Recorder) -> dict[str, Any]:
     """Write robustness/robustness.json, .csv and .png; return the figures of robustness.json."""
     chosen = chosen_corruptions(config.corruptions)
     check_limits(config)
