@@ -34,9 +34,8 @@ from core.models.classifiers import Classifier, linear_head
 from core.models.clip import build_towers
 from core.models.clip_sentences import SentenceClip
 from core.serving import classifier, clip, discovery, posts
-from core.stages.clip import register as clip_register
+from core.stages.classifier import COLUMNS
 from core.stages.discovery import register as discovery_register
-from core.stages.longtail import register as longtail_register
 from core.stages.posts import materials
 from core.stages.posts import register as posts_register
 from core.stages.posts.config import OptimizeClipConfig
@@ -89,8 +88,8 @@ def write_posts(folder: Path, images: Path) -> None:
 
 FAMILIES = {
     "discovery": Family(discovery, discovery_register.COLUMNS, write_discovery),
-    "longtail": Family(classifier, longtail_register.COLUMNS, write_longtail),
-    "clip": Family(clip, clip_register.COLUMNS, write_clip),
+    "longtail": Family(classifier, COLUMNS, write_longtail),
+    "clip": Family(clip, COLUMNS, write_clip),
     "posts": Family(posts, posts_register.COLUMNS, write_posts),
 }
 

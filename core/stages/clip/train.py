@@ -16,10 +16,11 @@ from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models.clip import ClipTowers
+from core.serving import clip as serving
 from core.stages import after, classification_report, execute, keys, leakage
-from core.stages.checkpointed import CheckpointedTraining
-from core.stages.clip import baselines, checks, data, evaluate, folds, materials, register
-from core.stages.clip.config import TrainClipConfig
+from core.stages.classifier import ClassifierTraining
+from core.stages.clip import baselines, checks, data, evaluate, folds, materials
+from core.stages.clip.config import ClipData, TrainClipConfig
 from core.stages.clip.stages import TRAIN_CLIP
 from core.training import distributed, precision, schedule
 from core.training import state as states
@@ -73,7 +74,7 @@ def begin(config: TrainClipConfig, pool: data.Pool | None = None) -> execute.Job
     return execute.Job(prepared.key, work, lambda run: describe(prepared, run), registers=registers)
 
 
-class ClipTraining(CheckpointedTraining):
+class ClipTraining(ClassifierTraining):
     """One SuperCLIP training: materials, task, and where it stands. Nothing is told to the run before `result`.
 
     Args:
@@ -81,6 +82,7 @@ class ClipTraining(CheckpointedTraining):
         run: the tracking run; None on ranks other than 0.
     """
 
+    family, server, data_options = "clip", serving, ClipData
     resume_facts = ("data_digest", "split_digest", "frozen_digest", "towers", "img_size", "embed_dim", "class_names")
     carried_facts = ("best", "baselines")
 
@@ -167,35 +169,43 @@ class ClipTraining(CheckpointedTraining):
         return self.task.model.trained_state()
 
     def publish(self) -> dict[str, Any]:
-        """Put the chosen epoch's model back, score it on validation and, once, on the test part, store it; then draw, register, note."""
-        summary = self.summarise()
-        self._restore_best()
-        summary["weights_digest"] = self.digest()
-        best = self.facts["best"]["epoch"] or self.history[-1][0]
-        metrics: dict[str, float] = {"best_epoch": float(best), **self.facts["baselines"]}
-        logits = {part: self.m.logits(self.task.model, part) for part in ("val", "test") if len(self.m.part(part))}
-        reports = {part: classification_report.report(self.m.data, part, found) for part, found in logits.items()}
-        for part, found in reports.items():
-            metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
-        if self.config.wise_ft:
-            metrics |= baselines.wise_ft(self.m, self.task.model, self.before, self.config.select_by)
-        self.run.metrics(metrics, self.history[-1][0])
-        summary["best_metrics"] = metrics
+        """Write the history beside the rest."""
         (self.work / "history.json").write_text(json.dumps(self.history, indent=1) + "\n")
-        tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        steps = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
-        if self.config.register and not self.config.fold:
-            steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, so_far["best_metrics"])}
-        return self.publish_stage(summary, tags, after.Steps(steps, self._note))
+        return super().publish()
 
-    def _note(self, summary: dict[str, Any]) -> str:
+    def logits(self, part: str) -> np.ndarray:
+        """Return the logits (N, C) of a part's images by the model as it is."""
+        return self.m.logits(self.task.model, part)
+
+    def beside(self) -> dict[str, float]:
+        """Return what stands beside the model: the lines from before its training and, where wanted, the average with those weights."""
+        found = dict(self.facts["baselines"])
+        if self.config.wise_ft:
+            found |= baselines.wise_ft(self.m, self.task.model, self.before, self.config.select_by)
+        return found
+
+    def served(self) -> tuple[Any, Any]:
+        """Return the model and its views."""
+        return self.task.model, self.m.spec
+
+    def about(self) -> dict[str, Any]:
+        """Return what a served model says of itself."""
+        return {name: getattr(self.config, name) for name in ("image_encoder_name", "image_pretrained", "text_encoder_name", "embed_dim")}
+
+    @property
+    def registers(self) -> bool:
+        """Whether the model is to be registered: that of a fold is not."""
+        return bool(self.config.register and not self.config.fold)
+
+    def note(self, summary: dict[str, Any]) -> str:
         """Print the figures; return the description shown at the top of the run's page."""
         metrics = summary["best_metrics"]
         best = int(metrics["best_epoch"])
         print(evaluate.table(self.m.data.name, metrics, best))
         return evaluate.note(self.m.data, metrics, best, summary.get("model", ""))
 
-    def _restore_best(self) -> None:
+    def restore_best(self) -> None:
+        """Put the best epoch's weights back."""
         best = self.facts["best"]["epoch"]
         if self.has_checkpoint(best):
             self.load_state(states.load_checkpoint(self.work / "checkpoints" / states.checkpoint_name(best)))

@@ -19,10 +19,11 @@ from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
+from core.serving import classifier as serving
 from core.stages import after, classification_report, execute, held_out, keys, leakage
-from core.stages.checkpointed import CheckpointedTraining
-from core.stages.longtail import checks, evaluate, materials, rebuild, register
-from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.classifier import ClassifierTraining
+from core.stages.longtail import checks, evaluate, materials, rebuild
+from core.stages.longtail.config import LongtailData, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.training import distributed, precision, timeline
 from core.training import state as states
@@ -91,7 +92,7 @@ def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str,
     return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
 
 
-class LongtailTraining(CheckpointedTraining):
+class LongtailTraining(ClassifierTraining):
     """One long-tail training: materials, task, and where it stands.
 
     Args:
@@ -99,6 +100,7 @@ class LongtailTraining(CheckpointedTraining):
         run: the tracking run, None on ranks other than 0.
     """
 
+    family, server, data_options = "longtail", serving, LongtailData
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
     def __init__(self, prepared: Prepared, run: Any):
@@ -211,31 +213,23 @@ class LongtailTraining(CheckpointedTraining):
         """Return the scored weights by name."""
         return dict(self.task.scored.state_dict())
 
-    def publish(self) -> dict[str, Any]:
-        """Put the best epoch's model back, score it on validation and, once, on the test part, and store it; then draw, register, note."""
-        summary = self.summarise()
-        size = self._restore_best()
-        summary["weights_digest"] = self.digest()
-        best = self.facts["best"]["epoch"]
-        logits = {part: self.m.outputs(self.task.scored, part, size)["label"] for part in ("val", "test") if len(self.m.part(part))}
-        metrics: dict[str, float] = {"best_epoch": float(best)}
-        reports = {part: classification_report.report(self.m.data, part, found) for part, found in logits.items()}
-        for part, found in reports.items():
-            metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
-        metrics |= self.probe
-        self.run.metrics(metrics, self.history[-1][0])
-        summary["best_metrics"] = metrics
-        tags = {
-            "taxon.data": self.m.data.name,
-            "taxon.select_by": self.config.select_by,
-            "taxon.best_score": self.facts["best"]["score"],
-        }
-        steps = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
-        if self.config.register:
-            steps[after.REGISTRATION] = lambda so_far: {"model": register.register(self, size, so_far["best_metrics"])}
-        return self.publish_stage(summary, tags, after.Steps(steps, self._note))
+    def logits(self, part: str) -> np.ndarray:
+        """Return the logits (N, C) of a part's images by the scored model, at the image size of the best epoch."""
+        return self.m.outputs(self.task.scored, part, self.size)["label"]
 
-    def _note(self, summary: dict[str, Any]) -> str:
+    def beside(self) -> dict[str, float]:
+        """Return what the linear probe reaches."""
+        return self.probe
+
+    def served(self) -> tuple[Any, Any]:
+        """Return the scored model and its views."""
+        return self.task.scored, self.m.spec(self.size)
+
+    def about(self) -> dict[str, Any]:
+        """Return what a served model says of itself."""
+        return {name: getattr(self.config, name) for name in ("backbone", "model_type", "loss_type")}
+
+    def note(self, summary: dict[str, Any]) -> str:
         """Print the figures; return the description shown at the top of the run's page."""
         metrics, best = summary["best_metrics"], summary["chosen"]["epoch"]
         print(evaluate.table(self.m.data.name, metrics, best))
@@ -252,8 +246,8 @@ class LongtailTraining(CheckpointedTraining):
         """Return the validation metric that chooses tau and the probe's strength."""
         return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
 
-    def _restore_best(self) -> int:
-        """Let the model of the epoch that stands for the training be the scored one; return its image size."""
+    def restore_best(self) -> None:
+        """Let the model of the epoch that stands for the training be the scored one, at its image size."""
         best = self.facts["best"]["epoch"]
         name = states.checkpoint_name(best)
         state = states.load_checkpoint(self.work / "checkpoints" / name)
@@ -261,7 +255,7 @@ class LongtailTraining(CheckpointedTraining):
         trained = dataclasses.replace(rebuild.trained_config(state), weights=self.config.weights, pretrained=self.config.pretrained)
         model, _about = rebuild.scored_model(trained, self.m.data, state, name)
         self.task.end_with(model.to(self.m.device))
-        return timeline.phase_at(trained, best - 1).image_size
+        self.size = timeline.phase_at(trained, best - 1).image_size
 
     def _adjust(self, size: int) -> float:
         """Choose tau on validation and make it part of the models; return it."""

@@ -292,7 +292,7 @@ def test_computations_get_the_threads_asked_for(clip_place, monkeypatch):
 )
 def test_a_model_is_registered_where_asked_but_never_that_of_a_fold(clip_place, monkeypatch, options, registered):
     calls = []
-    monkeypatch.setattr("core.stages.clip.register.register", lambda *a: calls.append(a) or "models:/x/1")
+    monkeypatch.setattr("core.stages.classifier.ClassifierTraining.register", lambda *a: calls.append(a) or "models:/x/1")
     summary, _run = clip_place.publish(epochs=1, **options)
     assert bool(calls) == registered == ("model" in summary)
 

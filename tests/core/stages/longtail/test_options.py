@@ -202,7 +202,7 @@ def test_a_linear_probe_of_the_untrained_network_is_fitted_where_asked(place):
 
 def test_a_model_is_registered_unless_not_asked_for(place, monkeypatch):
     asked = []
-    monkeypatch.setattr("core.stages.longtail.register.register", lambda training, size, metrics: asked.append(size) or "models:/x/1")
+    monkeypatch.setattr("core.stages.classifier.ClassifierTraining.register", lambda self, *_: asked.append(self.size) or "models:/x/1")
     assert place.publish(register=True)[0]["model"] == "models:/x/1" and asked == [12]
     assert "model" not in place.publish(register=False)[0] and asked == [12]
 
