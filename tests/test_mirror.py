@@ -13,6 +13,7 @@ FIGURES = "core/stages/test_registered_figures.py"  # what is registered is meas
 STAGE = {  # parts of a stage that only its training or command makes sense of: whole stages on tiny data test them
     "core/stages/checkpointed.py": "core/stages/discovery/test_resume_run.py",
     "core/stages/classification_report.py": "core/stages/longtail/test_evaluate.py",
+    "core/stages/classifier.py": "core/stages/test_registered_figures.py",
     "core/stages/clip/evaluate.py": "core/stages/clip/test_train.py",
     "core/stages/clip/materials.py": "core/stages/clip/test_train.py",
     "core/stages/clip/run.py": "core/stages/clip/test_cross_validation.py",
