@@ -146,7 +146,7 @@ def build_towers(
         image_weights, text_weights: .safetensors of the tower, of a whole CLIP or (timm) of the plain network; its folder, or a hub id.
             A configuration beside it decides activation and preprocessing.
         image_pretrained, text_pretrained: tag of published weights (`openai`; timm: `default` or its own tag); '' starts from
-            scratch unless the name itself has a tag. A given file goes before a tag.
+            scratch unless the name itself has a tag. A given file overrides a tag.
         context_length: tokens a text may have; 0 takes the text model's own.
         temperature: of the contrast; 0.07 and learnable by default.
         seed: initialises what no weights are loaded for.

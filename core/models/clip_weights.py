@@ -47,7 +47,7 @@ def find(tower: TowerName, weights: str, side: str) -> Path | None:
 def described(tower: TowerName, path: Path | None, state: dict[str, Tensor], given: bool, side: str) -> TowerName:
     """Return the tower with the activation and preprocessing of its weights.
 
-    What the configuration beside them says goes before what the name says; bare weights under a name without a tag are looked at.
+    What the configuration beside them says overrides what the name says; bare weights under a name without a tag are looked at.
 
     Args:
         path: their file; None for none.

@@ -15,7 +15,7 @@ def build(name: str, parameters: Iterable[nn.Parameter], lr: float, momentum: fl
 
 
 def over_groups(name: str, groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return the optimiser over parameter groups; a group's own `weight_decay` goes before the common one."""
+    """Return the optimiser over parameter groups; a group's own `weight_decay` overrides the common one."""
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
     if name not in ("adam", "adamw"):

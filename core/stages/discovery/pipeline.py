@@ -70,7 +70,7 @@ def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
 def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]:
     """Return the options with which `config.resume_run_id` goes on, and how many epochs it had in all, oldest first, the new number last.
 
-    Every option is the run's own; those given go before it where they say how many epochs there are in all, where something lies or how
+    Every option is the run's own; those given override it where they say how many epochs there are in all, where something lies or how
     the machine is used. Any other value than the run's would mix two pipelines' curves.
 
     Raises:

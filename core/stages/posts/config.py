@@ -73,8 +73,8 @@ class PostsModel:
         "", "text tower instead of model_name's: an open_clip tower, or clip:small-<width>x<layers> from scratch", acts=_reads_by_tower
     )
     weights: str = place("", "local .safetensors (or hub id) of a whole CLIP, for both towers", "weights")
-    image_weights: str = place("", "local .safetensors of the image tower; goes before weights", "weights")
-    text_weights: str = place("", "local .safetensors of the text tower; goes before weights", "weights", _towers)
+    image_weights: str = place("", "local .safetensors of the image tower; overrides weights", "weights")
+    text_weights: str = place("", "local .safetensors of the text tower; overrides weights", "weights", _towers)
     image_pretrained: str = option("", "tag of published weights of the image tower (timm: default)", acts=_sees)
     text_pretrained: str = option("", "tag of published weights of the text tower", acts=_reads_by_tower)
     image_size: int = option(224, "side of the square image in pixels", acts=_sees, above=0)
