@@ -13,6 +13,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -110,6 +111,7 @@ def fields_of(config: type) -> list[tuple[str, Any, Any, str]]:
     return [(f.name, hints[f.name], f.default, f.metadata["doc"]) for f in dataclasses.fields(config)]
 
 
+@cache
 def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
     """Return the command-line parser of a configuration class."""
     parser = jsonargparse.ArgumentParser(prog=prog, description=(config.__doc__ or "").strip(), exit_on_error=False)
@@ -143,9 +145,12 @@ def parse(config: type[C], argv: list[str], prog: str) -> C:
     return both
 
 
-def configurations_of(config: Any, prog: str) -> list[Any]:
-    """Return the configurations of the file that `config.config` names, overridden by the options that were given beside it."""
-    return [both for _filed, both in _filed(type(config), config.config, to_argv(config), prog)]
+def configurations_of(config: Any, prog: str, check: Callable[[Any], Any] = _always) -> list[Any]:
+    """Return the configurations of the file that `config.config` names, overridden by the options that were given beside it.
+
+    UserError of one of them, `check`'s included, names the file and which of its configurations it is.
+    """
+    return [both for _filed, both in _filed(type(config), config.config, to_argv(config), prog, check)]
 
 
 def origin(argv: list[str]) -> str:
@@ -167,7 +172,7 @@ class _Source(str):
         return str(self), self.given
 
 
-def _filed(config: type[C], uri: str, words: list[str], prog: str) -> list[tuple[C, C]]:
+def _filed(config: type[C], uri: str, words: list[str], prog: str, check: Callable[[Any], Any] = _always) -> list[tuple[C, C]]:
     """Return of every configuration in a file: as the file has it, and as it is with the words; UserError names file and place."""
     known = [name for name, *_ in fields_of(config)]
     given = [word for word in words if _name(word) not in config_file.NOT_IN_A_FILE]
@@ -176,6 +181,7 @@ def _filed(config: type[C], uri: str, words: list[str], prog: str) -> list[tuple
         try:
             said = config_file.words(found, known, prog)
             made.append((_from_words(config, said, prog), _from_words(config, said + given, prog)))
+            check(made[-1][1])
         except UserError as error:
             raise UserError(f"config = '{uri}'{where}: {error}") from None
     return made
@@ -290,13 +296,15 @@ def fitted(kind: type[C], given: Any, **values: Any) -> C:
 
 
 def to_argv(config: Any) -> list[str]:
-    """Return command-line words that parse back into an equal configuration: defaults left out, unless a file is to be overridden."""
-    given, words = getattr(getattr(config, "config", ""), "given", ()), []
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if value != f.default or f.name in given:
-            words.append(config_file.word(f.name, value))
-    return words
+    """Return command-line words that parse back into an equal configuration, defaults left out."""
+    return [config_file.word(name, value) for name, value in told(config).items()]
+
+
+def told(config: Any) -> dict[str, Any]:
+    """Return the options that a command must name: those that are not at their defaults, or were given at them to override a file."""
+    given = getattr(getattr(config, "config", ""), "given", ())
+    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default or name in given}
 
 
 def _require_finite(config: Any) -> None:

@@ -44,7 +44,7 @@ def _tracked(stage: Stage, config: Any, origin: str) -> int:
     from core.tracking import patience, provenance, store
     from core.tracking import run as tracking
 
-    provenance.remember_parameters({f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default})
+    provenance.remember_parameters(configuration.told(config))
     if int(os.environ.get("RANK", "0")) != 0:
         function_of(stage.work)(config, None)
         return 0

@@ -61,6 +61,21 @@ def test_one_configuration_needs_no_list(tmp_path, name, text):
     assert read(tmp_path / name, text) == [Listed(epochs=7)]
 
 
+def test_what_a_check_says_is_of_one_configuration(tmp_path):
+    def check(one):
+        if one.epochs > 50:
+            raise UserError("epochs = 60 is too many")
+
+    (tmp_path / "c.json").write_text("[{}, {epochs: 60}]")
+    with pytest.raises(UserError, match=r"^config = '.*c.json', configuration 2: epochs = 60 is too many$"):
+        config.configurations_of(Listed(config=str(tmp_path / "c.json")), "example", check)
+
+
+def test_the_command_that_repeats_a_run_names_what_overrides_the_file(tmp_path):
+    given = config.parse(Listed, [f"--config={tmp_path}/c.json", "--multi_config=true", "--epochs=50", "--rate=0.5"], "example")
+    assert config.told(given) == {"config": f"{tmp_path}/c.json", "multi_config": True, "epochs": 50, "rate": 0.5}
+
+
 def test_what_the_command_line_gives_overrides_every_configuration_defaults_included(tmp_path):
     text = '[{"epochs": 10, "lock": true, "name": "a"}, {"epochs": 20}]'
     assert read(tmp_path / "c.json", text, "--epochs", "50", "--name=", "--lock=false") == [Listed(), Listed()]

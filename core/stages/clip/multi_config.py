@@ -28,7 +28,7 @@ SUMMARY = "multi_config_summary"
 
 def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     """Train every configuration of the file as a child run, compare them, return the summary ({} on ranks other than 0)."""
-    configs = [checks.check_training(one) for one in configuration.configurations_of(config, train.ENTRY_POINT)]
+    configs = configuration.configurations_of(config, train.ENTRY_POINT, checks.check_training)
     names = names_of(configs)
     if run is not None:
         run.params(configuration.canonical(config))
