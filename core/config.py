@@ -76,7 +76,7 @@ def option(default: Any, doc: str, *, acts: Callable[[Any], bool] = _always, dig
     Args:
         acts: of the resolved configuration, whether the option acts beside the others; where it does not it is in no stage key. Say False
             only where nothing changes, not a bit. An option that this class lacks counts as it is in stages that have it.
-        digest: kind of the digest that stands for the option in stage keys where a stage has one (core/stages/keys.py): `data` for
+        digest: kind of the digest that stands for the option in the key of a stage that has one (core/stages/keys.py): `data` for
             whatever decides which items are read and who of them is held out.
         role: `place` or `machine`, as declared by the functions of these names; '' = its value is in the stage key.
         limits: `above`, `at_least`, `below`, `at_most` and `wrong` of `Limits`.
@@ -260,23 +260,20 @@ def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def asked(config: Any) -> dict[str, Any]:
-    """Return what a (resolved) configuration asks for: the options that act, without inputs, which their digests stand for.
+def asked(config: Any, covered: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a (resolved) configuration asks for: the options that act, without places and the kinds of digests that are `covered`.
 
     A class may say by `implied()` what options that never act by themselves come to together.
     """
-    kept = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.metadata["role"] != "machine" and not f.metadata["digest"] and f.metadata["acts"](config)
-    }
+    plain = [f for f in dataclasses.fields(config) if not f.metadata["role"] and f.metadata["digest"] not in covered]
+    kept = {f.name: getattr(config, f.name) for f in plain if f.metadata["acts"](config)}
     return kept | (config.implied() if hasattr(config, "implied") else {})
 
 
 def places(config: Any) -> dict[str, str]:
-    """Return the kind of digest of every option that a digest stands for, by name, where it acts."""
-    kinds = {f.name: f.metadata for f in dataclasses.fields(config) if f.metadata["digest"]}
-    return {name: metadata["digest"] for name, metadata in kinds.items() if metadata["acts"](config)}
+    """Return the kind of digest of every place that acts, by name."""
+    fields = (f for f in dataclasses.fields(config) if f.metadata["role"] == "place" and f.metadata["acts"](config))
+    return {f.name: f.metadata["digest"] for f in fields}
 
 
 def check_limits(config: C) -> C:
@@ -290,9 +287,15 @@ def check_limits(config: C) -> C:
 
 
 def fitted(kind: type[C], given: Any, **values: Any) -> C:
-    """Return a configuration of `kind`: what it shares with `given` (a configuration, or values by name), and `values`."""
-    found = given if isinstance(given, Mapping) else vars(given)
-    return kind(**{f.name: found[f.name] for f in dataclasses.fields(kind) if f.name in found} | values)
+    """Return a configuration of `kind`: what it shares with `given`, and `values`.
+
+    Args:
+        given: values by name, or a configuration, of which the options are taken that have the same role in `kind`.
+    """
+    if not isinstance(given, Mapping):
+        roles = {f.name: f.metadata["role"] for f in dataclasses.fields(kind)}
+        given = {f.name: getattr(given, f.name) for f in dataclasses.fields(given) if roles.get(f.name) == f.metadata["role"]}
+    return kind(**{f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given} | values)
 
 
 def to_argv(config: Any) -> list[str]:

@@ -70,11 +70,8 @@ def read(config: TrainClipConfig) -> dict[str, str]:
     rows = folds.parts(found, config)
     if not len(rows["val"]):
         raise UserError("trials are compared on validation images, but there are none; raise val_fraction")
-    digests = {"data": found.digest, "split": digest.of_json([digest.of_array(rows[part]) for part in images.PARTS])}
-    for side in ("image", "text"):
-        name, tag, given = (getattr(config, f"{side}_{of}") for of in ("encoder_name", "pretrained", "weights"))
-        digests[f"{side}_weights"] = keys.of_tower(name, tag, given, side, config.img_size, config.context_length)
-    return {name: value for name, value in digests.items() if value}
+    read = {"data": found.digest, "split": digest.of_json([digest.of_array(rows[part]) for part in images.PARTS])}
+    return read | keys.digests(config, read)
 
 
 def begin(config: TrainClipConfig) -> Job:

@@ -81,7 +81,8 @@ def prepare(config: LongtailTrainConfig) -> LongtailTrainConfig:
 
 def read(config: LongtailTrainConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
-    return {"data": data.read(config)[0].digest} | keys.digests(config)
+    found = {"data": data.read(config)[0].digest}
+    return found | keys.digests(config, found)
 
 
 def begin(config: LongtailTrainConfig) -> Job:

@@ -11,6 +11,7 @@ from typing import Any
 
 from core import config as configuration
 from core.errors import UserError
+from core.stages import keys
 from core.stages.execute import Job
 from core.stages.posts import checks, evaluate, materials, reference
 from core.stages.posts.config import OptimizeClipConfig, PostsData
@@ -87,7 +88,8 @@ def prepare(config: OptimizeClipConfig) -> OptimizeClipConfig:
 
 def read(config: OptimizeClipConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
-    return {part: posts.digest for part, posts in rows.read(config).items()} | materials.weights_digests(config)
+    found = {"data": materials.digest_of(rows.read(config))}
+    return found | keys.digests(config, found)
 
 
 def begin(config: OptimizeClipConfig) -> Job:

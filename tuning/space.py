@@ -140,7 +140,7 @@ class Space:
         tuning = configuration.canonical(options, results_only=True)
         described |= {name: str(value) for name, value in tuning.items() if name not in own | set(described) | {"bounds", "also"}}
         fixed = configuration.canonical(base, results_only=True)
-        read = {f.name for f in dataclasses.fields(base) if f.metadata.get("digest")}  # their digests count
+        read = {f.name for f in dataclasses.fields(base) if f.metadata["role"] or f.metadata["digest"] in inputs}  # their digests count
         described |= {name: str(value) for name, value in fixed.items() if name not in described and name not in read}
         return described | {f"digest of {name}": value[:16] for name, value in inputs.items()}
 

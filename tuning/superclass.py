@@ -58,7 +58,8 @@ def read(config: TrainConfig) -> dict[str, str]:
             f"val_fraction = {config.val_fraction:g} of {len(split.labelled)} labelled images of {data.name} holds none out to compare "
             "trials by; raise it"
         )
-    return {"data": data.digest, "split": split.digest} | keys.digests(config)
+    found = {"data": data.digest, "split": split.digest}
+    return found | keys.digests(config, found)
 
 
 SPACE = Space(

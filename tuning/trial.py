@@ -20,9 +20,8 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
-from core import config as configuration
 from core.errors import Gone, UserError, nearest
-from core.stages import execute
+from core.stages import execute, keys
 from core.tracking import lifeline, stage
 from core.tracking import run as tracking
 from core.tracking.patience import StoreError
@@ -106,7 +105,7 @@ class Task:
 
     def key(self, config: Any) -> str:
         """Return the key by which a finished trial is found again."""
-        return stage.stage_key(f"trial of {self.space.stage.name} by {self.metric}", configuration.asked(config), self.inputs, {})
+        return keys.of_stage(f"trial of {self.space.stage.name} by {self.metric}", config, self.inputs)
 
     def _is_kept(self, path: Path) -> bool:
         return self.keep_checkpoints or path.parent.name != "checkpoints"

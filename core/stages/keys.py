@@ -2,14 +2,16 @@
 
 A key holds what is asked (`core.config.asked`), the digest of everything that is read, the code, the libraries, the kind of device and
 the number format. It holds no place: an input counts by what it holds, wherever it lies now; and nothing that a clock said. Kinds of
-inputs, as `core.config.place` names them:
+digests, as the fields of the configurations name them:
 
-    data           the digests of data and split, which the stage has read anyway and hands over
+    data           of data and split, which the stage has read anyway and hands over
     weights        the file that is loaded; of a hub name the file of its revision, the name itself where that is out of reach
+    tower          the same of a CLIP tower; `towers` are those of both towers
     checkpoint     weights, optimiser, random state and facts, without places and times
     pseudo_labels  the arrays and what they were made from
     features       the arrays
     predictor      in a pipeline, what the training gave
+    number_format  what `precision` or `use_amp` comes to on the device
 """
 
 from __future__ import annotations
@@ -28,42 +30,44 @@ from core.models import backbones, clip_files, clip_names, clip_weights
 from core.stages import inputs
 from core.training import state as states
 
-NUMBER_FORMATS = ("precision", "use_amp")
-"""Options that the key's environment holds as the number format they come to."""
 
-
-def of_stage(
-    entry_point: str, config: Any, found: dict[str, str], device: torch.device, number_format: str, read: Collection[str] = ()
-) -> str:
-    """Return the key of a stage: the one place where keys of trainings and clusterings are made.
+def of_stage(entry_point: str, config: Any, found: dict[str, str], device: torch.device | None = None, number_format: str = "") -> str:
+    """Return the key of a stage: the one place where keys are made.
 
     Args:
         config: resolved.
-        found: digests of what the stage has read: of its data, and of the kinds in `read`.
-        device, number_format: where and how it computes.
-        read: kinds of inputs whose digests are among `found`, so that their files are not read for it.
+        found: digests of what the stage has read, by kind or by option; the inputs that it lacks are read for it.
+        device, number_format: where and how it computes; None where only what other stages have made counts.
+
+    Raises:
+        LookupError: a kind of input that only the stage can know is not among `found`.
     """
     from core.tracking.stage import stage_key
 
-    parameters = {name: value for name, value in configuration.asked(config).items() if name not in NUMBER_FORMATS}
-    return stage_key(entry_point, parameters, found | digests(config, read), environment(device, number_format))
+    found = found | digests(config, found)
+    where = {} if device is None else environment(device, number_format)
+    return stage_key(entry_point, configuration.asked(config, {*found, *where}), found, where)
 
 
-def digests(config: Any, read: Collection[str] = ()) -> dict[str, str]:
-    """Return the digest of every input that the configuration names and that acts, but for data and the kinds in `read`."""
-    found = {}
+def digests(config: Any, found: Collection[str] = ()) -> dict[str, str]:
+    """Return the digest of every input that the configuration names and that acts, but for options and kinds that were `found`."""
+    made = {}
     for name, kind in configuration.places(config).items():
-        if kind in OF and kind not in read:
-            value = OF[kind](config, name)
-            found |= {name: value} if value else {}
-    return found
+        if name in found or kind in found:
+            continue
+        if kind in OF:
+            made[name] = OF[kind](config, name)
+        elif getattr(config, name):
+            raise LookupError(f"the stage hands over no digest of {name} ({kind})")
+    return {name: value for name, value in made.items() if value}
 
 
 def weights_file(config: Any, option: str = "weights") -> str:
     """Return the file that a backbone's weights come from, wherever the configuration leads to it; what is given where none is here."""
     given = getattr(config, option)
     try:
-        path = backbones.weights_file(getattr(config, "model_name", "") or config.backbone, given, getattr(config, "pretrained", True))
+        model = getattr(config, "model_name", "") or getattr(config, "backbone", "")
+        path = backbones.weights_file(model, given, bool(model) and getattr(config, "pretrained", True))
     except UserError:  # out of reach: whoever loads them says so
         return given
     return str(path) if path is not None and path.is_file() else given
@@ -87,8 +91,16 @@ def of_tower(name: str, tag: str, given: str, side: str, image_size: int, contex
     return _of_published(given if path is None else str(path))
 
 
-def _of_weights(config: Any, option: str) -> str:
+def of_weights(config: Any, option: str = "weights") -> str:
+    """Return the digest of the file that a backbone's weights come from, the given name where it is out of reach, '' for none."""
     return _of_published(weights_file(config, option))
+
+
+def _of_tower(config: Any, option: str) -> str:
+    side = option.split("_")[0]
+    name = getattr(config, f"{side}_encoder_name") or config.model_name
+    given, tag = getattr(config, option) or getattr(config, "weights", ""), getattr(config, f"{side}_pretrained")
+    return of_tower(name, tag, given, side, config.img_size if hasattr(config, "img_size") else config.image_size, config.context_length)
 
 
 def _of_published(given: str) -> str:
@@ -114,11 +126,14 @@ def _of_pseudo_labels(config: Any, option: str) -> str:
 
 
 def _of_features(config: Any, option: str) -> str:
-    return digest.of_file(inputs.file_at(getattr(config, option), option, "features.safetensors"))
+    given = getattr(config, option)
+    return digest.of_file(inputs.file_at(given, option, "features.safetensors")) if given else ""
 
 
 OF: dict[str, Callable[[Any, str], str]] = {
-    "weights": _of_weights,
+    "weights": of_weights,
+    "tower": _of_tower,
+    "towers": lambda config, option: "",  # the options of each side hold them
     "checkpoint": _of_checkpoint,
     "pseudo_labels": _of_pseudo_labels,
     "features": _of_features,

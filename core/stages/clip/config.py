@@ -58,8 +58,8 @@ class ClipTowersConfig:
     embed_dim: int = option(512, "width of the shared space", above=0)
     image_pretrained: str = option("", "published weights of the image tower: an open_clip tag, timm's tag or default; empty = none")
     text_pretrained: str = option("", "published weights of the text tower: an open_clip tag; empty = none")
-    image_weights: str = place("", "local .safetensors of the image tower; overrides image_pretrained", "weights")
-    text_weights: str = place("", "local .safetensors of the text tower; overrides text_pretrained", "weights")
+    image_weights: str = place("", "local .safetensors of the image tower; overrides image_pretrained", "tower")
+    text_weights: str = place("", "local .safetensors of the text tower; overrides text_pretrained", "tower")
     context_length: int = option(0, "tokens a sentence may have; 0 = the text tower's own", at_least=0)
     lock_image: bool = option(False, "freeze the image network: its features are computed once and only the projection trains")
     lock_text: bool = option(False, "freeze the text tower: its embeddings are computed once")
@@ -117,7 +117,9 @@ class ClipTraining:
     num_workers: int = machine(4, "threads that read and augment images; at most 4 are used", at_least=0)
     gpu: str = machine("auto", "auto (CUDA, MPS, CPU), cpu, mps, a CUDA index, or several (0,1) for folds and configurations")
     threads: int = machine(0, "CPU threads of a process's computations; 0 = all usable cores", at_least=0)
-    use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
+    use_amp: bool = option(
+        True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32", digest="number_format"
+    )
     seed: int = option(42, "seed of initialisation, sampling, augmentation and drawn sentences", **SEED)
     early_stopping_patience: int = option(0, "end after this many epochs without improvement; 0 = never", at_least=0)
     early_stopping_min_delta: float = option(

@@ -18,7 +18,7 @@ from core import digest
 from core.data import texts
 from core.evaluation import compare
 from core.plots import class_confusion, figure
-from core.stages import after, execute
+from core.stages import after, execute, keys
 from core.stages.clip import checks, data, evaluate, folds, train
 from core.stages.clip.config import TrainClipConfig
 from core.stages.clip.stages import TRAIN_CLIP
@@ -91,7 +91,7 @@ def _publish(
 ) -> dict[str, Any]:
     """Store figures and predictions of all folds, then draw and note; where a run has stored them, what it has left is done there."""
     made = digest.of_json({fold.run_id: fold.manifest for fold in finished})
-    key = stages.stage_key("cross_validate", configuration.asked(config), {"data": pool.digest, "folds": made}, {})
+    key = keys.of_stage("cross_validate", config, {"data": pool.digest, "folds": made})
 
     def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder = scratch("folds")

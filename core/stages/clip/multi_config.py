@@ -16,7 +16,7 @@ from core import digest
 from core.data import texts
 from core.data.post_splits import group
 from core.evaluation import compare
-from core.stages import after, execute
+from core.stages import after, execute, keys
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import stage as stages
@@ -68,7 +68,7 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         "against_first": _against_first(names, finished, configs[0].seed),
     }
     made = digest.of_json({found.run_id: found.manifest for found in finished})
-    key = stages.stage_key("multi_config", {"names": list(names)}, {"configurations": made}, {})
+    key = keys.of_stage("multi_config", configs[0], {"data": made, "names": digest.of_json(list(names))})
 
     def note(found: dict[str, Any]) -> str:
         print(_table(shown, found["against_first"]))

@@ -274,9 +274,9 @@ def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) 
 
 
 def _stage_key(config: TrainClipConfig, m: materials.Materials, facts: dict[str, Any], towers: str) -> str:
-    found = {"data": facts["data_digest"], "split": facts["split_digest"], "towers": towers}
+    found = {"data": facts["data_digest"], "split": facts["split_digest"], "image_weights": towers, "text_weights": towers}
     acting = replace(config, use_class_weights=weighs_classes(config))  # `auto` is a way to say it
-    return keys.of_stage(ENTRY_POINT, acting, found, m.device, m.number_format, ("weights",))
+    return keys.of_stage(ENTRY_POINT, acting, found, m.device, m.number_format)
 
 
 def _require_validation(config: TrainClipConfig, m: materials.Materials) -> None:

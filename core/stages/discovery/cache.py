@@ -60,8 +60,7 @@ def _job(config: CacheConfig, uri: str) -> execute.Job:
 
     trained = rebuild.open_checkpoint(uri, "model_path", config)
     model, m = trained.model()
-    found = {"checkpoint": trained.digest, "data": m.data.digest, "split": m.split.digest}
-    key = stage.stage_key(ENTRY_POINT, {"use_l2": config.use_l2}, found, keys.environment(m.device, m.number_format))
+    key = keys.of_stage(ENTRY_POINT, config, trained.digests, m.device, m.number_format)
 
     def describe(run: Any) -> None:
         run.dataset(m.data.name, m.data.digest, trained.config.data_root, "features")

@@ -33,7 +33,9 @@ class DataOptions:
 
     superclass_name: str = option("", "one of CIFAR-100's 15 superclasses, or 'all'; giving it implies dataset=cifar100", digest="data")
     dataset: Literal["auto", "digits", "cifar100", "folder"] = option(
-        "auto", "data set; auto = cifar100 with a superclass, what lies in data_root where one is given, else digits"
+        "auto",
+        "data set; auto = cifar100 with a superclass, what lies in data_root where one is given, else digits",
+        digest="checkpoint",
     )
     data_root: str = place(DATA_ROOT, "folder that holds cifar-100-binary(.tar.gz|.tar.xz), or the image folder with train/ and test/")
     novel_classes: str = option(
@@ -63,7 +65,7 @@ class MachineOptions:
         "auto", "CPU threads of a process's computations; 0 = all usable ones (small networks are faster on 1)", at_least=0
     )
     precision: Literal["auto", "bf16", "fp32"] = option(
-        "auto", "number format of forward passes; auto = bf16 where the device is fast in it"
+        "auto", "number format of forward passes; auto = bf16 where the device is fast in it", digest="number_format"
     )
 
 
@@ -186,27 +188,34 @@ class TrainConfig(PseudoOptions, EvalOptions, LossOptions, ModelOptions, Machine
 
 
 @dataclass(frozen=True)
-class CacheConfig(MachineOptions, DataOptions):
+class CheckpointOptions:
+    """How the network of a checkpoint is brought back; what it was trained with says the rest."""
+
+    batch_size: int | Auto = machine("auto", "images of a forward pass; auto = 256", above=0)
+    weights: str = place("", "local .safetensors of the frozen backbone, when it is no longer where the training found it", "weights")
+    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's", digest="checkpoint", above=0)
+
+
+@dataclass(frozen=True)
+class CacheConfig(CheckpointOptions, MachineOptions, DataOptions):
     """Extract the features of a checkpoint with the evaluation transform, for training and test images."""
 
     model_path: str = place("", "checkpoint (file, folder, run or URI) to extract with", "checkpoint")
-    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any", **SEED)
-    auto_find_best: bool = option(False, "take the best checkpoint that finished runs of this data set (and seed) have")
-    all_superclasses: bool = option(False, "every superclass that has a best checkpoint, one child run each")
-    weights: str = place("", "local .safetensors of the frozen backbone, when it is no longer where the training found it", "weights")
-    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's", above=0)
+    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any", digest="checkpoint", **SEED)
+    auto_find_best: bool = option(
+        False, "take the best checkpoint that finished runs of this data set (and seed) have", digest="checkpoint"
+    )
+    all_superclasses: bool = machine(False, "every superclass that has a best checkpoint, one child run each")
     use_l2: bool = option(True, "L2-normalise the features")
     overwrite: bool = machine(False, "extract again even when the same features are stored")
 
 
 @dataclass(frozen=True)
-class SsddbcConfig(ClusterOptions, MachineOptions, DataOptions):
+class SsddbcConfig(ClusterOptions, CheckpointOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
-    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any", **SEED)
+    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any", digest="checkpoint", **SEED)
     ckpt_path: str = place("", "checkpoint (file, folder or URI) whose features are clustered", "checkpoint")
-    weights: str = place("", "local .safetensors of the frozen backbone, when it is no longer where the training found it", "weights")
-    image_size: int | Auto = option("auto", "side of the square crop in pixels; auto = the checkpoint's", above=0)
     skip_feature_extraction: bool = option(False, "use features_path instead of extracting")
     features_path: str = place(
         "",

@@ -171,9 +171,8 @@ class Pipeline:
         return configuration.fitted(TrainConfig, self.config, epochs=segment.total, stop_at_epoch=segment.stop, **made)
 
     def _cluster(self, epoch: int) -> Finished:
-        given = {name: value for name, value in vars(self.config).items() if name not in ("image_size", "batch_size")}
         made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels(), "current_epoch": epoch}
-        config = configuration.fitted(SsddbcConfig, given, **rebuild.places_of(self.config), **made)
+        config = configuration.fitted(SsddbcConfig, self.config, **rebuild.places_of(self.config), **made)
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
         return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
 

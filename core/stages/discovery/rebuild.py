@@ -18,9 +18,6 @@ from core.stages.discovery.config import DataOptions, ModelOptions, TrainConfig
 from core.stages.discovery.materials import Materials
 from core.training import state as states
 
-MAY_DIFFER = ("data_root", "download")
-MODEL_PLACES = ("weights", "warmup_model_dir")
-
 
 @dataclass
 class Trained:
@@ -35,8 +32,14 @@ class Trained:
     @property
     def digest(self) -> str:
         """sha256 of what features of this model depend on, besides data and number format."""
-        model = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(ModelOptions) if f.name not in MODEL_PLACES}
+        model = {name: getattr(self.config, name) for name in configuration.names_of(ModelOptions, "")}
         return digest.of_json([states.weights_digest(self.state.model), self.facts["trunk_digest"], model])
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What stands for this checkpoint, its images and its backbone in the key of a stage that reads it."""
+        found = {"checkpoint": self.digest, "data": self.data.digest, "split": self.split.digest}
+        return found | {"weights": keys.of_weights(self.config)}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
     path = inputs.checkpoint_at(uri, option)
     state = states.load_checkpoint(path)
     trained = configuration.fitted(TrainConfig, state.facts["config"])
-    names = {f.name for f in dataclasses.fields(DataOptions)} - set(MAY_DIFFER)
+    names = configuration.names_of(DataOptions, "")
     for f in dataclasses.fields(config):
         if f.name not in names:
             continue

@@ -19,9 +19,10 @@ from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
 from core.stages import after, execute, inputs, keys
 from core.stages.discovery import cache, checks, feature_files, rebuild
-from core.stages.discovery.config import ClusterOptions, SsddbcConfig
+from core.stages.discovery.config import SsddbcConfig
 from core.stages.discovery.feature_files import SPLITS, FeatureFile
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS
+from core.training import precision
 from core.training.state import weights_digest
 
 ENTRY_POINT = OFFLINE_SSDDBC_SUPERCLASS.name
@@ -92,16 +93,9 @@ def _note(summary: dict[str, Any]) -> str:
 
 def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
     """Return the stage key of a clustering: the checkpoint says all that the options of data, model and machine could."""
-    from core.tracking.stage import stage_key
-    from core.training import precision
-
     device = precision.pick_device(config.gpu)
-    asked = {f.name: getattr(config, f.name) for f in dataclasses.fields(ClusterOptions) if f.metadata["role"] != "machine"}
-    asked["epoch"] = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
-    found = {"checkpoint": trained.digest, "data": trained.data.digest, "split": trained.split.digest}
-    found |= keys.digests(config, ("checkpoint", "weights"))
-    number_format = precision.resolve_precision(trained.config.precision, device)
-    return stage_key(ENTRY_POINT, asked, found, keys.environment(device, number_format))
+    config = dataclasses.replace(config, current_epoch=trained.state.epoch if config.current_epoch < 0 else config.current_epoch)
+    return keys.of_stage(ENTRY_POINT, config, trained.digests, device, precision.resolve_precision(trained.config.precision, device))
 
 
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:

@@ -50,7 +50,9 @@ class LongtailMachine:
     num_workers: int = machine(4, "threads that read and augment images; at most 4 are used", at_least=0)
     gpu: str = machine("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index")
     threads: int = machine(0, "CPU threads of a process's computations; 0 = all usable cores", at_least=0)
-    use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
+    use_amp: bool = option(
+        True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32", digest="number_format"
+    )
 
 
 @dataclass(frozen=True)

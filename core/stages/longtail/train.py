@@ -88,8 +88,8 @@ def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str,
     model, about = materials.build_model(config, data, config.pretrained)
     m = materials.gather(config, data, about["mean"], about["std"])
     m.kept = m.kept if kept is None else kept
-    found = {"data": data.digest, "backbone": about["backbone"]}
-    return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format, ("weights",)))
+    found = {"data": data.digest, "weights": about["backbone"]}
+    return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format))
 
 
 class LongtailTraining(ClassifierTraining):

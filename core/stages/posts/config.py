@@ -50,7 +50,9 @@ class PostsMachine:
     num_workers: int = machine(4, "threads that make augmented views", at_least=0)
     gpu: str = machine("auto", "auto (CUDA, MPS, CPU in this order), cpu, mps, or a CUDA index")
     threads: int = machine(0, "CPU threads of a process's computations; 0 = all usable cores", at_least=0)
-    use_amp: bool = option(True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32")
+    use_amp: bool = option(
+        True, "bf16 where the device is fast in it, else fp16 with loss scaling on CUDA, else fp32", digest="number_format"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class PostsModel:
     text_encoder_name: str = option(
         "", "text tower instead of model_name's: an open_clip tower, or clip:small-<width>x<layers> from scratch", acts=_reads_by_tower
     )
-    weights: str = place("", "local .safetensors (or hub id) of a whole CLIP, for both towers", "weights")
-    image_weights: str = place("", "local .safetensors of the image tower; overrides weights", "weights")
-    text_weights: str = place("", "local .safetensors of the text tower; overrides weights", "weights", _towers)
+    weights: str = place("", "local .safetensors (or hub id) of a whole CLIP, for both towers", "towers")
+    image_weights: str = place("", "local .safetensors of the image tower; overrides weights", "tower", _sees)
+    text_weights: str = place("", "local .safetensors of the text tower; overrides weights", "tower", _reads_by_tower)
     image_pretrained: str = option("", "tag of published weights of the image tower (timm: default)", acts=_sees)
     text_pretrained: str = option("", "tag of published weights of the text tower", acts=_reads_by_tower)
     image_size: int = option(224, "side of the square image in pixels", acts=_sees, above=0)

@@ -177,6 +177,6 @@ class PostsPipelineConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Pos
     robustness_posts: int = option(0, "at most so many test posts are damaged; 0 = all", **NOT_NEGATIVE)
     folds: int = option(5, "folds in which bad cases are mined", at_least=2, wrong="; give 2 or more")
     confidence_below: float = option(0.5, "right predictions of lower probability are bad cases too", **PROBABILITY)
-    num_aug: int = option(1, "image variants and text variants of each bad case", at_least=1, wrong="; give num_aug 1 or more")
+    num_aug: int = option(1, "image variants and text variants of each bad case", at_least=1, wrong="; give 1 or more")
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = option("macro_f1", "what 'better than before hardening' is about")
     register: bool = machine(True, "register the trained models")

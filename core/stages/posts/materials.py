@@ -19,10 +19,9 @@ from core.lineage import NOTHING, Lineage
 from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
-from core.stages import keys, leakage, machine
+from core.stages import leakage, machine
 from core.stages.posts import features, results
 from core.stages.posts.checks import MODALITIES
-from core.stages.posts.config import sides_read
 from core.training import precision
 from core.training.posts import PostInputs
 
@@ -290,13 +289,9 @@ def _weights(config: Any, side: str) -> str:
     return getattr(config, f"{side}_weights") or config.weights
 
 
-def weights_digests(config: Any) -> dict[str, str]:
-    """Return the digests of the files that the towers' weights come from, by side; their name where they are out of reach."""
-    found = {}
-    for side in sides_read(config):
-        name, tag, given = _name(config, side), _tag(config, side), _weights(config, side)
-        found[f"{side}_weights"] = keys.of_tower(name, tag, given, side, config.image_size, config.context_length)
-    return {name: value for name, value in found.items() if value}
+def digest_of(rows: dict[str, Posts]) -> str:
+    """Return the digest of the posts of all parts."""
+    return digest.of_json({part: posts.digest for part, posts in rows.items()})
 
 
 def plain_name(name: str, config: Any, side: str) -> str:

@@ -19,7 +19,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from core import config as configuration
 from core import digest
-from core.config import check_limits
 from core.data import bad_cases, post_splits
 from core.data.bad_cases import BadCases
 from core.data.posts import Posts
@@ -77,7 +76,7 @@ def _check(config: MineBadCasesConfig) -> None:
         raise UserError(
             f"weights = '{config.weights}' would be those of CLIP towers; give the classifier that mines as model (a run of optimize_clip)"
         )
-    check_limits(config)
+    configuration.check_limits(config)
 
 
 def read(config: Any) -> tuple[Posts, Posts, list[str]]:

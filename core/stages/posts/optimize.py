@@ -73,8 +73,8 @@ def begin(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> e
 def key_of(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> str:
     """Return the stage key of a training: options that can change the result, and digests of posts and weight files."""
     rows, device = rows or materials.load_rows(config), precision.pick_device(config.gpu)
-    found = {part: posts.digest for part, posts in rows.items()} | materials.weights_digests(config)
-    return keys.of_stage(ENTRY_POINT, config, found, device, precision.mixed_precision(config.use_amp, device), ("weights",))
+    found = {"data": materials.digest_of(rows)}
+    return keys.of_stage(ENTRY_POINT, config, found, device, precision.mixed_precision(config.use_amp, device))
 
 
 class PostsTraining(CheckpointedTraining):

@@ -19,7 +19,7 @@ from core import digest
 from core.data import post_splits
 from core.data import posts as post_files
 from core.stages import execute, keys
-from core.stages.posts import checks, compare_variants, materials, optimize, pipeline_report, results, robustness
+from core.stages.posts import checks, compare_variants, optimize, pipeline_report, results, robustness
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
 from core.stages.posts.checks import fitted
 from core.stages.posts.config import OptimizeClipConfig
@@ -173,8 +173,7 @@ class Pipeline:
 
     def key(self) -> str:
         """Return the stage key of the pipeline itself: what its stages have made."""
-        found = {name: content_of(finished) for name, finished in self.made.items()} | {"data": self.data_digest}
-        return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format, ("weights",))
+        return self._key(ENTRY_POINT, self.config, tuple(self.made))
 
     def _uri(self, name: str) -> str:
         return f"runs:/{self.made[name].run_id}"
@@ -184,10 +183,8 @@ class Pipeline:
 
     def _key(self, entry_point: str, config: Any, after: tuple[str, ...]) -> str:
         """Return a stage's key: its options, and digests of the data and of every file of the stages that it builds on."""
-        found = {name: content_of(self.made[name]) for name in after} | {"data": self.data_digest}
-        if hasattr(config, "encoder"):
-            found |= materials.weights_digests(config)
-        return keys.of_stage(entry_point, config, found, self.device, self.number_format, ("weights",))
+        read = digest.of_json([self.data_digest, {name: content_of(self.made[name]) for name in after}])
+        return keys.of_stage(entry_point, config, {"data": read, "predictor": read}, self.device, self.number_format)
 
     def _stage(self, name: str, stage: Stage, config: Any, after: tuple[str, ...], key: str = "") -> None:
         """Reuse a finished stage or run it; either way its result is in `made` afterwards."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -15,11 +17,11 @@ import torch
 from safetensors.numpy import save_file
 
 from core import config as configuration
-from core import cores
+from core import cores, digest
 from core.clustering import pseudo_labels
 from core.errors import UserError
 from core.models import weights as weight_files
-from core.stages import keys
+from core.stages import catalog, keys
 from core.stages.clip import train as clip
 from core.stages.discovery import materials
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SsddbcConfig, TrainConfig
@@ -27,6 +29,7 @@ from core.stages.longtail import train as longtail
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.posts import optimize as posts
 from core.stages.posts.config import OptimizeClipConfig
+from core.tracking import stage as stage_module
 from core.training import recipes
 from core.training import state as states
 from tests.core.stages import tiny
@@ -288,7 +291,7 @@ def features(folder: Path, content: int) -> Path:
 def test_the_inputs_of_a_clustering_count_too(tmp_path, option, make):
     used = option == "features_path"
     places = [make(tmp_path / name, content) for name, content in (("a", 0), ("elsewhere", 0), ("b", 1))]
-    found = [keys.digests(SsddbcConfig(**{option: str(place), "skip_feature_extraction": used}), ("weights",)) for place in places]
+    found = [keys.digests(SsddbcConfig(**{option: str(place), "skip_feature_extraction": used}), ("weights", "data")) for place in places]
     assert option in found[0] and found[0] == found[1] != found[2]
 
 
@@ -312,13 +315,11 @@ VIT = {"model_name": "vit_tiny_patch16_224.augreg_in21k", "grad_from_block": 11}
 
 
 def discovery_on(**options: Any) -> str:
-    return keys.of_stage("t", recipes.resolve(TrainConfig(**VIT | options)), {}, CPU, "fp32")
+    return keys.of_stage("t", recipes.resolve(TrainConfig(**VIT | options)), {"data": ""}, CPU, "fp32")
 
 
 def posts_on(**options: Any) -> dict[str, str]:
-    from core.stages.posts import materials as posts_materials
-
-    return posts_materials.weights_digests(OptimizeClipConfig(**{"model_name": "ViT-B-32", "image_size": 224} | options))
+    return keys.digests(OptimizeClipConfig(**{"model_name": "ViT-B-32", "image_size": 224} | options), ("data",))
 
 
 @pytest.mark.parametrize("key", [discovery_on, posts_on])
@@ -330,6 +331,29 @@ def test_two_hub_names_are_two_keys_unless_they_hold_the_same(hub, key):
     known = key(weights="owner/a")
     hub["owner/a"] = b"33"  # a new revision
     assert key(weights="owner/a") != known
+
+
+EVERY_CONFIG = sorted({stage.config for stage in catalog.stages()}, key=lambda kind: kind.__name__)
+HUB_NAMED = [
+    pytest.param(kind, name, id=f"{kind.__name__}-{name}")
+    for kind in EVERY_CONFIG
+    for name, field in kind.__dataclass_fields__.items()
+    if field.metadata["digest"] in ("weights", "tower", "towers")
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), HUB_NAMED)
+def test_no_stage_takes_one_hub_name_for_another(hub, kind, name):
+    one, other, alike = (counted_on_hub(kind, name, f"owner/{who}") for who in "abc")
+    assert len({one, other, alike}) == 3  # out of reach: the names
+    hub |= {"owner/a": b"1", "owner/b": b"2", "owner/c": b"1"}
+    one, other, alike = (counted_on_hub(kind, name, f"owner/{who}") for who in "abc")
+    assert one == alike != other
+
+
+def counted_on_hub(kind: Any, name: str, given: str) -> str:
+    small = {"image_encoder_name": "resnet18", "text_encoder_name": "clip:small-32x1", "model_name": "small_cnn", "backbone": "small_cnn"}
+    return counted(kind(**{option: value for option, value in small.items() if option in kind.__dataclass_fields__} | {name: given}))
 
 
 def test_a_model_s_own_weights_count_by_their_file(hub):
@@ -348,7 +372,8 @@ def other(value: Any, annotation: Any) -> Any:
         return not value
     if isinstance(value, (int, float)):
         return value + 1 if isinstance(value, int) else value * 0.75 + 0.01
-    return f"{value}x"
+    kinds = {bool: True, int: 7, float: 0.3}  # instead of auto
+    return next((number for kind, number in kinds.items() if kind in get_args(annotation)), f"{value}x")
 
 
 LONGTAIL_SWITCHES = [f.name for f in dataclasses.fields(LongtailTrainConfig) if f.name.endswith(("_epoch", "_epoch1", "_epoch2"))]
@@ -442,23 +467,103 @@ def test_an_option_is_in_the_key_exactly_where_it_acts(kind, given, inert):
     assert set(inert) <= {name for name, *_ in configuration.fields_of(kind)}
 
 
+BESIDE: list[dict[str, Any]] = [
+    {},
+    *(given for _kind, given, _inert in SETTINGS),
+    {"loss_type": "ldam_drw", "use_cosine_classifier": True},
+    {"loss_type": "crt", "use_ema": True, "tail_focal_epoch": 1, "disable_sampler_epoch": 1, "balance_sampler": True},
+    {"encoder": "tfidf"},
+    {"loss": "combo", "image_encoder_name": "resnet18"},
+    {"skip_feature_extraction": True, "sup_con_weight": 0.5, "optimizer": "sgd", "pseudo_labels_path": "p", "epochs": 9},
+    {"use_superclip_loss": True, "use_weighted_sampling": True, "word_supervision": True, "early_stopping_patience": 3},
+]
+"""What is given besides an option: beside one of these it acts, where it ever does."""
+
+
+def beside(kind: Any) -> list[Any]:
+    """Return resolved configurations of a class; each option that ever acts does so in one of them."""
+    known = {f.name for f in dataclasses.fields(kind)}
+    made = [kind(**{name: value for name, value in given.items() if name in known}) for given in BESIDE]
+    return [recipes.resolve(one) if kind in (TrainConfig, PipelineConfig) else one for one in dict.fromkeys(made)]
+
+
+def counted(config: Any, **found: str) -> str:
+    """Return the key of a stage that has read `found`, and of its inputs those of the kinds that only a stage can know."""
+    fields = [f for f in dataclasses.fields(config) if f.metadata["role"] == "place" and f.metadata["digest"] not in keys.OF]
+    return keys.of_stage("t", config, {f.name: "" for f in fields if f.metadata["digest"] not in found} | found)
+
+
+@pytest.fixture
+def lying(monkeypatch) -> dict[str, str]:
+    """Return what lies where, for inputs of all kinds that keys read by themselves."""
+    held: dict[str, str] = {}
+    kinds = dict.fromkeys(keys.OF, lambda config, option: held.get(getattr(config, option), ""))
+    monkeypatch.setattr(keys, "OF", kinds)
+    monkeypatch.setattr(stage_module, "stage_key", lambda *parts: digest.of_json(list(parts)))
+    return held
+
+
+def of_place(config: Any, name: str, kind: str, lying: dict[str, str]) -> bool:
+    """Say whether an input counts by what it holds alone."""
+    there, moved = (dataclasses.replace(config, **{name: place}) for place in ("there", "moved"))
+    if kind not in keys.OF:  # the stage hands its digest over, or there is no key
+        with pytest.raises(LookupError, match=f"no digest of {name}"):
+            keys.digests(there, set(configuration.places(there)) - {name})
+        return counted(there, **{kind: "1"}) == counted(moved, **{kind: "1"}) != counted(moved, **{kind: "2"})
+    lying |= {"there": "1", "moved": "1"}
+    same = counted(there) == counted(moved)
+    lying["moved"] = "2"
+    return same and counted(there) != counted(moved)
+
+
+@pytest.mark.parametrize("kind", EVERY_CONFIG, ids=lambda kind: kind.__name__)
+def test_every_option_counts_by_its_value_or_by_what_lies_there_or_is_the_machine_s(lying, kind):
+    """Every option of every stage: a value that never acts beside any of the others would be no option."""
+    configs, wrong = beside(kind), []
+    known = functools.cache(counted)
+
+    def counts(config: Any, changed: Any, standing: str) -> bool:
+        """Say whether an option counts: by its value, and where a stage has a digest of what it decides by that alone."""
+        configuration.check_limits(changed)
+        if known(config) == counted(changed):
+            return False
+        with_digest = {digest: [counted(one, **{standing: digest}) for one in (config, changed)] for digest in "12" if standing}
+        return not standing or (len(set(with_digest["1"])) == 1 and set(with_digest["1"]).isdisjoint(with_digest["2"]))
+
+    for name, annotation, _default, _doc in configuration.fields_of(kind):
+        said = kind.__dataclass_fields__[name].metadata
+        pairs = ((config, dataclasses.replace(config, **{name: other(getattr(config, name), annotation)})) for config in configs)
+        if said["role"] == "machine":
+            good = all(known(config) == counted(changed) for config, changed in itertools.islice(pairs, 1))
+        elif said["role"] == "place":
+            good = of_place(next(filter(said["acts"], configs)), name, said["digest"], lying)
+        else:
+            good = any(counts(config, changed, said["digest"]) for config, changed in pairs)
+        wrong += [] if good else [name]
+    assert wrong == []
+
+
+def test_a_number_format_counts_by_what_it_comes_to_and_without_a_device_by_its_name(lying):
+    one, other = OptimizeClipConfig(), OptimizeClipConfig(use_amp=False)
+    found = {"data": ""}
+    assert keys.of_stage("t", one, found, CPU, "fp32") == keys.of_stage("t", other, found, CPU, "fp32")
+    assert keys.of_stage("t", one, found, CPU, "fp32") != keys.of_stage("t", one, found, CPU, "bf16")
+    assert keys.of_stage("t", one, found) != keys.of_stage("t", other, found)
+
+
 MACHINE = {
     TrainConfig: ("num_workers", "gpu", "threads", "download", "eval_funcs", "save_ckpt_every", "train_all_superclasses", "config"),
     LongtailTrainConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
     clip.TrainClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config", "multi_config"),
     OptimizeClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
-    CacheConfig: ("num_workers", "gpu", "threads", "overwrite", "download"),
-    SsddbcConfig: ("num_workers", "gpu", "threads", "max_workers", "download"),
+    CacheConfig: ("num_workers", "gpu", "threads", "overwrite", "download", "batch_size"),
+    SsddbcConfig: ("num_workers", "gpu", "threads", "max_workers", "download", "batch_size"),
 }
 
 
 @pytest.mark.parametrize("kind", MACHINE)
 def test_how_the_machine_is_used_is_in_no_key(kind):
-    config = recipes.resolve(kind()) if kind is TrainConfig else kind()
-    for name in MACHINE[kind]:
-        annotation = {name: annotation for name, annotation, *_ in configuration.fields_of(kind)}[name]
-        changed = dataclasses.replace(config, **{name: other(getattr(config, name), annotation)})
-        assert configuration.asked(changed) == configuration.asked(config), name
+    assert set(MACHINE[kind]) <= set(configuration.names_of(kind, "machine"))
 
 
 def test_the_cores_are_in_no_key(defaults, monkeypatch):
@@ -476,7 +581,7 @@ def test_labels_for_each_class_leave_their_share_out(defaults):
 
 def test_the_number_format_counts_and_not_how_it_was_asked_for(defaults):
     auto, named = (tiny.config(defaults / "glyphs", precision=name) for name in ("auto", "fp32"))
-    made = [keys.of_stage("t", config, {}, CPU, form) for config, form in ((auto, "fp32"), (named, "fp32"), (named, "bf16"))]
+    made = [keys.of_stage("t", config, {"data": ""}, CPU, form) for config, form in ((auto, "fp32"), (named, "fp32"), (named, "bf16"))]
     assert made[0] == made[1] != made[2]
 
 
