@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -22,7 +22,14 @@ from core import config_file
 from core.errors import UserError
 from core.older_names import nearest_value, present_name, unknown_options
 
-C = TypeVar("C")
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+C = TypeVar("C", bound=Dataclass)
 Auto = Literal["auto"]
 
 
@@ -66,8 +73,8 @@ class Limits:
         return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
 
-SEED = {"at_least": 0, "below": 2**32}
-SHARE = {"at_least": 0, "at_most": 1}
+SEED: dict[str, Any] = {"at_least": 0, "below": 2**32}
+SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
 
 
 def option(default: Any, doc: str, *, acts: Callable[[Any], bool] = _always, digest: str = "", role: str = "", **limits: Any) -> Any:
@@ -168,7 +175,7 @@ class _Source(str):
         made.given = given
         return made
 
-    def __getnewargs__(self) -> tuple[str, list[str]]:
+    def __getnewargs__(self) -> tuple[str, list[str]]:  # type: ignore[override]  # __new__ takes more than str's
         return str(self), self.given
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.data.classification import ClassificationData
 from core.errors import UserError
+from core.losses.label import LOSSES, LossType
 from core.stages import keys
 from core.stages.execute import Job
 from core.stages.longtail import checks, materials
@@ -24,9 +25,6 @@ from tuning.config import TuneLongtailConfig
 from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
-LOSSES = ("ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment")
-Late = Literal["ldam_drw", "crt"]
-LATE_LOSSES: dict[Late, str] = {"ldam_drw": "drw_epoch", "crt": "crt_epoch"}  # ce until that epoch
 REFUSED = {"multitask": ("ldam_drw",), "fewshot": ("crt",)}
 IDLE: dict[str, Any] = {"register": False, "save_freq": 0, "log_interval": 0, "linear_probe": False}  # nobody looks at these of a trial
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy")
@@ -44,7 +42,7 @@ def ranges(config: LongtailTrainConfig) -> Parameters:
     searched: dict[str, Range | Choice] = {
         "lr": Range(5e-5, 5e-3, log=True),
         "weight_decay": Range(1e-6, 1e-1, log=True),
-        "loss_type": Choice((*LOSSES, *(loss for loss in LATE_LOSSES if _acts(loss, config)))),
+        "loss_type": Choice(tuple(loss for loss in LOSSES if _acts(loss, config))),
         "use_ema": Choice((False, True)),
     }
     if config.mixup_prob and config.mixup_disable_epoch:
@@ -64,12 +62,14 @@ def also(config: LongtailTrainConfig) -> Parameters:
     }
 
 
-def _acts(loss: Late, config: LongtailTrainConfig) -> bool:
+def _acts(loss: LossType, config: LongtailTrainConfig) -> bool:
+    since = LOSSES[loss].from_epoch
+    if not since:
+        return True
     if loss == "crt" and config.epochs - timeline.retrained_from(replace(config, loss_type=loss)) < timeline.FEWEST_RETRAINED:
         return False
     late = {said.split()[0] for said in timeline.beyond(replace(config, loss_type=loss))}
-    never = getattr(config, LATE_LOSSES[loss]) == timeline.NEVER
-    return not never and LATE_LOSSES[loss] not in late and loss not in REFUSED.get(config.model_type, ())
+    return getattr(config, since) != timeline.NEVER and since not in late and loss not in REFUSED.get(config.model_type, ())
 
 
 def prepare(config: LongtailTrainConfig) -> LongtailTrainConfig:

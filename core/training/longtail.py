@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from core.losses.balanced_softmax import balanced_softmax
+from core.losses import label
 from core.losses.center import CenterLoss
-from core.losses.ldam import effective_number_weights, ldam_logits
+from core.losses.ldam import effective_number_weights
 from core.losses.soft_cross_entropy import smooth, soft_cross_entropy
 from core.models.classifiers import Classifier, CosineHead, linear_head
 from core.training import distributed, optimizers, timeline
@@ -40,23 +40,26 @@ class LabelLoss:
 
     def __init__(self, config: Any, class_counts: Tensor, class_weights: Tensor, tail: Tensor) -> None:
         self.config, self.counts, self.weights = config, class_counts, class_weights.float()
+        self.kind = label.LOSSES[config.loss_type]
+        self.loss = label.function(self.kind.loss)
         self.effective = effective_number_weights(class_counts).float()
         self.tail = torch.zeros(len(class_counts), device=class_counts.device).index_fill(0, tail, 1.0)
 
     def __call__(self, logits: Tensor, targets: Tensor, phase: Phase) -> Tensor:
         """Return the loss of logits (B, C) in float32 against soft targets (B, C)."""
-        c = self.config
+        c, kind = self.config, self.kind
         if phase.retrained:
             return soft_cross_entropy(logits, targets)
-        if c.loss_type == "balanced_softmax":
-            logits = balanced_softmax(logits, self.seen_counts(phase))
-        elif c.loss_type == "ldam_drw":
-            logits = ldam_logits(logits, targets, self.counts)
-        weights = self.weights if c.use_class_weights or c.loss_type == "weighted_ce" else None
+        if kind.prior:
+            logits = label.function(kind.prior)(logits, self.seen_counts(phase))
+        if kind.margins:
+            logits = label.function(kind.margins)(logits, targets, self.counts)
+        weights = self.weights if c.use_class_weights or kind.weighted else None
         if phase.reweighted:
             weights = self.effective
-        gammas = torch.full_like(self.tail, c.focal_gamma) if c.loss_type == "focal" else self.tail * c.focal_gamma
-        return soft_cross_entropy(logits, targets, weights, gammas if c.loss_type == "focal" or phase.tail_focal else None)
+        gammas = torch.full_like(self.tail, c.focal_gamma) if kind.focal else self.tail * c.focal_gamma
+        found: Tensor = self.loss(logits, targets, weights, gammas if kind.focal or phase.tail_focal else None)
+        return found
 
     def seen_counts(self, phase: Phase) -> Tensor:
         """Return (C,) counts in proportion to how often each class is drawn: the prior that the loss corrects for."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
+
+from core.config import Dataclass
 
 
-class Choice(Protocol):
+class Choice(Dataclass, Protocol):
     """What every configuration says of its data set."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def dataset(self) -> str:

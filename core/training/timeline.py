@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from core.losses.label import LOSSES
+
 NEVER = -1
 WARMUP_START = 0.02  # of the learning rate
 END_LR = 1e-6
@@ -20,7 +22,8 @@ MIXUP_DECAYS = (0.5, 0.25)  # 0.4 -> 0.2 -> 0.1
 SMOOTHING_DECAY = 0.4  # 0.05 -> 0.02
 STEP_DECAY, STEPS = 0.1, 3
 LEVELS = ("head", "last_stage", "all")
-CORRECTING = ("weighted_ce", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt")  # losses that answer the classes' sizes themselves
+CORRECTING = tuple(name for name, kind in LOSSES.items() if kind.corrects)  # losses that answer the classes' sizes themselves
+MARGINS = tuple(name for name, kind in LOSSES.items() if kind.margins)  # meant for cosines
 FEWEST_RETRAINED = 2  # epochs in which a new classifier can learn at all
 
 
@@ -95,7 +98,9 @@ def changes(config: Any) -> tuple[Change, ...]:
         Change(c.tail_focal_epoch, "tail_focal_epoch", {"tail_focal": True}),
         Change(c.progressive_resize_epoch, "progressive_resize_epoch", {"image_size": c.progressive_image_size}),
         Change(
-            c.center_update_epoch, "center_update_epoch", {"cosine": c.use_cosine_classifier or _margins(c), "center": c.use_center_loss}
+            c.center_update_epoch,
+            "center_update_epoch",
+            {"cosine": c.use_cosine_classifier or c.loss_type in MARGINS, "center": c.use_center_loss},
         ),
         Change(c.final_clean_epoch, "final_clean_epoch", {"light": True}),
         Change(c.drw_epoch if c.loss_type == "ldam_drw" else NEVER, "drw_epoch", {"reweighted": True}),
@@ -137,13 +142,8 @@ def first_phase(config: Any) -> Phase:
         smoothing=config.label_smoothing,
         balanced=draws_by_frequency(config),
         image_size=config.image_size,
-        cosine=_margins(config),
+        cosine=config.loss_type in MARGINS,
     )
-
-
-def _margins(config: Any) -> bool:
-    """Say whether the loss has margins, which are meant for cosines."""
-    return config.loss_type == "ldam_drw"
 
 
 def phase_at(config: Any, epoch: int) -> Phase:

@@ -8,6 +8,7 @@ import pytest
 
 from core import config as configuration
 from core.errors import UserError
+from core.losses.label import LOSSES
 from core.stages.longtail.config import LongtailTrainConfig
 from entrypoints import train_longtail, tune_longtail
 from tests.core.stages.longtail import tiny
@@ -32,7 +33,7 @@ def test_the_space_is_what_the_command_says():
     assert searched() == {
         "lr": "5e-05..0.005 log",
         "weight_decay": "1e-06..0.1 log",
-        "loss_type": "ce | weighted_ce | focal | balanced_softmax | logit_adjustment | ldam_drw | crt",
+        "loss_type": " | ".join(LOSSES),
         "use_ema": "False | True",
         "mixup_alpha": "0..0.8",
     }
@@ -52,7 +53,7 @@ def test_the_space_is_what_the_command_says():
     ],
 )
 def test_a_loss_that_would_never_act_or_be_refused_is_not_searched(options, absent):
-    everything = {*longtail.LOSSES, *longtail.LATE_LOSSES}
+    everything = {*LOSSES}
     assert everything - set(searched(**options)["loss_type"].split(" | ")) == absent
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
 from core.training.recipes import DATA_ROOT
 
-EPOCHS = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
+EPOCHS: dict[str, Any] = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
 
 
 def _has_pseudo_labels(config: Any) -> bool:
@@ -201,7 +201,8 @@ class CacheConfig(CheckpointOptions, MachineOptions, DataOptions):
     """Extract the features of a checkpoint with the evaluation transform, for training and test images."""
 
     model_path: str = place("", "checkpoint (file, folder, run or URI) to extract with", "checkpoint")
-    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any", digest="checkpoint", **SEED)
+    # wider than what it overrides: auto is no seed to train with
+    seed: int | Auto = option("auto", "seed of the training whose checkpoint is wanted; auto = any", digest="checkpoint", **SEED)  # type: ignore[assignment]
     auto_find_best: bool = option(
         False, "take the best checkpoint that finished runs of this data set (and seed) have", digest="checkpoint"
     )
@@ -214,7 +215,8 @@ class CacheConfig(CheckpointOptions, MachineOptions, DataOptions):
 class SsddbcConfig(ClusterOptions, CheckpointOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
-    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any", digest="checkpoint", **SEED)
+    # wider than what it overrides: auto is no seed to train with
+    seed: int | Auto = option("auto", "seed that the checkpoint must have been trained with; auto = any", digest="checkpoint", **SEED)  # type: ignore[assignment]
     ckpt_path: str = place("", "checkpoint (file, folder or URI) whose features are clustered", "checkpoint")
     skip_feature_extraction: bool = option(False, "use features_path instead of extracting")
     features_path: str = place(

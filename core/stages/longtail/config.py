@@ -9,11 +9,12 @@ from functools import lru_cache, partial
 from typing import Any, Literal
 
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
+from core.losses.label import LossType
 from core.training import timeline
 
 scheduled = partial(option, acts=lambda config: False)
 """Declares an option that acts through the timeline alone: what the epochs then are like is in the stage key instead of it."""
-EPOCH = {"at_least": timeline.NEVER, "wrong": "; give an epoch from 0, or -1 for never"}
+EPOCH: dict[str, Any] = {"at_least": timeline.NEVER, "wrong": "; give an epoch from 0, or -1 for never"}
 
 
 @lru_cache(maxsize=8)
@@ -24,9 +25,6 @@ def _phases(config: Any) -> tuple[timeline.Phase, ...]:
 def _in_some_epoch(holds: Callable[[timeline.Phase], Any]) -> Callable[[Any], bool]:
     """Return what says of a configuration whether something holds in one of its epochs."""
     return lambda config: any(holds(phase) for phase in _phases(config))
-
-
-LOSSES = ("ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class LongtailOptimiser:
 class LongtailLoss:
     """Loss, sampling, mixing; the defaults are what won on validation (README), not the older tool's weighted cross-entropy."""
 
-    loss_type: Literal["ce", "weighted_ce", "focal", "balanced_softmax", "logit_adjustment", "ldam_drw", "crt", "multitask"] = option(
+    loss_type: Literal[LossType, "multitask"] = option(
         "ce",
         "loss of the label: logit_adjustment = ce, then tau chosen on validation; ldam_drw = margins, re-weighted from drw_epoch; "
         "crt = ce, then a new classifier on balanced draws from crt_epoch; multitask = older name of model_type = multitask with ce",

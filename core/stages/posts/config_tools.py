@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from core.config import SEED, SHARE, machine, option, place
 from core.stages.posts.config import OptimizeClipConfig, PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 
 PROBABILITY = SHARE | {"wrong": " is no probability; give a number from 0 to 1"}
-NOT_NEGATIVE = {"at_least": 0, "wrong": "; give 0 or more"}
+NOT_NEGATIVE: dict[str, Any] = {"at_least": 0, "wrong": "; give 0 or more"}
 
 
 @dataclass(frozen=True)

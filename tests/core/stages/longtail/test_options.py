@@ -11,10 +11,11 @@ import torch
 from safetensors.numpy import save_file
 
 from core.data import longtail
+from core.losses.label import LOSSES
 from core.models import small
 from core.stages.longtail import materials, train
 from core.stages.longtail.checks import EPOCH_OPTIONS
-from core.stages.longtail.config import LOSSES, LongtailEvaluateConfig, LongtailTrainConfig
+from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
 from core.training import state as states
 from core.training.precision import has_bf16
 from tests.core.stages.longtail import tiny
