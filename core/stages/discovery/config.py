@@ -11,6 +11,7 @@ from typing import Any, Literal
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
 from core.training.recipes import DATA_ROOT
 
+Dataset = Literal["digits", "cifar100", "folder"]
 EPOCHS: dict[str, Any] = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
 
 
@@ -32,7 +33,7 @@ class DataOptions:
     """Which images, and who is labelled."""
 
     superclass_name: str = option("", "one of CIFAR-100's 15 superclasses, or 'all'; giving it implies dataset=cifar100", digest="data")
-    dataset: Literal["auto", "digits", "cifar100", "folder"] = option(
+    dataset: Literal["auto", Dataset] = option(
         "auto",
         "data set; auto = cifar100 with a superclass, what lies in data_root where one is given, else digits",
         digest="checkpoint",
@@ -250,4 +251,4 @@ class PipelineConfig(ClusterOptions, PseudoOptions, EvalOptions, LossOptions, Mo
 class SplitConfig(DataOptions):
     """Write the labelled/unlabelled split of every superclass (or of the one named) as JSON."""
 
-    dataset: Literal["digits", "cifar100", "folder"] = option("cifar100", "data set")
+    dataset: Dataset = option("cifar100", "data set")

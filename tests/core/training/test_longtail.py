@@ -15,12 +15,12 @@ from core.data.classification import Attribute, ClassificationData, tail_classes
 from core.data.images import ArrayImages, ImageSet, empty_set
 from core.models.classifiers import CosineHead, FewShotHead
 from core.stages.longtail import materials
-from core.stages.longtail.checks import EPOCH_OPTIONS
 from core.stages.longtail.config import LongtailTrainConfig
 from core.training import timeline
 from core.training.longtail import LabelLoss, LongtailTask, mix
 from core.training.loop import Plan, fit
 from core.training.timeline import Phase
+from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
 
 CPU = torch.device("cpu")
 COUNTS = (10, 7, 4, 3)

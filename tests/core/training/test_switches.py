@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from core.models.classifiers import Classifier, linear_head
-from core.stages.longtail.checks import EPOCH_OPTIONS
 from core.stages.longtail.config import LongtailTrainConfig
 from core.training import timeline
 from core.training.longtail import LabelLoss, LongtailTask
 from core.training.loop import Plan, fit
+from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([160, 80, 40, 20])

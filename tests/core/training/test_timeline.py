@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.stages.longtail.checks import EPOCH_OPTIONS
 from core.stages.longtail.config import LongtailTrainConfig
 from core.training import timeline
 from core.training.timeline import Phase, beyond, changes, describe, lr_at, phase_at, widest
+from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
 
 # The schedule of the documentation; the defaults leave out the sampler's end and the tail's focal loss, which lost on validation.
 OLDER = {"loss_type": "balanced_softmax", "balance_sampler": False, "disable_sampler_epoch": 15, "tail_focal_epoch": 18}
