@@ -14,11 +14,11 @@ from core.data import longtail
 from core.losses.label import LOSSES
 from core.models import small
 from core.stages.longtail import materials, train
-from core.stages.longtail.checks import EPOCH_OPTIONS
 from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
 from core.training import state as states
 from core.training.precision import has_bf16
 from tests.core.stages.longtail import tiny
+from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
 
 CENTER = {"center_update_epoch": 0, "use_center_loss": True, "use_cosine_classifier": True}
 FEWSHOT = {"model_type": "fewshot", "fewshot_hidden": 16}
