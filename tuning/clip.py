@@ -20,6 +20,7 @@ from core.stages.clip.stages import TRAIN_CLIP
 from core.stages.clip.train import ClipTraining, announce
 from core.stages.clip.train import prepare as prepare_training
 from core.stages.execute import Job
+from core.tracking.recorder import Recorder
 from tuning import light
 from tuning.config import TuneClipConfig
 from tuning.runner import Plan, plan, run_studies
@@ -78,7 +79,7 @@ def begin(config: TrainClipConfig) -> Job:
     """Prepare a trial."""
     prepared = prepare_training(replace(config, **IDLE), pool.of(config))
 
-    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+    def work(run: Recorder, _unfinished: Any) -> dict[str, Any]:
         training = ClipTraining(prepared, run)
         announce(prepared, run)
         return light.train(training)
@@ -99,7 +100,7 @@ SPACE = Space(
 )
 
 
-def run(config: TuneClipConfig, run: Any) -> dict[str, Any]:
+def run(config: TuneClipConfig, run: Recorder) -> dict[str, Any]:
     """Run `tune_clip`."""
     return run_studies([study(config)], run)
 

@@ -54,9 +54,9 @@ def train(training: CheckpointedTraining) -> dict[str, Any]:
     training.fit()
     best = training.facts["best"]["epoch"] or training.history[-1][0]
     summary = training.summarise() | {"metrics": training.metrics_at(best)}
-    training.run.metrics({"best_epoch": float(best)}, training.history[-1][0])
-    training.run.tags({"taxon.seed": str(training.config.seed), "taxon.best_checkpoint": summary["best_checkpoint"]})
-    publish(training.run, training.work, training.config, summary)
+    training.recorder.metrics({"best_epoch": float(best)}, training.history[-1][0])
+    training.recorder.tags({"taxon.seed": str(training.config.seed), "taxon.best_checkpoint": summary["best_checkpoint"]})
+    publish(training.recorder, training.work, training.config, summary)
     return summary
 
 

@@ -19,6 +19,7 @@ from core.stages.longtail.config import LongtailData, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.stages.longtail.train import LongtailTraining
 from core.stages.longtail.train import prepare as prepare_training
+from core.tracking.recorder import Recorder
 from core.training import timeline
 from tuning import light
 from tuning.config import TuneLongtailConfig
@@ -103,7 +104,7 @@ SPACE = Space(
 )
 
 
-def run(config: TuneLongtailConfig, run: Any) -> dict[str, Any]:
+def run(config: TuneLongtailConfig, run: Recorder) -> dict[str, Any]:
     """Run `tune_longtail`."""
     return run_studies([study(config)], run)
 

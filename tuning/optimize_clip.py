@@ -18,6 +18,7 @@ from core.stages.posts.config import OptimizeClipConfig, PostsData
 from core.stages.posts.optimize import PostsTraining, key_of
 from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking import stage
+from core.tracking.recorder import Recorder
 from tuning import light
 from tuning.config import TuneOptimizeClipConfig
 from tuning.runner import Plan, plan, run_studies
@@ -97,7 +98,7 @@ def begin(config: OptimizeClipConfig) -> Job:
     config, posts = replace(config, **IDLE), rows.of(config)
     key = key_of(config, posts)
 
-    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+    def work(run: Recorder, _unfinished: Any) -> dict[str, Any]:
         run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
         run.params(configuration.canonical(config))
         return _fit(config, posts, key, run) if config.encoder == "tfidf" else light.train(PostsTraining(config, posts, run, key))
@@ -105,7 +106,7 @@ def begin(config: OptimizeClipConfig) -> Job:
     return Job("", work)
 
 
-def _fit(config: OptimizeClipConfig, posts: dict[str, Any], key: str, run: Any) -> dict[str, Any]:
+def _fit(config: OptimizeClipConfig, posts: dict[str, Any], key: str, run: Recorder) -> dict[str, Any]:
     """Fit the reference line; its one epoch has the validation metrics."""
     m = materials.gather(config, posts)
     run.started()
@@ -131,7 +132,7 @@ SPACE = Space(
 )
 
 
-def run(config: TuneOptimizeClipConfig, run: Any) -> dict[str, Any]:
+def run(config: TuneOptimizeClipConfig, run: Recorder) -> dict[str, Any]:
     """Run `tune_optimize_clip`."""
     return run_studies([study(config)], run)
 

@@ -24,7 +24,8 @@ from core.errors import UserError
 from core.tracking import provenance
 from core.tracking import run as tracking
 from core.tracking.patience import StoreError
-from core.tracking.run import PARENT_TAG, Run
+from core.tracking.recorder import Recorder
+from core.tracking.run import PARENT_TAG
 from core.tracking.stored import StoredRun
 from tuning import config as tune_config
 from tuning import report, samplers
@@ -96,7 +97,7 @@ def plan(space: Space, options: Any, label: str, several: bool = False, **values
     return Plan(space, options, base, parameters, inputs, name, signature)
 
 
-def run_studies(plans: list[Plan], run: Run) -> dict[str, Any]:
+def run_studies(plans: list[Plan], run: Recorder) -> dict[str, Any]:
     """Run the studies of one command, one after another; `run` is the command's. Return their summaries by name."""
     summaries = {}
     for one in plans:
@@ -107,7 +108,7 @@ def run_studies(plans: list[Plan], run: Run) -> dict[str, Any]:
     return summaries
 
 
-def run_study(plan: Plan, run: Run, own: bool = True) -> dict[str, Any]:
+def run_study(plan: Plan, run: Recorder, own: bool = True) -> dict[str, Any]:
     """Work on a study until it is done (or `timeout`); return its summary.
 
     Args:
@@ -123,7 +124,7 @@ def run_study(plan: Plan, run: Run, own: bool = True) -> dict[str, Any]:
             raise unusable(storage.address, error) from None
 
 
-def _run_study(plan: Plan, storage: Storage, run: Run, own: bool) -> dict[str, Any]:
+def _run_study(plan: Plan, storage: Storage, run: Recorder, own: bool) -> dict[str, Any]:
     options = plan.options
     study = storage.patiently(lambda: _open_study(plan, storage))
     with storage.deletion_named(study), _study_run(plan, study, storage, run, own) as run_id:
@@ -208,7 +209,7 @@ def _open_study(plan: Plan, storage: Storage) -> optuna.Study:
 
 
 @contextlib.contextmanager
-def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Run, own: bool) -> Iterator[str]:
+def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Recorder, own: bool) -> Iterator[str]:
     """Give the id of the study's run in this tracking store, made or taken up again where that is needed.
 
     It is kept in the study; machines that do not share a tracking store have one each.
@@ -230,7 +231,7 @@ def _study_run(plan: Plan, study: optuna.Study, storage: Storage, run: Run, own:
         yield found
 
 
-def _describe(plan: Plan, run: Run) -> None:
+def _describe(plan: Plan, run: Recorder) -> None:
     run.tags({"taxon.study": plan.name})
     run.params({f"search.{name}": parameter for name, parameter in plan.parameters.items()})
     prepared = configuration.canonical(plan.space.prepare(plan.base))

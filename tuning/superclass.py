@@ -15,6 +15,7 @@ from core.stages import keys
 from core.stages.discovery import checks, materials
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.stages import TRAIN_SUPERCLASS
+from core.tracking.recorder import Recorder
 from core.training import recipes
 from tuning.config import TuneSuperclassConfig
 from tuning.runner import Plan, plan, run_studies
@@ -78,7 +79,7 @@ SPACE = Space(
 )
 
 
-def run(config: TuneSuperclassConfig, run: Any) -> dict[str, Any]:
+def run(config: TuneSuperclassConfig, run: Recorder) -> dict[str, Any]:
     """Run `tune_superclass`: every study of the command."""
     return run_studies(plans(config), run)
 

@@ -19,6 +19,7 @@ from typing import Any
 from core.errors import Gone, UserError, full_disk_named
 from core.tracking import stage as stages
 from core.tracking.patience import is_outage
+from core.tracking.recorder import Recorder
 from core.tracking.run import NOTE_TAG
 
 Summary = dict[str, Any]
@@ -56,7 +57,7 @@ class Published:
         left: names of the steps that are left; others were done before.
     """
 
-    run: Any
+    run: Recorder
     folder: Path
     manifest: stages.Manifest
     summary: Summary
@@ -92,7 +93,9 @@ def is_kept(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def published(run: Any, folder: Path, summary: Summary, tags: dict[str, Any], steps: Steps, before: Unfinished | None = None) -> Published:
+def published(
+    run: Recorder, folder: Path, summary: Summary, tags: dict[str, Any], steps: Steps, before: Unfinished | None = None
+) -> Published:
     """Publish a work folder, unless the run has done so `before`; from here on nothing that fails can cost the result.
 
     Args:
@@ -151,7 +154,7 @@ def settle(published: Published, steps: Steps) -> Summary:
     return published.summary | added
 
 
-def _fail(run: Any, failed: Mapping[str, Exception], noted: str) -> None:
+def _fail(run: Recorder, failed: Mapping[str, Exception], noted: str) -> None:
     """Say on the run what failed and why, with the traceback as a file, and raise UserError with it."""
     reasons = "; ".join(f"{name}: {_reason(error)}" for name, error in failed.items())
     sentence = f"Unfinished: {reasons}. Figures and checkpoints are stored; the same command trains nothing and does only what is left."

@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.lineage import Lineage
 from core.stages import after, inputs
 from core.stages.sources import Source
+from core.tracking.recorder import Recorder
 from core.training import distributed
 from core.training import state as states
 from core.training.loop import Plan
@@ -60,12 +61,18 @@ class CheckpointedTraining:
     """The run that published this training and is told of what was left to be done; None = it is to be published."""
 
     config: Any
-    run: Any
+    run: Recorder | None
     work: Path
     key: str
     facts: dict[str, Any]
     history: list[list[Any]]
     epoch: int
+
+    @property
+    def recorder(self) -> Recorder:
+        """The run, for what only rank 0 does."""
+        assert self.run is not None
+        return self.run
 
     @property
     def stop(self) -> int:
@@ -131,7 +138,8 @@ class CheckpointedTraining:
         return folder
 
     def _log_steps(self, values: dict[str, float], step: int) -> None:
-        self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
+        if self.run is not None:
+            self.run.metrics({f"step/{name}": value for name, value in values.items()}, step)
 
     def keep_every(self) -> int:
         """Return that every so-many-th checkpoint is kept beside last and best; 0 = none."""
@@ -257,7 +265,7 @@ class CheckpointedTraining:
         steps = dataclasses.replace(steps, each={**steps.each, "pictures": self._with_curves(steps.each.get("pictures"))})
         described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
         tags = {**described, "taxon.best_checkpoint": summary["best_checkpoint"], **tags}
-        found = after.settle(after.published(self.run, self.work, summary, tags, steps, self.unfinished), steps)
+        found = after.settle(after.published(self.recorder, self.work, summary, tags, steps, self.unfinished), steps)
         stage.clear(self.work)
         return found
 
@@ -308,11 +316,11 @@ class CheckpointedTraining:
         self.load_state(state)
         self.history = state.history
         self.facts |= {name: state.facts[name] for name in self.carried_facts}
-        if self.run is not None:
-            for epoch, metrics in self.history:
-                self._tell(epoch, metrics)
+        for epoch, metrics in self.history:
+            self._tell(epoch, metrics)
 
     def _tell(self, epoch: int, metrics: dict[str, float]) -> None:
-        shown = self.shown(metrics)
-        self.run.metrics(shown, epoch)
-        self.run.forward(shown, epoch)
+        if self.run is not None:
+            shown = self.shown(metrics)
+            self.run.metrics(shown, epoch)
+            self.run.forward(shown, epoch)

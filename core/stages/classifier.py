@@ -72,7 +72,7 @@ class ClassifierTraining(CheckpointedTraining):
         for part, found in reports.items():
             metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
         metrics |= self.beside()
-        self.run.metrics(metrics, self.history[-1][0])
+        self.recorder.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
         tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
         steps: dict[str, after.Step] = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
@@ -106,7 +106,7 @@ class ClassifierTraining(CheckpointedTraining):
         try:
             self.server.write(folder / "data", *self.served(), about, self.lineage)
             return registry.register(
-                self.run,
+                self.recorder,
                 registry.model_name(self.family, data.name),
                 folder / "data",
                 self.server.__name__,

@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, overload
 
 from core.errors import UserError
 from core.stages.after import Summary, Unfinished
@@ -29,11 +29,12 @@ from core.stages.server import Request, StageServer
 from core.stages.stage import Stage, function_of
 from core.tracking import run as tracking
 from core.tracking import stage as stages
+from core.tracking.recorder import Recorder
 from core.tracking.store import machine_lock, scratch
 from core.training import distributed
 
 Metrics = dict[str, float]
-Work = Callable[[Any, Unfinished | None], Summary]
+Work = Callable[[Any, Unfinished | None], Summary]  # of a Recorder; that of a training on several ranks takes None too
 Follow = Callable[[Metrics, int], None]
 
 
@@ -52,12 +53,12 @@ class Job:
 
     key: str
     work: Work
-    describe: Callable[[Any], None] = lambda run: None
+    describe: Callable[[Recorder], None] = lambda run: None
     shown: Callable[[Metrics], Metrics] = lambda metrics: metrics
     registers: bool = False
 
 
-def command(job: Job, run: Any, reuse: bool = True) -> Summary:
+def command(job: Job, run: Recorder | None, reuse: bool = True) -> Summary:
     """Do a job in a command's own run and return its summary ({} on ranks other than 0).
 
     Whoever does the same waits until this run has ended: it looks for a run that is FINISHED.
@@ -70,20 +71,20 @@ def command(job: Job, run: Any, reuse: bool = True) -> Summary:
     finished = find(job.key, job.registers) if reuse and run is not None else None
     if not distributed.from_main(finished is not None):
         return once(job, run)
-    if finished is None:
+    if finished is None or run is None:
         return {}
     job.describe(run)
     print(f"taxon: this has been done before (run {finished.run_id}); reused", file=sys.stderr)
     return _given(finished, run, job.shown)
 
 
-def once(job: Job, run: Any) -> Summary:
+def once(job: Job, run: Recorder | None) -> Summary:
     """Return the summary of a job: done in `run`, or, where an earlier run published its result, finished in that one.
 
     In the latter case `run` gets a copy of everything. Whoever calls this holds the key's lock where others could do the same.
     """
     unfinished = Unfinished.of(job.key) if run is not None and job.key else None
-    if unfinished is None:
+    if unfinished is None or run is None:
         return job.work(run, None)
     before = unfinished.finished.run_id
     print(f"taxon: run {before} has computed this; left to be done is: {', '.join(unfinished.left)}", file=sys.stderr)
@@ -98,7 +99,7 @@ def once(job: Job, run: Any) -> Summary:
     return _given(finished, run, job.shown)
 
 
-def perform(stage: Stage, config: Any, run: Any) -> Summary:
+def perform(stage: Stage, config: Any, run: Recorder) -> Summary:
     """Do a stage in a run below another one, which holds the lock of its key: a result that can be found again."""
     if stage.begin:
         return once(function_of(stage.begin)(config), run)
@@ -140,7 +141,11 @@ class Done:
     reused: bool
 
 
-def below(child: Child, run: Any, server: StageServer | None = None) -> Done | None:
+@overload
+def below(child: Child, run: Recorder, server: StageServer | None = None) -> Done: ...
+@overload
+def below(child: Child, run: None, server: StageServer | None = None) -> None: ...
+def below(child: Child, run: Recorder | None, server: StageServer | None = None) -> Done | None:
     """Do a child below `run` unless that has been done, and return its result; None on ranks other than 0.
 
     Args:
@@ -151,7 +156,7 @@ def below(child: Child, run: Any, server: StageServer | None = None) -> Done | N
         began = time.time()
         found = find(job.key, job.registers) if run is not None else None
         if distributed.from_main(found is not None):
-            return None if found is None else _told(child, run, Done(found, True), began)
+            return None if found is None or run is None else _told(child, run, Done(found, True), began)
         if run is None:
             once(job, None)
             return None
@@ -169,13 +174,13 @@ def below(child: Child, run: Any, server: StageServer | None = None) -> Done | N
     return _told(child, run, Done(found, False), began)
 
 
-def all_below(children: Sequence[Child], run: Any) -> list[stages.Finished]:
+def all_below(children: Sequence[Child], run: Recorder | None) -> list[stages.Finished]:
     """Do every child below `run` and return their results in order ([] on ranks other than 0).
 
     Several devices in `gpu` (0,1) take one child at a time each, in processes of their own; one device works in this process.
     """
     devices = devices_of(children[0].config.gpu)
-    if len(devices) == 1:
+    if len(devices) == 1 or run is None:
         return [done.finished for child in children if (done := below(child, run)) is not None]
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
@@ -253,7 +258,7 @@ def _put_back(finished: stages.Finished, key: str) -> None:
         shutil.copytree(kept, stages.work_folder(key) / "checkpoints", dirs_exist_ok=True)
 
 
-def _given(finished: stages.Finished, run: Any, shown: Callable[[Metrics], Metrics]) -> Summary:
+def _given(finished: stages.Finished, run: Recorder, shown: Callable[[Metrics], Metrics]) -> Summary:
     """Give a run of its own all that a finished one of the same key has: files, metrics, tags and note; return its summary."""
     run.tags(stages.told(finished.run_id) | {"taxon.reused": finished.run_id})
     for epoch, metrics in finished.summary.get("history", ()):
@@ -269,7 +274,7 @@ def _given(finished: stages.Finished, run: Any, shown: Callable[[Metrics], Metri
     return finished.summary
 
 
-def _told(child: Child, run: Any, done: Done, began: float) -> Done:
+def _told(child: Child, run: Recorder, done: Done, began: float) -> Done:
     """Say on the parent and on the terminal how a child came by its result."""
     if done.reused:
         run.tags({f"taxon.reused.{slug(child.label or child.name)}": done.finished.run_id})
@@ -281,7 +286,7 @@ def _told(child: Child, run: Any, done: Done, began: float) -> Done:
 class _Collected:
     """A run whose files are kept in a folder until all are there; everything else goes through."""
 
-    def __init__(self, run: Any, place: Path):
+    def __init__(self, run: Recorder, place: Path):
         self._run, self._place = run, place
 
     def __getattr__(self, name: str) -> Any:
@@ -307,7 +312,7 @@ class _Collected:
             self.write(name, lambda path: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"), folder)
 
 
-def _vouched(function: Callable[[Any, Any], Summary], config: Any, run: Any) -> Summary:
+def _vouched(function: Callable[[Any, Any], Summary], config: Any, run: Recorder) -> Summary:
     """Do a stage that stores its files as it goes, and publish them together with its summary and a manifest."""
     place = scratch("step")
     try:

@@ -23,6 +23,7 @@ from core.stages.execute import Job
 from core.stages.launch import launch
 from core.stages.stage import Stage
 from core.tracking import stage
+from core.tracking.recorder import Recorder
 from tuning.config import TuneOptions
 from tuning.runner import plan, run_studies
 from tuning.space import Choice, Range, Space
@@ -53,7 +54,7 @@ class TuneToyConfig(TuneOptions, ToyOptions):
     """Search x and depth of the toy."""
 
 
-def train(config: ToyConfig, run: Any) -> dict[str, Any]:
+def train(config: ToyConfig, run: Recorder) -> dict[str, Any]:
     """Train: each epoch gets nearer to the value that x and depth deserve; epochs that a checkpoint holds are not trained again."""
     folder = stage.work_folder(digest.of_json([config.data, config.x, config.depth, config.kind]))
     checkpoint = folder / "checkpoints" / "epoch.json"
@@ -94,12 +95,12 @@ def _value(config: ToyConfig, epoch: int) -> float:
     return deserved - 1 / epoch
 
 
-def _tell(run: Any, epoch: int, value: float) -> None:
+def _tell(run: Recorder, epoch: int, value: float) -> None:
     run.metrics({"val/toy": value}, epoch)
     run.forward({"val/toy": value}, epoch)
 
 
-def _trained(run: Any, epoch: int) -> None:
+def _trained(run: Recorder, epoch: int) -> None:
     """Note every epoch that is really trained: a continued trial trains none twice."""
     with open(cache_home() / "trained", "a") as file:
         file.write(f"{run.run_id} {epoch}\n")
@@ -124,7 +125,7 @@ SPACE = Space(
 )
 
 
-def tune(config: TuneToyConfig, run: Any) -> dict[str, Any]:
+def tune(config: TuneToyConfig, run: Recorder) -> dict[str, Any]:
     """Run the study."""
     return run_studies([plan(SPACE, config, config.data)], run)
 

@@ -23,14 +23,14 @@ from core.stages.clip import checks, data, evaluate, folds, train
 from core.stages.clip.config import TrainClipConfig
 from core.stages.clip.stages import TRAIN_CLIP
 from core.tracking import stage as stages
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
-from core.training import distributed
 
 PREDICTIONS = "out_of_fold.csv"
 Tags = dict[str, str]
 
 
-def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+def cross_validate(config: TrainClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Train every fold and publish the parent's files; return its summary ({} on ranks other than 0)."""
     checks.check_training(config)
     execute.devices_of(config.gpu)
@@ -46,15 +46,18 @@ def cross_validate(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}
     children = [child(one, f"fold {one.fold}", partial(train.begin, pool=pool), tags, run) for one in each]
     finished = execute.all_below(children, run)
-    return _publish(config, run, pool, len(made), info, finished) if distributed.is_main() else {}
+    return _publish(config, run, pool, len(made), info, finished) if run is not None else {}
 
 
-def child(config: TrainClipConfig, name: str, begin: Callable[[TrainClipConfig], execute.Job], tags: Tags, run: Any) -> execute.Child:
+def child(
+    config: TrainClipConfig, name: str, begin: Callable[[TrainClipConfig], execute.Job], tags: Tags, run: Recorder | None
+) -> execute.Child:
     """Return a fold or configuration as a child run, whose main figures are on its parent's curves too."""
     kept = {"L_total", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"}
 
     def follow(values: dict[str, float], step: int) -> None:
-        run.metrics({f"{execute.slug(name)}/{metric}": value for metric, value in values.items() if metric in kept}, step)
+        if run is not None:
+            run.metrics({f"{execute.slug(name)}/{metric}": value for metric, value in values.items() if metric in kept}, step)
 
     return execute.Child(TRAIN_CLIP, config, name, begin, tags=tags, follow=follow)
 
@@ -87,13 +90,13 @@ def _info(pool: data.Pool, k: int, rows: folds.Rows) -> dict[str, Any]:
 
 
 def _publish(
-    config: TrainClipConfig, run: Any, pool: data.Pool, k: int, info: list[dict[str, Any]], finished: Sequence[stages.Finished]
+    config: TrainClipConfig, run: Recorder, pool: data.Pool, k: int, info: list[dict[str, Any]], finished: Sequence[stages.Finished]
 ) -> dict[str, Any]:
     """Store figures and predictions of all folds, then draw and note; where a run has stored them, what it has left is done there."""
     made = digest.of_json({fold.run_id: fold.manifest for fold in finished})
     key = keys.of_stage("cross_validate", config, {"data": pool.digest, "folds": made})
 
-    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(opened: Recorder, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder = scratch("folds")
         try:
             summary = _figures(config, pool, k, info, finished, folder)

@@ -20,13 +20,13 @@ from core.stages import after, execute, keys
 from core.stages.clip import checks, cross_validation, evaluate, train
 from core.stages.clip.config import TrainClipConfig
 from core.tracking import stage as stages
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
-from core.training import distributed
 
 SUMMARY = "multi_config_summary"
 
 
-def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+def run_configurations(config: TrainClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Train every configuration of the file as a child run, compare them, return the summary ({} on ranks other than 0)."""
     configs = configuration.configurations_of(config, train.ENTRY_POINT, checks.check_training)
     names = names_of(configs)
@@ -36,10 +36,10 @@ def run_configurations(config: TrainClipConfig, run: Any) -> dict[str, Any]:
     tags = {"taxon.seed": str(config.seed)}
     children = [cross_validation.child(one, name, begin, tags, run) for name, one in zip(names, configs, strict=True)]
     finished = execute.all_below(children, run)
-    return _publish(run, names, configs, finished) if distributed.is_main() else {}
+    return _publish(run, names, configs, finished) if run is not None else {}
 
 
-def train_one(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+def train_one(config: TrainClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Train one configuration: all its folds where it has any."""
     return cross_validation.cross_validate(config, run) if config.use_cv and not config.fold else train.train(config, run)
 
@@ -58,7 +58,9 @@ def begin(config: TrainClipConfig) -> execute.Job:
     return train.begin(config)
 
 
-def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig], finished: Sequence[stages.Finished]) -> dict[str, Any]:
+def _publish(
+    run: Recorder, names: Sequence[str], configs: Sequence[TrainClipConfig], finished: Sequence[stages.Finished]
+) -> dict[str, Any]:
     shown = {name: _lines(found.summary) for name, found in zip(names, finished, strict=True)}
     summary = {
         "configurations": [
@@ -74,7 +76,7 @@ def _publish(run: Any, names: Sequence[str], configs: Sequence[TrainClipConfig],
         print(_table(shown, found["against_first"]))
         return _note(shown, found["against_first"])
 
-    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(opened: Recorder, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder, steps = scratch("configurations"), after.Steps({}, note)
         try:
             (folder / f"{SUMMARY}.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")

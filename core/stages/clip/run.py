@@ -6,10 +6,11 @@ from typing import Any
 
 from core.stages.clip import checks, multi_config
 from core.stages.clip.config import TrainClipConfig
+from core.tracking.recorder import Recorder
 from core.training import distributed
 
 
-def run(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+def run(config: TrainClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Run `train_clip`; return its summary ({} on ranks other than 0)."""
     checks.check_given(config)
     with distributed.joined(config.gpu):

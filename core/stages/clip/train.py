@@ -22,6 +22,7 @@ from core.stages.classifier import ClassifierTraining
 from core.stages.clip import baselines, checks, data, evaluate, folds, materials
 from core.stages.clip.config import ClipData, TrainClipConfig
 from core.stages.clip.stages import TRAIN_CLIP
+from core.tracking.recorder import Recorder
 from core.training import distributed, precision, schedule
 from core.training import state as states
 from core.training.clip import ClipTask, weighs_classes
@@ -55,7 +56,7 @@ def prepare(config: TrainClipConfig, pool: data.Pool | None = None) -> Prepared:
     return Prepared(config, towers, m, facts, _stage_key(config, m, facts, states.weights_digest(towers.state_dict())), record)
 
 
-def train(config: TrainClipConfig, run: Any) -> dict[str, Any]:
+def train(config: TrainClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary ({} on ranks other than 0)."""
     return execute.command(begin(config), run)
 
@@ -64,7 +65,7 @@ def begin(config: TrainClipConfig, pool: data.Pool | None = None) -> execute.Job
     """Prepare one training; its key says whether it has been done before."""
     prepared = prepare(config, pool)
 
-    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         training = ClipTraining(prepared, run)
         if run is not None:
             announce(prepared, run)
@@ -86,7 +87,7 @@ class ClipTraining(ClassifierTraining):
     resume_facts = ("data_digest", "split_digest", "frozen_digest", "towers", "img_size", "embed_dim", "class_names")
     carried_facts = ("best", "baselines")
 
-    def __init__(self, prepared: Prepared, run: Any):
+    def __init__(self, prepared: Prepared, run: Recorder | None):
         self.config, self.run, self.m = prepared.config, run, prepared.m
         self.facts, self.key, self.lineage = prepared.facts, prepared.key, prepared.lineage
         model, words_of = materials.sentence_model(self.config, self.m.pool, prepared.towers, self.m)
@@ -216,13 +217,13 @@ class ClipTraining(ClassifierTraining):
         return ClipTask(model, labels, words_of, loader, frozen, self.evaluate, self.config, self.m.device)
 
 
-def describe(prepared: Prepared, run: Any) -> None:
+def describe(prepared: Prepared, run: Recorder) -> None:
     """Tell the run what is trained on."""
     run.dataset(prepared.m.data.name, prepared.m.data.digest, prepared.config.data_dir, "training")
     run.params(configuration.canonical(prepared.config))
 
 
-def announce(prepared: Prepared, run: Any) -> None:
+def announce(prepared: Prepared, run: Recorder) -> None:
     """Tell the run, and whoever watches, what is trained on, and what is odd about it."""
     config, m, found = prepared.config, prepared.m, prepared.m.data
     describe(prepared, run)

@@ -15,12 +15,13 @@ from core.stages import execute, keys
 from core.stages.discovery import feature_files, rebuild
 from core.stages.discovery.config import CacheConfig, MachineOptions
 from core.stages.discovery.materials import SPLIT_OPTIONS
+from core.tracking.recorder import Recorder
 from core.training.recipes import dataset_of
 
 ENTRY_POINT = "cache_features"
 
 
-def run(config: CacheConfig, run: Any) -> dict[str, Any]:
+def run(config: CacheConfig, run: Recorder) -> dict[str, Any]:
     """Run `cache_features`: one checkpoint, or the best one of every superclass."""
     check_limits(config)
     if not config.all_superclasses:
@@ -43,7 +44,7 @@ def run(config: CacheConfig, run: Any) -> dict[str, Any]:
     return {"features": done}
 
 
-def cache(config: CacheConfig, run: Any) -> dict[str, Any]:
+def cache(config: CacheConfig, run: Recorder) -> dict[str, Any]:
     """Extract and publish the features of one checkpoint; reuse stored ones unless `overwrite`."""
     uri = _best_uri(config) if config.auto_find_best else config.model_path
     if config.auto_find_best and not uri:
@@ -62,10 +63,10 @@ def _job(config: CacheConfig, uri: str) -> execute.Job:
     model, m = trained.model()
     key = keys.of_stage(ENTRY_POINT, config, trained.digests, m.device, m.number_format)
 
-    def describe(run: Any) -> None:
+    def describe(run: Recorder) -> None:
         run.dataset(m.data.name, m.data.digest, trained.config.data_root, "features")
 
-    def work(run: Any, _unfinished: Any) -> dict[str, Any]:
+    def work(run: Recorder, _unfinished: Any) -> dict[str, Any]:
         folder = stage.work_folder(key)
         run.tags({stage.KEY_TAG: key})
         describe(run)

@@ -25,7 +25,8 @@ from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConf
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS, PSEUDO_PIPELINE, TRAIN_SUPERCLASS
 from core.stages.server import StageServer
 from core.stages.stage import Stage
-from core.tracking.run import Run, reopen, started_with
+from core.tracking.recorder import Recorder
+from core.tracking.run import reopen, started_with
 from core.tracking.stage import Finished
 from core.training import precision, recipes
 
@@ -57,7 +58,7 @@ def planned(stage1_epochs: int, update_interval: int, totals: tuple[int, ...]) -
         yield from segments(start, update_interval, total)
 
 
-def run(config: PipelineConfig, run: Run) -> dict[str, Any]:
+def run(config: PipelineConfig, run: Recorder) -> dict[str, Any]:
     """Run `pseudo_pipeline` (and `main`, its embedded default)."""
     config, totals = as_started(config) if config.resume_run_id else (config, ())
     config = checks.check_pipeline(recipes.resolve(config))
@@ -101,7 +102,7 @@ def _word(value: str) -> str:
     return value.lower() if value in ("True", "False") else value
 
 
-def _continue(config: PipelineConfig, launched: Run, totals: tuple[int, ...]) -> dict[str, Any]:
+def _continue(config: PipelineConfig, launched: Recorder, totals: tuple[int, ...]) -> dict[str, Any]:
     """Continue another pipeline run; the run that `mlflow run` opened for this command points to it."""
     launched.tags({"taxon.continues": config.resume_run_id})
     with reopen(config.resume_run_id) as resumed:
@@ -119,7 +120,7 @@ class Pipeline:
             with the learning rate of the shorter training; from there on it is that of the longer one.
     """
 
-    def __init__(self, config: PipelineConfig, run: Run, totals: tuple[int, ...]):
+    def __init__(self, config: PipelineConfig, run: Recorder, totals: tuple[int, ...]):
         self.config, self.run_, self.totals = config, run, totals
         self.server = StageServer([TRAIN_SUPERCLASS, OFFLINE_SSDDBC_SUPERCLASS])
         self.server.warm_up()

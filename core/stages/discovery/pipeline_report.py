@@ -19,6 +19,7 @@ from core.stages.discovery.config import CacheConfig
 from core.stages.discovery.register import register
 from core.tracking import provenance
 from core.tracking import stage as stages
+from core.tracking.recorder import Recorder
 from core.tracking.run import command_line
 from core.tracking.store import scratch
 
@@ -39,7 +40,7 @@ def publish(pipeline: Any, without: Any) -> dict[str, Any]:
 class _Report:
     """The best model of a pipeline, as a served one computes, its clusters and figures; and what a person is to find of them on `run`."""
 
-    def __init__(self, pipeline: Any, without: Any, run: Any) -> None:
+    def __init__(self, pipeline: Any, without: Any, run: Recorder) -> None:
         self.pipeline, self.run = pipeline, run
         chosen, checkpoint, best = pipeline.best()
         now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
@@ -167,7 +168,7 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(pipeline: Any, run: Any, summary: dict[str, Any]) -> str:
+def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
     """Print the result; return it as the run's description."""
     print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
     for row, values in summary["table"].items():

@@ -22,6 +22,7 @@ from core.stages.discovery import cache, checks, feature_files, rebuild
 from core.stages.discovery.config import SsddbcConfig
 from core.stages.discovery.feature_files import SPLITS, FeatureFile
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS
+from core.tracking.recorder import Recorder
 from core.training import precision
 from core.training.state import weights_digest
 
@@ -31,7 +32,7 @@ RESULTS = "results_grid.json"
 MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
 
 
-def run(config: SsddbcConfig, run: Any) -> dict[str, Any]:
+def run(config: SsddbcConfig, run: Recorder) -> dict[str, Any]:
     """Run `offline_ssddbc_superclass`: extract (or take) features, search the grid, publish pseudo labels, draw the heat maps."""
     return execute.command(begin(config), run, reuse=False)
 
@@ -42,7 +43,7 @@ def begin(config: SsddbcConfig) -> execute.Job:
 
     trained, key = _opened(config)
 
-    def work(opened: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(opened: Recorder, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder = stage.work_folder(key)
         opened.dataset(trained.data.name, trained.data.digest, trained.config.data_root, "clustering")
         opened.started()
@@ -65,7 +66,7 @@ def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
     return trained, ssddbc_key(config, trained)
 
 
-def _pseudo_labels(config: SsddbcConfig, run: Any, trained: rebuild.Trained, folder: Path) -> dict[str, Any]:
+def _pseudo_labels(config: SsddbcConfig, run: Recorder, trained: rebuild.Trained, folder: Path) -> dict[str, Any]:
     """Write pseudo labels and the grid's results into `folder`; return the summary."""
     features = _features(config, trained, folder)
     previous = _previous(config, trained)

@@ -23,6 +23,7 @@ from core.stages.discovery import materials as materials_module
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
 from core.stages.discovery.stages import TRAIN_SUPERCLASS
+from core.tracking.recorder import Recorder
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
@@ -33,7 +34,7 @@ from core.training.view_cache import CachedViews
 ENTRY_POINT = TRAIN_SUPERCLASS.name
 
 
-def run(config: TrainConfig, run: Any) -> dict[str, Any]:
+def run(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
     """Run `train_superclass`: one superclass, or all of them as child runs; what has been trained before is not trained again."""
     with distributed.joined(config.gpu):
         if config.train_all_superclasses:
@@ -41,7 +42,7 @@ def run(config: TrainConfig, run: Any) -> dict[str, Any]:
         return execute.command(begin(checks.check_training(recipes.resolve(config))), run)
 
 
-def train(config: TrainConfig, run: Any) -> dict[str, Any]:
+def train(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
     """Train to `stop_at_epoch` (or `epochs`) and publish the result; return its summary.
 
     Args:
@@ -57,17 +58,17 @@ def begin(config: TrainConfig) -> execute.Job:
     loaded = materials_module.load_data(config)
     data, _split = loaded
 
-    def describe(run: Any) -> None:
+    def describe(run: Recorder) -> None:
         run.dataset(data.name, data.digest, config.data_root, "training")
         run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
 
-    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         return Training(config, run, loaded).result(unfinished)
 
     return execute.Job(_key(config, *loaded), work, describe, lambda metrics: discovery.shown(metrics, config.eval_funcs))
 
 
-def _train_all(config: TrainConfig, run: Any) -> dict[str, Any]:
+def _train_all(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
     from core.data.superclasses import SUPERCLASSES
 
     # One class alone is nothing to tell apart: trained by itself, it is refused.
@@ -104,7 +105,7 @@ class Training(CheckpointedTraining):
     resume_facts = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
     carried_facts = ("first_pseudo_epoch", "best")
 
-    def __init__(self, config: TrainConfig, run: Any, loaded: tuple[Any, Any] | None = None):
+    def __init__(self, config: TrainConfig, run: Recorder | None, loaded: tuple[Any, Any] | None = None):
         self.config, self.run = config, run
         loaded = loaded or materials_module.load_data(config)
         self.lineage = leakage.admit(config, parts_of(*loaded))

@@ -25,6 +25,7 @@ from core.stages.classifier import ClassifierTraining
 from core.stages.longtail import checks, evaluate, materials, rebuild
 from core.stages.longtail.config import LongtailData, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
+from core.tracking.recorder import Recorder
 from core.training import distributed, precision, timeline
 from core.training import state as states
 from core.training.longtail import LabelLoss, LongtailTask
@@ -36,12 +37,12 @@ TAUS = tuple(np.round(np.arange(0.0, 2.51, 0.1), 2))
 FULLY = "all"
 
 
-def run(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
+def run(config: LongtailTrainConfig, run: Recorder | None) -> dict[str, Any]:
     """Run `train_longtail`; return the stage's summary ({} on ranks other than 0)."""
     return train(checks.check_training(config), run)
 
 
-def train(config: LongtailTrainConfig, run: Any) -> dict[str, Any]:
+def train(config: LongtailTrainConfig, run: Recorder | None) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary."""
     with distributed.joined(config.gpu):
         return execute.command(begin(config), run)
@@ -51,13 +52,13 @@ def begin(config: LongtailTrainConfig) -> execute.Job:
     """Prepare one training; its key says whether it has been done before."""
     prepared = prepare(config)
 
-    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         return LongtailTraining(prepared, run).result(unfinished)
 
     return execute.Job(prepared.key, work, lambda run: _describe(config, prepared.m.data, run), registers=config.register)
 
 
-def _describe(config: LongtailTrainConfig, data: Any, run: Any) -> None:
+def _describe(config: LongtailTrainConfig, data: Any, run: Recorder) -> None:
     run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
     run.params(configuration.canonical(config))  # `mlflow run` has logged them itself
 
@@ -103,7 +104,7 @@ class LongtailTraining(ClassifierTraining):
     family, server, data_options = "longtail", serving, LongtailData
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
-    def __init__(self, prepared: Prepared, run: Any):
+    def __init__(self, prepared: Prepared, run: Recorder | None):
         self.config, self.run = prepared.config, run
         self.m, self.key, self.lineage = prepared.m, prepared.key, prepared.lineage
         config, model, data = self.config, prepared.model, self.m.data
@@ -331,7 +332,7 @@ class LongtailTraining(ClassifierTraining):
     def _announce_timeline(self) -> None:
         lines = timeline.describe(self.config)
         print("\n".join(f"taxon: {line}" for line in lines), file=sys.stderr)
-        self.run.json(lines, "timeline.json")
+        self.recorder.json(lines, "timeline.json")
         pairs = duplicates_across(self.m.data)
         if pairs:
             print(
@@ -339,7 +340,7 @@ class LongtailTraining(ClassifierTraining):
                 "prepare_longtail lists them",
                 file=sys.stderr,
             )
-        self.run.tags({"taxon.duplicates_across_parts": len(pairs)})
+        self.recorder.tags({"taxon.duplicates_across_parts": len(pairs)})
 
     def _announce(self, line: str) -> None:
         if self.run is not None:

@@ -25,6 +25,7 @@ from core.stages.posts import checks, evaluate, materials, optimize
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import HeadVariantConfig, PreprocessConfig
 from core.stages.posts.stages import OPTIMIZE_CLIP
+from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 SCORES = ("accuracy", "macro_f1")
@@ -40,7 +41,7 @@ class Outcome:
     runs: tuple[str, ...]
 
 
-def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
+def heads(config: HeadVariantConfig, run: Recorder) -> dict[str, Any]:
     """Run `head_variant_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
     names, left_out = checks.head_variants(config, builder())
     checks.announce(left_out)
@@ -48,7 +49,7 @@ def heads(config: HeadVariantConfig, run: Any) -> dict[str, Any]:
     return compared(config, made, run, "head_variant_compare", "heads and modalities")
 
 
-def preprocessing(config: PreprocessConfig, run: Any) -> dict[str, Any]:
+def preprocessing(config: PreprocessConfig, run: Recorder) -> dict[str, Any]:
     """Run `preprocess_compare`: write comparison/ (table.csv, comparison.json, bars.png); return the table."""
     names = [name.strip() for name in config.rule_sets.split(",") if name.strip()]
     checks.refuse_doubles(names, "rule_sets")
@@ -79,7 +80,7 @@ def builder() -> Callable[[OptimizeClipConfig], None]:
     return build
 
 
-def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, entry_point: str, title: str) -> dict[str, Any]:
+def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Recorder, entry_point: str, title: str) -> dict[str, Any]:
     """Train every variant in a child run, unless a finished one is there; write and return the comparison."""
     check_limits(config)
     for _name, one in made:
@@ -107,7 +108,7 @@ def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Any, 
     return summary
 
 
-def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str, Posts], run: Any, entry_point: str) -> Outcome:
+def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str, Posts], run: Recorder, entry_point: str) -> Outcome:
     """Train a variant with every seed; return its predictions."""
     columns, runs = [], []
     for seed in range(config.seed, config.seed + options.seeds):

@@ -31,6 +31,7 @@ from core.stages.posts import model, optimize, results
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
 from core.tracking import stage
+from core.tracking.recorder import Recorder
 from core.training.state import write_atomically
 
 ENTRY_POINT = "mine_bad_cases"
@@ -42,7 +43,7 @@ PICKLED = (".pt", ".pth", ".bin")  # checkpoints of the older tool, which are ne
 _SIDE = 224  # of thumbnails
 
 
-def run(config: MineBadCasesConfig, run: Any) -> dict[str, Any]:
+def run(config: MineBadCasesConfig, run: Recorder) -> dict[str, Any]:
     """Write bad_cases/bad_cases.csv, oof_predictions.csv, report.json and two pictures; return the report."""
     _check(config)
     with results.made_in(run, FOLDER, config.output_dir) as (folder, publish):
@@ -133,7 +134,7 @@ def by_model(given: str, train: Posts) -> np.ndarray:
     return predictor.probabilities(train.texts, model.images_of(train, predictor.image_size))
 
 
-def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Any) -> tuple[np.ndarray, list[Path]]:
+def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Recorder) -> tuple[np.ndarray, list[Path]]:
     """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold, and where the folds are kept.
 
     Finished folds are kept until the caller removes them, and the checkpoints of the one in work: after a crash neither is done again.
@@ -158,7 +159,7 @@ def _of_fold(training: OptimizeClipConfig, seen: Posts, val: Posts, asked: Posts
     kept = place / KEPT
     found = _read_kept(kept, (len(asked), len(asked.class_names)))
     if found is None:
-        predictor = model.train_on(training, seen, val, None, place)
+        predictor = model.train_on(training, seen, val, place)
         found = predictor.probabilities(asked.texts, model.pictures(predictor, asked))
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)

@@ -19,7 +19,6 @@ from core.stages import inputs
 from core.stages.posts import checks, features, materials, optimize, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
 from core.tracking import served
-from core.tracking.recorder import Recorder
 from core.training import state as states
 
 
@@ -104,13 +103,12 @@ def _best_checkpoint(path: Path, uri: str) -> Path:
     return inputs.checkpoint_at(uri, "weights")
 
 
-def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run: Recorder, folder: Path) -> PostPredictor:
+def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, folder: Path) -> PostPredictor:
     """Train on given rows, everything else as `config` says, and return the best epoch's classifier.
 
     Args:
         config: its CSV options are not read, and nothing is registered.
         train_rows, val_rows: labelled posts.
-        run: gets the metrics of each epoch; None = nobody does.
         folder: for checkpoints while it trains; those that are there already are continued.
 
     Raises:
@@ -121,4 +119,4 @@ def train_on(config: OptimizeClipConfig, train_rows: Posts, val_rows: Posts, run
     materials.check_rows(rows)
     if config.encoder == "tfidf":
         return reference.predictor_of(config, rows)
-    return optimize.predictor_of(dataclasses.replace(config, resume=""), rows, run, folder)
+    return optimize.predictor_of(dataclasses.replace(config, resume=""), rows, folder)

@@ -22,6 +22,7 @@ from core.stages.checkpointed import CheckpointedTraining
 from core.stages.posts import checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.stages import OPTIMIZE_CLIP
+from core.tracking.recorder import Recorder
 from core.training import distributed, precision
 from core.training import state as states
 from core.training.finite import require_outputs
@@ -33,7 +34,7 @@ TAUS = tuple(np.round(np.arange(0.0, 1.51, 0.1), 2))
 _FORWARD_BATCH = 256
 
 
-def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
+def run(config: OptimizeClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Run `optimize_clip`; return the stage's summary ({} on ranks other than 0)."""
     if run is not None:
         checks.announce(checks.idle_options(config) + checks.double_corrections(config))
@@ -41,7 +42,7 @@ def run(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
         return execute.command(begin(config), run)
 
 
-def train(config: OptimizeClipConfig, run: Any) -> dict[str, Any]:
+def train(config: OptimizeClipConfig, run: Recorder | None) -> dict[str, Any]:
     """Train to the end (or until nothing improves) and publish the result; return its summary.
 
     Whoever calls this on the main process holds the lock of the stage key: trainings of one key share a work folder.
@@ -56,11 +57,11 @@ def begin(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> e
     posts = rows or materials.load_rows(config)
     key = key_of(config, posts)
 
-    def describe(run: Any) -> None:
+    def describe(run: Recorder) -> None:
         run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
         run.params(configuration.canonical(config))
 
-    def work(run: Any, unfinished: after.Unfinished | None) -> dict[str, Any]:
+    def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         if run is not None:
             describe(run)
         if config.encoder == "tfidf":
@@ -90,7 +91,7 @@ class PostsTraining(CheckpointedTraining):
 
     resume_facts = ("head_variant", "modality", "class_names", "image_size", "cleaning", "towers", "data_digest")
 
-    def __init__(self, config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, key: str, work: Path | None = None):
+    def __init__(self, config: OptimizeClipConfig, rows: dict[str, Posts], run: Recorder | None, key: str, work: Path | None = None):
         self.config, self.run, self.key = config, run, key
         self.m = materials.gather(config, rows)
         self.lineage = self.m.lineage
@@ -210,13 +211,13 @@ class PostsTraining(CheckpointedTraining):
         best = self.facts["best"]["epoch"] or self.history[-1][0]
         found = {part: self.probabilities(part) for part in self.m.rows if part != "train"}
         metrics = publish.evaluated(self.m, found) | {"best_epoch": float(best)}
-        self.run.metrics(metrics, self.history[-1][0])
+        self.recorder.metrics(metrics, self.history[-1][0])
         predictor = self.predictor()
         publish.write_predictor(self.work, predictor, metrics)
         title = f"{self.config.head_variant} head, {self.config.modality}: {len(self.m.rows['train'])} training posts, best epoch {best}"
         summary |= {"best_metrics": metrics, "model": "", "predictor": publish.PREDICTOR}
         tags = {"taxon.data": "posts", "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
-        steps = publish.steps(self.run, publish.Result(self.m, found, metrics, title), predictor.about, self.work)
+        steps = publish.steps(self.recorder, publish.Result(self.m, found, metrics, title), predictor.about, self.work)
         return self.publish_stage(summary, tags, steps)
 
     def _put_starting_weights_back(self, state: states.TrainState) -> None:
@@ -261,7 +262,8 @@ class PostsTraining(CheckpointedTraining):
 
     def _announce_texts(self) -> None:
         cut = {f"data/{part}_texts_cut": float(count) for part, count in self.m.cut.items()}
-        self.run.metrics(cut, 0)
+        if self.run is not None:
+            self.run.metrics(cut, 0)
         total = sum(self.m.cut.values())
         if total:
             length = self.net.reading.tokenizer.context_length
@@ -273,19 +275,9 @@ def watched(config: OptimizeClipConfig) -> str:
     return "macro_f1" if config.select_by == "last" else config.select_by
 
 
-class Silent:
-    """Stands in for a tracking run where nobody asks for the metrics."""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Drop the metrics."""
-
-    def forward(self, values: dict[str, float], step: int) -> None:
-        """Drop the metrics."""
-
-
-def predictor_of(config: OptimizeClipConfig, rows: dict[str, Posts], run: Any, folder: Path) -> TowersPredictor:
+def predictor_of(config: OptimizeClipConfig, rows: dict[str, Posts], folder: Path) -> TowersPredictor:
     """Train on given rows in a folder of one's own and return the best epoch's classifier."""
-    training = PostsTraining(config, rows, run if run is not None else Silent(), "", folder)
+    training = PostsTraining(config, rows, None, "", folder)
     training.fit()
     training.restore_best()
     return training.predictor()

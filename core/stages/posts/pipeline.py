@@ -56,7 +56,7 @@ from core.stages.posts.stages import (
 from core.stages.server import StageServer
 from core.stages.stage import Stage
 from core.tracking import stage as stages
-from core.tracking.run import Run
+from core.tracking.recorder import Recorder
 from core.tracking.stage import Finished
 from core.training import precision
 
@@ -65,7 +65,7 @@ ENTRY_POINT = POSTS_PIPELINE.name
 UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.json"}
 
 
-def run(config: PostsPipelineConfig, run: Run) -> dict[str, Any]:
+def run(config: PostsPipelineConfig, run: Recorder) -> dict[str, Any]:
     """Run `posts_pipeline`; return its summary."""
     config = check(config)
     run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
@@ -99,7 +99,7 @@ def training_config(config: PostsPipelineConfig, **places: str) -> OptimizeClipC
 class Pipeline:
     """One pipeline run: what it was asked for, its tracking run, and what its stages have made."""
 
-    def __init__(self, config: PostsPipelineConfig, run: Run):
+    def __init__(self, config: PostsPipelineConfig, run: Recorder):
         self.config, self.run_ = config, run
         self.server = StageServer(STAGES, ("open_clip",))
         self.server.warm_up()

@@ -11,6 +11,7 @@ from core.stages import after, execute
 from core.stages.posts import results
 from core.tracking import provenance
 from core.tracking import stage as stages
+from core.tracking.recorder import Recorder
 from core.tracking.run import command_line
 from core.tracking.store import scratch
 
@@ -39,7 +40,7 @@ def publish(pipeline: Any) -> dict[str, Any]:
     return execute.command(job, run, reuse=False)
 
 
-def _publish(pipeline: Any, run: Any, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
+def _publish(pipeline: Any, run: Recorder, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
     summary, folder = summarise(pipeline), scratch("posts-pipeline")
     if unfinished is not None:  # what has been made before belongs into output_dir too
         for name in unfinished.finished.manifest:
@@ -135,7 +136,7 @@ def _cell(values: list[float]) -> str:
     return f"{values[0]:.3f} ({values[1]:.3f}-{values[2]:.3f})"
 
 
-def _say(pipeline: Any, run: Any, summary: dict[str, Any]) -> str:
+def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
     """Print the result; return it as the run's description."""
     print(f"\n{'':28s}{'validation accuracy, macro-F1':>44s}{'test accuracy, macro-F1':>44s}")
     for name, parts in summary["models"].items():

@@ -27,6 +27,7 @@ from core.stages.posts import pipeline_report as posts_report
 from core.tracking import registry, stage
 from core.tracking import run as tracking
 from core.tracking import versions as tracked
+from core.tracking.recorder import Recorder
 from core.tracking.uri import local_artifacts
 from core.training import loop
 from tests.core.stages import tiny
@@ -68,24 +69,24 @@ class Family:
     noted: tuple[str, ...] = ()
 
 
-def longtail_command(folder: Path, run: Any, **options: Any) -> dict[str, Any]:
+def longtail_command(folder: Path, run: Recorder, **options: Any) -> dict[str, Any]:
     return longtail.run(tiny_longtail.config(folder / "images", **{"epochs": 1, "register": True} | options), run)
 
 
-def clip_command(folder: Path, run: Any, **options: Any) -> dict[str, Any]:
+def clip_command(folder: Path, run: Recorder, **options: Any) -> dict[str, Any]:
     given = {"data_dir": str(folder / "images"), "class_texts_file": str(folder / "texts.json"), "val_fraction": 0.4, "test_fraction": 0.2}
     return clip.run(TrainClipConfig(**tiny_clip.TINY | given | {"epochs": 1, "register": True} | options), run)
 
 
-def posts_command(folder: Path, run: Any, **options: Any) -> dict[str, Any]:
+def posts_command(folder: Path, run: Recorder, **options: Any) -> dict[str, Any]:
     return optimize.run(tiny_posts.config(folder / "posts", **{"epochs": 1, "register": True} | options), run)
 
 
-def tfidf_command(folder: Path, run: Any, **options: Any) -> dict[str, Any]:
+def tfidf_command(folder: Path, run: Recorder, **options: Any) -> dict[str, Any]:
     return posts_command(folder, run, encoder="tfidf", min_count=1, **options)
 
 
-def discovery_command(folder: Path, run: Any, **options: Any) -> dict[str, Any]:
+def discovery_command(folder: Path, run: Recorder, **options: Any) -> dict[str, Any]:
     given = {f.name: getattr(tiny.config(folder / "images"), f.name) for f in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in given.items() if name in {f.name for f in dataclasses.fields(PipelineConfig)}}
     grid = {"k_min": 3, "k_max": 3, "density_min": 40, "density_max": 50, "density_step": 10, "max_workers": 1, "compare_without": False}
@@ -345,7 +346,7 @@ def test_a_posts_pipeline_whose_files_cannot_be_copied_keeps_its_result_and_copi
     monkeypatch.setattr(posts_report, "summarise", lambda _made: {"epoch": 0, "best_metrics": {"train/test_accuracy": 0.5}})
     monkeypatch.setattr(posts_report, "_say", lambda *_: "what was found")
 
-    def report(_place: Path, run: Any) -> dict[str, Any]:
+    def report(_place: Path, run: Recorder) -> dict[str, Any]:
         return posts_report.publish(SimpleNamespace(made=stages, config=config, run_=run, key=lambda: "key"))
 
     family = Family("posts_pipeline", report, lambda _folder: None, "train/test_accuracy")

@@ -82,7 +82,7 @@ class Workplace:
         monkeypatch.setattr(model, "open_predictor", lambda uri: self.predictor)
         monkeypatch.setattr(model, "train_on", self._train_on)
 
-    def _train_on(self, config: Any, train_rows: Posts, val_rows: Posts, run: Any, folder: Path) -> WordPredictor:
+    def _train_on(self, config: Any, train_rows: Posts, val_rows: Posts, folder: Path) -> WordPredictor:
         assert folder.is_dir()
         self.trained.append((config, train_rows, val_rows))
         return self.predictor

@@ -395,7 +395,7 @@ def test_an_option_changes_the_reference_line(root, work, change):
 
     def found(**options):
         made = tiny_posts.config(root, encoder="tfidf", min_count=options.pop("min_count", 1), **options)
-        predictor = model.train_on(made, rows["train"], rows["val"], None, work)
+        predictor = model.train_on(made, rows["train"], rows["val"], work)
         return predictor.probabilities(rows["val"].texts, model.images_of(rows["val"], made.image_size) if predictor.needs_images else None)
 
     assert not np.allclose(found(), found(**change), atol=1e-9)
@@ -403,21 +403,21 @@ def test_an_option_changes_the_reference_line(root, work, change):
 
 def test_train_on_trains_on_the_given_rows_only(root, work):
     rows, made = tiny_posts.parts(root), tiny_posts.config(root, data_dir="", head_lr=0.01, epochs=3)
-    predictor = model.train_on(made, rows["train"], rows["val"], None, work / "fold")
+    predictor = model.train_on(made, rows["train"], rows["val"], work / "fold")
     probabilities = predictor.probabilities(rows["test"].texts, model.images_of(rows["test"], 16))
     assert probabilities.shape == (12, 3) and probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(1), 1)
-    again = model.train_on(made, rows["train"], rows["val"], None, work / "again")
+    again = model.train_on(made, rows["train"], rows["val"], work / "again")
     np.testing.assert_array_equal(again.probabilities(rows["test"].texts, model.images_of(rows["test"], 16)), probabilities)
     few = rows["train"].subset(np.flatnonzero(rows["train"].labels != 1))
     with pytest.raises(UserError, match="class neutral has no training post"):
-        model.train_on(made, few, rows["val"], None, work / "few")
+        model.train_on(made, few, rows["val"], work / "few")
 
 
 def test_a_class_without_validation_posts_is_not_scored(root, work):
     rows = tiny_posts.parts(root)
     val = rows["val"].subset(np.flatnonzero(rows["val"].labels != 1))
-    predictor = model.train_on(tiny_posts.config(root), rows["train"], val, None, work)
+    predictor = model.train_on(tiny_posts.config(root), rows["train"], val, work)
     assert predictor.class_names == ("negative", "neutral", "positive")
 
 
