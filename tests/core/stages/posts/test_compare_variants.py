@@ -42,18 +42,18 @@ def told(root, tmp_path, monkeypatch):
     def tell(stage, config):
         trained = []
 
-        def made(one, rows, _run, title):
-            trained.append((title, one))
+        def made(child, _run):
+            trained.append((child.name, child.config))
             folder = tmp_path / str(len(trained))
-            posts = rows[config.part]
+            posts = child.begin.keywords["rows"][config.part]
             wrong = posts.labels.copy()
             wrong[: len(trained)] = (wrong[: len(trained)] + 1) % 3
             (folder / "evaluation" / config.part).mkdir(parents=True)
             lines = [f"{guid},{posts.class_names[c]}" for guid, c in zip(posts.guids, wrong, strict=True)]
             (folder / "evaluation" / config.part / "predictions.csv").write_text("\n".join(["guid,predicted", *reversed(lines)]))
-            return str(len(trained)), folder
+            return execute.Done(Finished(str(len(trained)), folder, {}, {}), False)
 
-        monkeypatch.setattr(compare_variants, "trained", made)
+        monkeypatch.setattr(execute, "below", made)
         run = MemoryRun(tmp_path / "run")
         return stage(config, run), run.place / "comparison", trained
 
