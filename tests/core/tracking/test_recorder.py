@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import subprocess
@@ -36,3 +37,12 @@ def test_naming_a_recorder_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
+
+
+def test_whoever_takes_a_run_names_its_type():
+    found = []
+    for path in (file for room in ("core", "entrypoints", "tuning") for file in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.arg) and node.arg == "run" and node.annotation is not None and ast.unparse(node.annotation) == "Any":
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
