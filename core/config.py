@@ -98,9 +98,9 @@ def place(default: str, doc: str, holds: str = "data", acts: Callable[[Any], boo
     return option(default, doc, acts=acts, digest=holds, role="place")
 
 
-def machine(default: Any, doc: str, **limits: Any) -> Any:
+def machine(default: Any, doc: str, **said: Any) -> Any:
     """Declare what can change no result: worker counts, progress, where to start, where to write; never in a stage key."""
-    return option(default, doc, role="machine", **limits)
+    return option(default, doc, role="machine", **said)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,19 +13,11 @@ from core.data import text_cleaning
 from core.errors import UserError, nearest
 from core.models import post_head_names
 from core.models.post_head_names import HEADS
-from core.stages.posts.config import OptimizeClipConfig, PostsLoss, PostsOptimiser, PostsTfidf
+from core.stages.posts.config import OptimizeClipConfig, PostsTfidf
 from core.stages.posts.config_tools import HeadVariantConfig, PostsPipelineConfig
 
 MODALITIES = {"both": "both", "image": "image_only", "text": "text_only"}
 ABLATIONS = ("image", "text")
-
-# What fitting n-grams in one go has no place for; seed and select_by name what is drawn and scored.
-IDLE_FOR_NGRAMS = (
-    *(f.name for f in dataclasses.fields(PostsOptimiser) if f.name not in ("seed", "select_by")),
-    *(f.name for f in dataclasses.fields(PostsLoss) if f.name != "cleaning"),
-    *("head_variant", "dropout", "lora_rank", "context_length", "text_encoder_name", "text_weights", "text_pretrained"),
-    *("save_best_thresh", "save_freq", "log_interval"),
-)
 
 
 def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
@@ -80,9 +72,9 @@ def head_variants(
 
 def idle_options(config: OptimizeClipConfig) -> list[str]:
     """Return a line for options with another value than their default that do nothing beside this encoder."""
-    idle = [f.name for f in dataclasses.fields(PostsTfidf)] if config.encoder == "towers" else list(IDLE_FOR_NGRAMS)
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    given = [f"{name} = {getattr(config, name)}" for name in idle if getattr(config, name) != defaults[name]]
+    fields = dataclasses.fields(PostsTfidf if config.encoder == "towers" else config)
+    idle = [f for f in fields if getattr(config, f.name) != f.default and not f.metadata["acts"](config)]
+    given = [f"{f.name} = {getattr(config, f.name)}" for f in idle]
     return [f"encoder = {config.encoder} makes no use of {', '.join(given)}"] if given else []
 
 

@@ -194,7 +194,7 @@ class OptimizeClipConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Post
     """Train a classifier of posts (image + text) to a registered best model; resumable at any epoch."""
 
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score", acts=_towers)
-    save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
-    log_interval: int = machine(0, "losses of every so many batches are logged as step/*; 0 = none", at_least=0)
+    save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", acts=_towers, at_least=0)
+    log_interval: int = machine(0, "losses of every so many batches are logged as step/*; 0 = none", acts=_towers, at_least=0)
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     register: bool = machine(True, "register the best model")

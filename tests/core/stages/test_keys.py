@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.models import weights as weight_files
 from core.stages import catalog, keys
 from core.stages.clip import train as clip
-from core.stages.discovery import materials
+from core.stages.discovery import materials, rebuild
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.longtail import train as longtail
 from core.stages.longtail.config import LongtailTrainConfig
@@ -541,6 +541,70 @@ def test_every_option_counts_by_its_value_or_by_what_lies_there_or_is_the_machin
             good = any(counts(config, changed, said["digest"]) for config, changed in pairs)
         wrong += [] if good else [name]
     assert wrong == []
+
+
+DRAWN = [
+    *(
+        (of_discovery, "discovery", name, value)
+        for name, value in (("prop_train_labels", 0.6), ("labels_per_class", 5), ("val_fraction", 0.3))
+    ),
+    (of_discovery, "discovery", "novel_classes", "dot"),
+    *((of_clip, "clip", name, value) for name, value in (("val_fraction", 0.4), ("test_fraction", 0.4), ("random_state", 43))),
+    (of_clip, "clip", "group_pattern", "/(\\d+)_"),
+    *((of_clip, "clip", name, value) for name, value in (("use_cv", {"use_cv": True, "fold": 1}), ("fold", {"use_cv": True, "fold": 2}))),
+    (of_clip, "clip", "n_splits", {"use_cv": True, "fold": 1, "n_splits": 2}),
+]
+
+
+@pytest.mark.parametrize(("key", "family", "name", "value"), DRAWN, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_decides_who_is_held_out_counts_by_the_split_that_it_makes(defaults, key, family, name, value):
+    _key, config, _options = INPUTS[family]
+    given = value if isinstance(value, dict) else {name: value}
+    before = {option: known for option, known in given.items() if option != name} | ({"fold": 1} if name == "fold" else {})
+    before = {} if name == "use_cv" else before
+    assert key(config(defaults, **before)) != key(config(defaults, **given))
+
+
+def test_every_option_that_a_split_stands_for_is_tested_to_make_one():
+    kinds = {TrainConfig: "discovery", clip.TrainClipConfig: "clip"}
+    stood_for = {
+        (family, f.name)
+        for kind, family in kinds.items()
+        for f in dataclasses.fields(kind)
+        if (f.metadata["role"], f.metadata["digest"]) == ("", "data")
+    }
+    # a superclass is of CIFAR-100, a column of a groups_file: tests of these read them
+    assert {(family, name) for _key, family, name, _value in DRAWN} == stood_for - {
+        ("discovery", "superclass_name"),
+        ("clip", "group_column"),
+    }
+
+
+def test_a_checkpoint_stands_for_how_its_network_is_brought_back(hub):
+    state = SimpleNamespace(model={"w": torch.zeros(1)}, facts={"trunk_digest": "1"})
+    data = SimpleNamespace(digest="d")
+
+    def found(**options: Any) -> str:
+        trained = rebuild.Trained(Path("c"), state, recipes.resolve(TrainConfig(**VIT | options)), data, data)
+        return digest.of_json(trained.digests)
+
+    made = [found(), found(image_size=96), found(weights="owner/a"), found(weights="owner/b")]
+    assert len(set(made)) == 4 and found(lr=0.5, seed=3) == made[0]
+
+
+# The one option is bounded by another, any number is allowed, or whoever uses it refuses it in its own words.
+UNBOUNDED = {
+    *("save_best_thresh", "stop_at_epoch", "current_epoch", "total_epochs", "k_min", "k_max", "density_min", "density_max"),
+    *("n_splits", "dropout"),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_CONFIG, ids=lambda kind: kind.__name__)
+def test_every_number_says_between_which_it_has_to_be(kind):
+    limits = {f.name: f.metadata["limits"] for f in dataclasses.fields(kind)}
+    numbers = [name for name, annotation, *_ in configuration.fields_of(kind) if {int, float} & {annotation, *get_args(annotation)}]
+    assert {name for name in numbers if not str(limits[name])} <= UNBOUNDED
+    configuration.check_limits(kind())
 
 
 def test_a_number_format_counts_by_what_it_comes_to_and_without_a_device_by_its_name(lying):
