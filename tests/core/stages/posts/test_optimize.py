@@ -512,7 +512,8 @@ def test_mistakes_are_found_before_any_work(options, message):
 )
 def test_options_that_do_nothing_are_announced(root, tmp_path, work, monkeypatch, capsys, options, line):
     made = OptimizeClipConfig(data_dir=str(root), data_root=str(root), gpu="cpu", **options)
-    monkeypatch.setattr(optimize, "train", lambda *_: {})
+    monkeypatch.setattr(optimize, "begin", lambda config: None)
+    monkeypatch.setattr(optimize.execute, "command", lambda job, run: {})
     optimize.run(made, MemoryRun(tmp_path))
     assert capsys.readouterr().err == (f"taxon: {line}\n" if line else "")
 
