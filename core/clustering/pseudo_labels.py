@@ -150,7 +150,7 @@ class Points:
 
 
 def build(
-    points: Points, chosen: Any, best_params: dict[str, int], previous: PseudoLabels | None, split: bool, metadata: dict[str, Any]
+    points: Points, chosen: Any, best_params: dict[str, Any], previous: PseudoLabels | None, split: bool, metadata: dict[str, Any]
 ) -> PseudoLabels:
     """Turn the chosen cell into pseudo labels.
 

@@ -33,7 +33,7 @@ class DiscoveryModel(nn.Module):
         super().__init__()
         # Past nn.Module's own __setattr__, which would register it.
         object.__setattr__(self, "trunk", backbone.trunk)
-        self.tail = backbone.tail
+        self.tail: nn.Module = backbone.tail
         self.head = head
         self.backbone_name = backbone.name
         self.feature_dim = backbone.feature_dim

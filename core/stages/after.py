@@ -13,6 +13,7 @@ import contextlib
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ def settle(published: Published, steps: Steps) -> Summary:
     Raises:
         UserError: some failed; the run's tag and description say which, and why. Raised when the others are done.
     """
-    run, added, noted = published.run, {}, []
+    run = published.run
+    added: dict[str, Any] = {}
+    noted: list[str] = []
     failed: dict[str, Exception] = {}
 
     def do(name: str) -> None:
@@ -163,7 +166,7 @@ def _fail(run: Recorder, failed: Mapping[str, Exception], noted: str) -> None:
         if not isinstance(error, UserError):
             with contextlib.suppress(Exception):  # must not hide why the run ends
                 said = "".join(traceback.format_exception(error))
-                run.write(f"{name}.txt", lambda path, said=said: path.write_text(said, errors="backslashreplace"), "unfinished")
+                run.write(f"{name}.txt", methodcaller("write_text", said, errors="backslashreplace"), "unfinished")
     raise UserError(
         f"what was computed is stored in run {run.run_id}, but not all that comes after it could be done ({reasons}); "
         "run the same command again: it computes nothing anew and does only what is left"

@@ -122,7 +122,7 @@ class CheckpointedTraining:
 
     def plan(self, lr: Callable[[int], float], m: Machine, **more: Any) -> Plan:
         """Return which epochs are left, on which device; `lr` is the learning rate of a global epoch."""
-        steps = {"on_steps": self._log_steps, "log_interval": getattr(self.config, "log_interval", 0)}
+        steps: dict[str, Any] = {"on_steps": self._log_steps, "log_interval": getattr(self.config, "log_interval", 0)}
         return Plan(self.epoch, self.stop, lr, m.device, m.number_format, self.config.seed, **steps | more)
 
     def stale(self, name: str, patience: int, sign: float = 1.0, min_delta: float = 0.0) -> bool:

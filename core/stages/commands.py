@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def benchmark(config: BenchmarkConfig, run: Recorder) -> dict[str, Any]:
     failed = []
     for name in [config.only] if config.only else names:
         output = _run_and_show(name, environment)
-        run.write(f"{name}.txt", lambda path, text=output[1]: path.write_text(text), "benchmarks")
+        run.write(f"{name}.txt", methodcaller("write_text", output[1]), "benchmarks")
         failed += [name] if output[0] else []
     if failed:
         raise UserError(f"benchmarks {', '.join(failed)} failed; their output above says why")

@@ -174,6 +174,13 @@ def below(child: Child, run: Recorder | None, server: StageServer | None = None)
     return _told(child, run, Done(found, False), began)
 
 
+def required(done: Done | None) -> Done:
+    """Return a child's result to a caller that has a run, that is on rank 0; ValueError elsewhere."""
+    if done is None:
+        raise ValueError("only rank 0 has the results of children")
+    return done
+
+
 def all_below(children: Sequence[Child], run: Recorder | None) -> list[stages.Finished]:
     """Do every child below `run` and return their results in order ([] on ranks other than 0).
 
@@ -192,7 +199,7 @@ def all_below(children: Sequence[Child], run: Recorder | None) -> list[stages.Fi
     def work(child: Child) -> stages.Finished:
         device = free.get()
         try:
-            return below(_on(child, device), run, server).finished
+            return required(below(_on(child, device), run, server)).finished
         finally:
             free.put(device)
 

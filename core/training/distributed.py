@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ MEETING = 300.0  # seconds that torchrun's processes wait for each other: it has
 UNLAUNCHED = 60.0  # seconds that others do: their variables may be left over from another launch
 PATIENCE = "TAXON_PEER_PATIENCE"  # environment variable: these seconds, for launchers other than torchrun
 NOTICE = 0.1  # share of the waiting after which the user is told for whom
+T = TypeVar("T")
 
 
 def start(device: torch.device) -> None:
@@ -144,7 +146,7 @@ class _Gather(torch.autograd.Function):
         return gradient.chunk(world_size())[rank()]
 
 
-def from_main(value: object) -> object:
+def from_main(value: T) -> T:
     """Return rank 0's `value` (any small JSON-like object) on every rank."""
     if world_size() == 1:
         return value

@@ -159,7 +159,8 @@ def _answers(pool: data.Pool, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return true and predicted class indices (n,) of the held-out predictions in `folder`."""
     rows = list(texts.dict_rows((folder / PREDICTIONS).read_text(encoding="utf-8")))
     index = {name: i for i, name in enumerate(pool.class_names)}
-    return tuple(np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
+    true, predicted = (np.array([index[row[column]] for row in rows]) for column in ("true", "predicted"))
+    return true, predicted
 
 
 def _draw(pool: data.Pool, folder: Path) -> None:

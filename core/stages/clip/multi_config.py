@@ -116,8 +116,8 @@ def _against_first(names: Sequence[str], finished: Sequence[stages.Finished], se
         index = {label: i for i, label in enumerate(sorted({row[c] for t in (tables[0], rows) for row in t.values() for c in (0, 1)}))}
         labels, first, other = (np.array([index[t[i][c]] for i in ids]) for t, c in ((rows, 0), (tables[0], 1), (rows, 1)))
         groups = group(len(ids), {who: [t[i][2] for i in ids] for who, t in (("first", tables[0]), ("other", rows))})
-        found = {metric: compare.paired_bootstrap(labels, first, other, metric, seed=seed, groups=groups) for metric in compare.METRICS}
-        compared[name] = {metric: [interval.value, interval.low, interval.high] for metric, interval in found.items()}
+        gains = {metric: compare.paired_bootstrap(labels, first, other, metric, seed=seed, groups=groups) for metric in compare.METRICS}
+        compared[name] = {metric: [gain.value, gain.low, gain.high] for metric, gain in gains.items()}
         compared[name]["mcnemar_p"] = [compare.mcnemar(labels, first, other, groups).p_value]
     corrected = compare.holm([found["mcnemar_p"][0] for found in compared.values()])
     for found, p_value in zip(compared.values(), corrected, strict=True):

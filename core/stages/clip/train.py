@@ -235,7 +235,7 @@ def announce(prepared: Prepared, run: Recorder) -> None:
         print("taxon: the image tower starts from scratch; image_pretrained or image_weights give it weights", file=sys.stderr)
     for part in ("val", "test"):
         rows = m.rows[part]
-        absent = np.setdiff1d(np.arange(len(found.class_names)), m.pool.images.labels[rows]) if len(rows) else []
+        absent = np.setdiff1d(np.arange(len(found.class_names)), m.pool.images.labels[rows]) if len(rows) else rows
         if len(absent):
             names = ", ".join(found.class_names[c] for c in absent[:5])
             print(f"taxon: {part} has no image of {len(absent)} classes, which it does not score: {names}", file=sys.stderr)
@@ -252,7 +252,7 @@ def announce(prepared: Prepared, run: Recorder) -> None:
 
 def _parts(config: TrainClipConfig, pool: data.Pool) -> leakage.Parts:
     """Return the images of each part; those of a fold are its own."""
-    digests, rows = pool.images.source.file_digests, folds.parts(pool, config)
+    digests, rows = pool.files.file_digests, folds.parts(pool, config)
     found: dict[str, list[Item]] = {part: [(digests[i],) for i in rows[part]] for part in data.PARTS}
     return leakage.Parts(found["train"], found["val"], found["test"])
 

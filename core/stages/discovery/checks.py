@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from core.config import check_limits
 from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
+from core.stages.discovery.config import PipelineConfig, TrainConfig
+from core.training.recipes import settled
 
-C = TypeVar("C")
 
-
-def check_training(config: C) -> C:
+def check_training(config: TrainConfig) -> TrainConfig:
     """Return a resolved training configuration unchanged, or raise UserError naming option, value and remedy."""
     _check_common(config)
-    if not 0 <= config.stop_at_epoch <= config.epochs:
+    if not 0 <= config.stop_at_epoch <= settled(config.epochs):
         raise UserError(f"stop_at_epoch = {config.stop_at_epoch} is outside 0..epochs ({config.epochs}); lower it or raise epochs")
     return config
 
 
-def check_pipeline(config: C) -> C:
+def check_pipeline(config: PipelineConfig) -> PipelineConfig:
     """Return a resolved pipeline configuration unchanged, or raise UserError."""
     _check_common(config)
-    if config.total_epochs <= config.stage1_epochs:
+    if settled(config.total_epochs) <= settled(config.stage1_epochs):
         raise UserError(
             f"total_epochs = {config.total_epochs} leaves nothing after stage1_epochs = {config.stage1_epochs}; raise total_epochs above it"
         )

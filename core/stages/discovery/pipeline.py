@@ -65,7 +65,7 @@ def run(config: PipelineConfig, run: Recorder) -> dict[str, Any]:
     run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
     if config.resume_run_id:
         return _continue(config, run, totals)
-    return Pipeline(config, run, (config.total_epochs,)).run()
+    return Pipeline(config, run, (recipes.settled(config.total_epochs),)).run()
 
 
 def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]:
@@ -135,8 +135,9 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run every stage in order and publish the pipeline's result."""
         config = self.config
-        self.trainings.append(self._train(Segment(0, config.stage1_epochs, self.totals[0]), "", ""))
-        for segment in planned(config.stage1_epochs, config.update_interval, self.totals):
+        first, interval = recipes.settled(config.stage1_epochs), recipes.settled(config.update_interval)
+        self.trainings.append(self._train(Segment(0, first, self.totals[0]), "", ""))
+        for segment in planned(first, interval, self.totals):
             self.clusterings.append(self._cluster(segment.start))
             self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels()))
         without = self._train_without() if config.compare_without else None
@@ -162,7 +163,7 @@ class Pipeline:
     def _train_without(self) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
         last = self.trainings[0]
-        for segment in planned(self.config.stage1_epochs, self.totals[-1], self.totals):
+        for segment in planned(recipes.settled(self.config.stage1_epochs), self.totals[-1], self.totals):
             name = f"train {segment.start}-{segment.stop} without pseudo labels"
             last = self._train(segment, str(last.folder / last.summary["checkpoint"]), "", name, curves=False)
         return last
@@ -182,7 +183,7 @@ class Pipeline:
         follow = self.run_.metrics if curves else lambda values, step: None
         told = lambda finished: pipeline_report.short(finished.summary["metrics"])  # noqa: E731
         child = execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told)
-        finished = execute.below(child, self.run_, self.server).finished
+        finished = execute.required(execute.below(child, self.run_, self.server)).finished
         if curves:
             for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):
                 self.run_.metrics(discovery.shown(metrics, self.config.eval_funcs), epoch)

@@ -43,7 +43,8 @@ class _Report:
     def __init__(self, pipeline: Any, without: Any, run: Recorder) -> None:
         self.pipeline, self.run = pipeline, run
         chosen, checkpoint, best = pipeline.best()
-        now = CacheConfig(gpu=pipeline.config.gpu, **rebuild.places_of(pipeline.config))
+        places: dict[str, Any] = rebuild.places_of(pipeline.config)
+        now = CacheConfig(gpu=pipeline.config.gpu, **places)
         self.trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
         self.model, m = self.trained.model()
         self.spec = m.spec

@@ -166,7 +166,7 @@ def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFil
     return points, found, cells
 
 
-def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dict[str, int], Any]:
+def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dict[str, Any], Any]:
     """Return the chosen cell's parameters and result, by its score alone or by what it recovers."""
     if config.cell_choice == "score":
         return {"k": found.best.k, "density_percentile": found.best.density_percentile}, found.best
@@ -174,7 +174,7 @@ def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dic
     eligible = [not cell.degenerate and percentile < 100 for (_k, percentile), cell in found.cells.items()]
     codes = points.codes
     scores = [cell.score for cell in found.cells.values()]
-    k, percentile = keys[roles.choose_cell(found.partitions, scores, eligible, codes, int(codes.max()) + 1, points.share)]
+    k, percentile = keys[roles.choose_cell(list(found.partitions), scores, eligible, codes, int(codes.max()) + 1, points.share)]
     chosen = ssddbc.cluster(pseudo_labels.centred(points.features), points.labels, points.labels >= 0, k, percentile)
     return {"k": k, "density_percentile": percentile}, chosen
 

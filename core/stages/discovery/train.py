@@ -116,7 +116,8 @@ class Training(CheckpointedTraining):
         if distributed.world_size() > 1:
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
-        self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), config.lr, config.momentum, config.weight_decay)
+        lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
+        self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
         self.key = _key(config, m.data, m.split)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         self.work = self.open_work_folder(self.key, trained, f"training {config.model_name}")
@@ -162,7 +163,8 @@ class Training(CheckpointedTraining):
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""
         found = ((part, extract.extract(self.model)) for part, extract in (("training", self.extract_train), ("test", self.extract_test)))
-        return tuple(features_module.normalise(require_outputs(values, f"{part} images")) for part, values in found)
+        train, test = (features_module.normalise(require_outputs(values, f"{part} images")) for part, values in found)
+        return train, test
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the metrics without the versions of accuracy that `eval_funcs` does not name: it is in no stage key."""

@@ -36,10 +36,9 @@ def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
 
 def with_variant(config: OptimizeClipConfig, name: str) -> OptimizeClipConfig:
     """Return the configuration of a head, or of one side alone (a gate, which needs both, gives way to the base head)."""
-    if name in HEADS:
-        return dataclasses.replace(config, head_variant=name)
-    head = "base" if config.head_variant == "gated" else config.head_variant
-    return dataclasses.replace(config, modality=name, head_variant=head)
+    side = {"modality": name, "head_variant": "base" if config.head_variant == "gated" else config.head_variant}
+    chosen: dict[str, Any] = {"head_variant": name} if name in HEADS else side
+    return dataclasses.replace(config, **chosen)
 
 
 def head_variants(

@@ -114,7 +114,7 @@ def outcome(name: str, config: OptimizeClipConfig, options: Any, rows: dict[str,
     for seed in range(config.seed, config.seed + options.seeds):
         one = dataclasses.replace(config, seed=seed)
         child = execute.Child(OPTIMIZE_CLIP, one, f"{entry_point} {name} seed {seed}", partial(optimize.begin, rows=rows))
-        done = execute.below(child, run).finished
+        done = execute.required(execute.below(child, run)).finished
         columns.append(predictions_in(done.folder / "evaluation" / options.part / "predictions.csv", rows[options.part]))
         runs.append(done.run_id)
     return Outcome(name, np.stack(columns, axis=1), tuple(runs))

@@ -97,7 +97,7 @@ class PostsTraining(CheckpointedTraining):
         self.lineage = self.m.lineage
         net = materials.build_net(config, self.m.class_names)
         towers = {side: tower.digest() for side, tower in net.towers.items()}
-        self.net = net.to(self.m.device, memory_format=torch.channels_last)
+        self.net = net.to(self.m.device).to(memory_format=torch.channels_last)
         self.never = tuple(tower for tower in net.towers.values() if tower.locked)
         sides = {"image": "visual", "text": "text"}
         self.pretrained = tuple(

@@ -192,7 +192,7 @@ class Pipeline:
         registers = stage is OPTIMIZE_CLIP and config.register
         key = key or self._key(stage.name, config, after)
         child = execute.Child(stage, config, name, key=key, registers=registers, tags=tags, follow=self._curve(name))
-        done = execute.below(child, self.run_, self.server)
+        done = execute.required(execute.below(child, self.run_, self.server))
         if done.reused:
             self.reused.append(name)
             for epoch, metrics in done.finished.summary.get("history", []):
