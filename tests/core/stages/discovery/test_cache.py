@@ -25,7 +25,8 @@ def extract(place, shared):
 
     def made(**options):
         run = place.run()
-        cache.run(CacheConfig(**{"gpu": "cpu", "model_path": str(shared[0])} | options), run)
+        with run.ended:
+            cache.run(CacheConfig(**{"gpu": "cpu", "model_path": str(shared[0])} | options), run)
         return run
 
     return made
