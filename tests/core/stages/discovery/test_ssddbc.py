@@ -140,7 +140,7 @@ def test_features_have_to_be_of_this_checkpoint_and_of_unit_length(cluster, shar
         return refused(lambda: cluster(skip_feature_extraction=True, features_path=str(run.place / "features")))
 
     _summary, other = place.publish(lr=3e-3, epochs=2)
-    assert "are of another checkpoint; extract them from it" in line(model_path=str(other.folder))
+    assert "are of another checkpoint; extract them from it" in line(model_path=str(other.place))
     assert "are not normalised (use_l2 = false)" in line(use_l2=False)
     assert "are of images of 16 pixels, not 12" in line(image_size=16)
 
