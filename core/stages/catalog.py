@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 from core.stages.stage import Stage
 
-FAMILIES = ("discovery", "longtail", "clip", "posts")
+Family = Literal["discovery", "longtail", "clip", "posts"]
 """Folders of core/stages; each has `stages.py` with its STAGES and `register.py` with its `held_out`."""
+FAMILIES: tuple[str, ...] = get_args(Family)
 
 PACKAGES = (*(f"core.stages.{family}" for family in FAMILIES), "tuning", "core.stages")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config import SEED, option
+from core.stages.catalog import Family
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class PromoteConfig:
     """Compare a registered candidate with the champion on the same held-out data, and make it the champion if it is better."""
 
     name: str = option("", "registered model, e.g. taxon-discovery-digits; empty = that of family and data")
-    family: Literal["", "discovery", "longtail", "clip", "posts"] = option("", "family of the model, where name is empty")
+    family: Literal["", Family] = option("", "family of the model, where name is empty")
     data: str = option("", "data set of the model, e.g. digits or cifar100/trees, where name is empty; posts have none")
     candidate: str = option(
         "",
