@@ -57,7 +57,8 @@ def test_rows_have_unit_length_where_asked(extract, use_l2):
 
 def test_a_finished_extraction_is_reused_unless_overwritten(extract, monkeypatch):
     first = extract()
-    monkeypatch.setattr(stage, "find_finished", lambda key: stage.Finished("old", first.folder, {}, {}))
+    monkeypatch.setattr(stage, "find_finished", lambda key: stage.Finished("old", first.place, {}, {}))
+    monkeypatch.setattr(stage, "told", lambda run_id: {"taxon.data": "glyphs"})
     calls = []
     made = cache.extract
     monkeypatch.setattr(cache, "extract", lambda *args: calls.append(1) or made(*args))
