@@ -20,39 +20,11 @@ from core.data import post_splits
 from core.data import posts as post_files
 from core.stages import execute, keys
 from core.stages.posts import checks, compare_variants, optimize, pipeline_report, results, robustness
+from core.stages.posts import stages as declared
 from core.stages.posts.augment import IMAGE_CSV, IMAGE_FOLDER, TEXT_CSV, TEXT_FOLDER
 from core.stages.posts.checks import fitted
 from core.stages.posts.config import OptimizeClipConfig
-from core.stages.posts.config_tools import (
-    AugmentImagesConfig,
-    AugmentTextsConfig,
-    BaselineConfig,
-    ErrorAnalysisConfig,
-    HeadVariantConfig,
-    MergeConfig,
-    MineBadCasesConfig,
-    PostsPipelineConfig,
-    PredictConfig,
-    PreparePostsConfig,
-    PreprocessConfig,
-    RobustnessConfig,
-)
-from core.stages.posts.stages import (
-    AUGMENT_BAD_CASES,
-    AUGMENT_BAD_CASES_TEXT,
-    COMPARE_WITH_BASELINE,
-    ERROR_ANALYSIS,
-    HEAD_VARIANT_COMPARE,
-    MERGE_BADCASE_AUG,
-    MINE_BAD_CASES,
-    OPTIMIZE_CLIP,
-    POSTS_PIPELINE,
-    PREDICT_TEST_CLIP,
-    PREPARE_POSTS,
-    PREPROCESS_COMPARE,
-    ROBUSTNESS_TEST,
-    STAGES,
-)
+from core.stages.posts.config_tools import PostsPipelineConfig
 from core.stages.server import StageServer
 from core.stages.stage import Stage
 from core.tracking import stage as stages
@@ -60,7 +32,7 @@ from core.tracking.recorder import Recorder
 from core.tracking.stage import Finished
 from core.training import precision
 
-ENTRY_POINT = POSTS_PIPELINE.name
+ENTRY_POINT = declared.POSTS_PIPELINE.name
 # What no later stage reads: they also say when and where a stage ran.
 UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.json"}
 
@@ -101,7 +73,7 @@ class Pipeline:
 
     def __init__(self, config: PostsPipelineConfig, run: Recorder):
         self.config, self.run_ = config, run
-        self.server = StageServer(STAGES, ("open_clip",))
+        self.server = StageServer(declared.STAGES, ("open_clip",))
         self.server.warm_up()
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.mixed_precision(config.use_amp, self.device)
@@ -114,62 +86,47 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Run every stage in order and publish the pipeline's result."""
         config, towers = self.config, self.config.encoder == "towers"
-        self._stage("prepare", PREPARE_POSTS, fitted(PreparePostsConfig, config), ())
+        self._do("prepare", declared.PREPARE_POSTS, ())
         data = {"data_dir": str(self._folder("prepare", "posts"))}
         self._train("train", training_config(config, **data))
         if towers and config.variants:
-            self._stage("head variants", HEAD_VARIANT_COMPARE, fitted(HeadVariantConfig, config, **data), ("prepare",))
+            self._do("head variants", declared.HEAD_VARIANT_COMPARE, ("prepare",), **data)
         if config.rule_sets:
-            self._stage("cleaning rules", PREPROCESS_COMPARE, fitted(PreprocessConfig, config, **data), ("prepare",))
-        self._robustness(data)
-        self._stage("mine", MINE_BAD_CASES, fitted(MineBadCasesConfig, config, **data), ("prepare",))
+            self._do("cleaning rules", declared.PREPROCESS_COMPARE, ("prepare",), **data)
+        judged = {**data, "weights": self._uri("train"), "max_posts": config.robustness_posts}
+        self._do("robustness", declared.ROBUSTNESS_TEST, ("prepare", "train"), **judged)
+        self._do("mine", declared.MINE_BAD_CASES, ("prepare",), **data)
         train_csv = self._variants(data)
         self._train("retrain", training_config(config, **data, train_csv=train_csv), ("merge",))
-        self._judge(data)
+        pair = {"weights": self._uri("retrain"), "baseline_weights": self._uri("train")}
+        self._do("compare with baseline", declared.COMPARE_WITH_BASELINE, ("prepare", "train", "retrain"), **data, **pair)
+        self._do("error analysis", declared.ERROR_ANALYSIS, ("prepare", "retrain"), **data, weights=self._uri("retrain"))
         if towers:
             self._train("reference", dataclasses.replace(training_config(config, **data), encoder="tfidf"))
         self._predict()
         return pipeline_report.publish(self)
 
     def _train(self, name: str, config: OptimizeClipConfig, after: tuple[str, ...] = ()) -> None:
-        self._stage(name, OPTIMIZE_CLIP, config, ("prepare", *after), optimize.key_of(config))
-
-    def _robustness(self, data: dict[str, str]) -> None:
-        config = fitted(RobustnessConfig, self.config, **data, weights=self._uri("train"), max_posts=self.config.robustness_posts)
-        self._stage("robustness", ROBUSTNESS_TEST, config, ("prepare", "train"))
+        self._stage(name, declared.OPTIMIZE_CLIP, config, ("prepare", *after), optimize.key_of(config))
 
     def _variants(self, data: dict[str, str]) -> str:
         """Make variants of the bad cases, join them with the training posts and return the CSV of all."""
         listed = {"badcase_csv": str(self._folder("mine", "bad_cases") / "bad_cases.csv")}
-        images, texts = (fitted(kind, self.config, **listed) for kind in (AugmentImagesConfig, AugmentTextsConfig))
-        self._stage("augment images", AUGMENT_BAD_CASES, images, ("prepare", "mine"))
-        self._stage("augment texts", AUGMENT_BAD_CASES_TEXT, texts, ("prepare", "mine"))
+        self._do("augment images", declared.AUGMENT_BAD_CASES, ("prepare", "mine"), **listed)
+        self._do("augment texts", declared.AUGMENT_BAD_CASES_TEXT, ("prepare", "mine"), **listed)
         tables = {
             "badcase_image_csv": str(self._folder("augment images", IMAGE_FOLDER) / IMAGE_CSV),
             "badcase_text_csv": str(self._folder("augment texts", TEXT_FOLDER) / TEXT_CSV),
         }
-        config = fitted(MergeConfig, self.config, **data, **listed, **tables)
-        self._stage("merge", MERGE_BADCASE_AUG, config, ("prepare", "mine", "augment images", "augment texts"))
+        after = ("prepare", "mine", "augment images", "augment texts")
+        self._do("merge", declared.MERGE_BADCASE_AUG, after, **data, **listed, **tables)
         return str(self._folder("merge", "train_aug") / "train_aug.csv")
-
-    def _judge(self, data: dict[str, str]) -> None:
-        """Compare both trainings on the test part, and look at the errors of the second."""
-        pair = {"weights": self._uri("retrain"), "baseline_weights": self._uri("train")}
-        compared = fitted(BaselineConfig, self.config, **data, **pair)
-        self._stage("compare with baseline", COMPARE_WITH_BASELINE, compared, ("prepare", "train", "retrain"))
-        analysed = fitted(ErrorAnalysisConfig, self.config, **data, weights=self._uri("retrain"))
-        self._stage("error analysis", ERROR_ANALYSIS, analysed, ("prepare", "retrain"))
 
     def _predict(self) -> None:
         """Predict by whichever training did best on validation."""
         trained = [name for name in ("train", "retrain", "reference") if name in self.made]
-        config = fitted(
-            PredictConfig,
-            self.config,
-            weights=",".join(self._uri(name) for name in trained),
-            predict_csv=str(self._folder("prepare", "posts") / "predict.csv"),
-        )
-        self._stage("predict", PREDICT_TEST_CLIP, config, ("prepare", *trained))
+        given = {"weights": ",".join(map(self._uri, trained)), "predict_csv": str(self._folder("prepare", "posts") / "predict.csv")}
+        self._do("predict", declared.PREDICT_TEST_CLIP, ("prepare", *trained), **given)
 
     def key(self) -> str:
         """Return the stage key of the pipeline itself: what its stages have made."""
@@ -186,10 +143,14 @@ class Pipeline:
         read = digest.of_json([self.data_digest, {name: content_of(self.made[name]) for name in after}])
         return keys.of_stage(entry_point, config, {"data": read, "predictor": read}, self.device, self.number_format)
 
+    def _do(self, name: str, stage: Stage, after: tuple[str, ...], **values: Any) -> None:
+        """Do a stage with the pipeline's options and `values`."""
+        self._stage(name, stage, fitted(stage.config, self.config, **values), after)
+
     def _stage(self, name: str, stage: Stage, config: Any, after: tuple[str, ...], key: str = "") -> None:
         """Reuse a finished stage or run it; either way its result is in `made` afterwards."""
         tags = {"taxon.data": "posts", "taxon.seed": str(self.config.seed)}
-        registers = stage is OPTIMIZE_CLIP and config.register
+        registers = stage is declared.OPTIMIZE_CLIP and config.register
         key = key or self._key(stage.name, config, after)
         child = execute.Child(stage, config, name, key=key, registers=registers, tags=tags, follow=self._curve(name))
         done = execute.required(execute.below(child, self.run_, self.server))

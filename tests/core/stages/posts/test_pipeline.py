@@ -152,7 +152,12 @@ def test_a_low_rank_change_leaves_out_the_side_that_has_no_weights(stages, tmp_p
 
 def test_options_that_n_grams_make_no_use_of_are_named_once(stages, capsys):
     stages(encoder="tfidf", loss="focal", lora_rank=2, min_count=3)
-    assert capsys.readouterr().err.count("taxon: encoder = tfidf makes no use of loss = focal, lora_rank = 2, text_encoder_name") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "taxon: encoder = tfidf makes no use of text_encoder_name = clip:small-32x1, lora_rank = 2, loss = focal"
+        )
+        == 1
+    )
     stages(min_count=3)  # of the reference line
     assert "makes no use" not in capsys.readouterr().err
 
