@@ -36,7 +36,7 @@ def launch(stage: Stage, argv: list[str] | None = None) -> int:
         return 130
 
 
-def _tracked(stage: Stage, config: Any, origin: str) -> int:
+def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
     from core.tracking import lifeline
 
     lifeline.follow_launcher()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from core.config import SEED, Auto, ConfigFile, machine, option, place
 
 
-def _weighs_classes(config: Any) -> bool:
+def _weighs_classes(config: ClipLoss) -> bool:
     return config.use_superclip_loss and config.class_loss_weight != 0
 
 
-def _weighs_anything(config: Any) -> bool:
-    return config.use_weighted_sampling or (_weighs_classes(config) and config.use_class_weights)
+def _weighs_anything(config: ClipLoss) -> bool:
+    return config.use_weighted_sampling or (_weighs_classes(config) and bool(config.use_class_weights))
 
 
 @dataclass(frozen=True)

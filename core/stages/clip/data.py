@@ -19,6 +19,7 @@ from core.data.images import FileImages, ImageSet
 from core.data.metadata import Entry
 from core.data.views import ResizedImages, ViewSpec, resize_all
 from core.errors import UserError
+from core.stages.clip.config import ClipData
 
 PARTS = ("train", "val", "test")
 
@@ -69,7 +70,7 @@ class Pool:
         return self.kept[key]
 
 
-def load(config: Any) -> Pool:
+def load(config: ClipData) -> Pool:
     """Read class folders and sentences and check every image once.
 
     Raises:
@@ -141,7 +142,7 @@ def _read_object(path: Path, file: str) -> dict[str, Any]:
     return read
 
 
-def _groups(config: Any, ids: Sequence[str], files: Sequence[str]) -> np.ndarray | None:
+def _groups(config: ClipData, ids: Sequence[str], files: Sequence[str]) -> np.ndarray | None:
     """Return (N,) group numbers; an image that the pattern does not match is a group of its own."""
     if config.groups_file:
         named = _read_groups(config)
@@ -159,7 +160,7 @@ def _groups(config: Any, ids: Sequence[str], files: Sequence[str]) -> np.ndarray
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
-def _read_groups(config: Any) -> dict[str, str]:
+def _read_groups(config: ClipData) -> dict[str, str]:
     try:
         text = texts.read(Path(config.groups_file).expanduser(), "groups")
         header = text.partition("\n")[0]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from core.errors import UserError
+from core.stages.clip.config import ClipData
 from core.stages.clip.data import Pool
 
 Rows = dict[str, np.ndarray]
 
 
-def parts(pool: Pool, config: Any) -> Rows:
+def parts(pool: Pool, config: ClipData) -> Rows:
     """Return the rows of 'train', 'val' and 'test' of one training: the fold `config.fold`, else the parts of `data_dir`.
 
     Without parts of its own the pool is split by class (whole groups stay together): `test_fraction`, then `val_fraction`.
@@ -41,7 +41,7 @@ def parts(pool: Pool, config: Any) -> Rows:
     return found
 
 
-def folds(pool: Pool, config: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds(pool: Pool, config: ClipData) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (rows to train on, rows held out) of each fold over train and val; data_dir's own test part is in neither.
 
     Raises:

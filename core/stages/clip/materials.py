@@ -30,6 +30,7 @@ from core.models.word_head import WordHead
 from core.progress import bar
 from core.stages import machine
 from core.stages.clip import folds
+from core.stages.clip.config import TrainClipConfig
 from core.stages.clip.data import Pool
 from core.training import distributed, precision
 from core.training.clip import KeptViews, channels_last, class_weights
@@ -148,7 +149,7 @@ class Materials:
         towers.train(was_training)
         return torch.empty(output.shape[1:], dtype=torch.bfloat16 if output.dtype == torch.bfloat16 else torch.float32)
 
-    def loader(self, towers: ClipTowers, config: Any) -> tuple[Any, bool]:
+    def loader(self, towers: ClipTowers, config: TrainClipConfig) -> tuple[Any, bool]:
         """Return the training batches, and whether they hold the frozen part's outputs instead of images."""
         place = (distributed.rank(), distributed.world_size())
         labels, weights = self.data.train.labels, None
@@ -164,7 +165,7 @@ class Materials:
         workers = max(1, min(self.num_workers, MAX_WORKERS))
         return ViewLoader(Rows(self.resized, self.rows["train"]), self.spec, batch_size, 1, weights, config.seed, *place, workers), False
 
-    def _kept_views(self, towers: ClipTowers, config: Any) -> Tensor:
+    def _kept_views(self, towers: ClipTowers, config: TrainClipConfig) -> Tensor:
         """Return (V, N, ...): the plain image alone, or `view_cache` augmented views."""
         needed = max(1, config.view_cache) * self._bytes(towers)
         if needed > MEMORY_LIMIT:
@@ -244,7 +245,7 @@ def parted(pool: Pool, rows: folds.Rows) -> ClassificationData:
     return ClassificationData(pool.name, pool.class_names, train, val, test)
 
 
-def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
+def gather(config: TrainClipConfig, pool: Pool, towers: ClipTowers) -> Materials:
     """Build the materials of a training on this machine."""
     device = machine.settle(config)
     rows = folds.parts(pool, config)
@@ -253,7 +254,7 @@ def gather(config: Any, pool: Pool, towers: ClipTowers) -> Materials:
     return Materials(pool, rows, data, spec, device, precision.mixed_precision(config.use_amp, device), config.num_workers)
 
 
-def view_spec(config: Any, towers: ClipTowers) -> ViewSpec:
+def view_spec(config: TrainClipConfig, towers: ClipTowers) -> ViewSpec:
     """Return how views are made: evaluation views as the towers' weights were trained to see, training views changed from there."""
     views, changes = towers.preprocessing.views(config.img_size), dict(AUGMENTATIONS[config.augmentation])
     if views["resize"] == config.img_size and changes.get("crop") != "centre":
@@ -262,7 +263,7 @@ def view_spec(config: Any, towers: ClipTowers) -> ViewSpec:
     return ViewSpec(**views, **changes)
 
 
-def make_towers(config: Any) -> ClipTowers:
+def make_towers(config: TrainClipConfig) -> ClipTowers:
     """Build the towers on the CPU with their locks and frozen stages; say so when a frozen one has learnt nothing yet."""
     towers = build_towers(
         config.image_encoder_name,
@@ -287,7 +288,7 @@ def make_towers(config: Any) -> ClipTowers:
     return towers
 
 
-def sentence_model(config: Any, pool: Pool, towers: ClipTowers, m: Materials) -> tuple[SentenceClip, Tensor | None]:
+def sentence_model(config: TrainClipConfig, pool: Pool, towers: ClipTowers, m: Materials) -> tuple[SentenceClip, Tensor | None]:
     """Return the model on its device and, for word supervision, which words (S, V) each sentence has."""
     texts = [text for sentences in pool.sentences for text in sentences]
     class_of = torch.repeat_interleave(torch.tensor([len(sentences) for sentences in pool.sentences]))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from core.config import check_limits
 from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
-from core.stages.discovery.config import PipelineConfig, TrainConfig
+from core.stages.discovery.config import ClusterOptions, PipelineConfig, TrainConfig
 from core.training.recipes import settled
 
 
@@ -30,7 +28,7 @@ def check_pipeline(config: PipelineConfig) -> PipelineConfig:
     return config
 
 
-def check_grid(config: Any) -> None:
+def check_grid(config: ClusterOptions) -> None:
     """Raise UserError for a grid of SSDDBC cells that is empty or impossible."""
     check_limits(config)
     if not 1 <= config.k_min <= config.k_max:
@@ -41,7 +39,7 @@ def check_grid(config: Any) -> None:
         )
 
 
-def _check_common(config: Any) -> None:
+def _check_common(config: TrainConfig | PipelineConfig) -> None:
     check_limits(config)
     for version in config.eval_funcs.split(","):
         if version not in VERSIONS:

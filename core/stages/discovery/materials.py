@@ -23,6 +23,7 @@ from core.models.discovery import DiscoveryModel
 from core.models.fast_trunk import FastTrunk
 from core.models.heads import ProjectionHead
 from core.stages import machine
+from core.stages.discovery.config import TrainConfig
 from core.training import precision, recipes
 
 FORWARD_BATCH = 256
@@ -64,7 +65,7 @@ class Materials:
         return train, test
 
 
-def origin_tags(data: DiscoveryData, config: Any) -> dict[str, str]:
+def origin_tags(data: DiscoveryData, config: TrainConfig) -> dict[str, str]:
     """Return the tags by which a finished training is found again: of which images, of which novel classes, drawn how."""
     drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": data.novel_names}
     return {"taxon.data": data.name, "taxon.data_digest": data.digest, "taxon.images": data.images_digest, "taxon.split": json.dumps(drawn)}

@@ -178,7 +178,7 @@ class Pipeline:
         key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
         return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
 
-    def _stage(self, stage: Stage, config: Any, name: str, key: str, curves: bool) -> Finished:
+    def _stage(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool) -> Finished:
         """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
         follow = self.run_.metrics if curves else lambda values, step: None
         told = lambda finished: pipeline_report.short(finished.summary["metrics"])  # noqa: E731

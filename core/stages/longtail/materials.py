@@ -21,6 +21,7 @@ from core.models.classifiers import Classifier, FewShotHead, linear_head
 from core.models.weights import digest_of
 from core.progress import bar
 from core.stages import machine
+from core.stages.longtail.config import LongtailData, LongtailMachine, LongtailTrainConfig
 from core.training import distributed, precision
 from core.training.finite import require_outputs
 from core.training.timeline import Phase
@@ -76,7 +77,7 @@ class Materials:
         """Return the size at which a part's images are kept."""
         return next(size for name, size in self.kept if name == part)
 
-    def loader(self, phase: Phase, config: Any) -> ViewLoader:
+    def loader(self, phase: Phase, config: LongtailTrainConfig) -> ViewLoader:
         """Return the batches of a phase: balanced draws or each image once, of its size, with its augmentation."""
         weights = None
         if phase.balanced:
@@ -105,7 +106,7 @@ class Materials:
         return {name: require_outputs(torch.cat(parts).numpy(), f"{part} images") for name, parts in found.items()}
 
 
-def load_data(config: Any) -> ClassificationData:
+def load_data(config: LongtailData) -> ClassificationData:
     """Load the images that the configuration names."""
     dirs = {part: getattr(config, f"{part}_dir") for part in longtail.PARTS}
     metas = {part: getattr(config, f"{part}_meta") for part in longtail.PARTS}
@@ -122,13 +123,13 @@ def load_data(config: Any) -> ClassificationData:
     return longtail.load(train[0], val[0], test[0], train[1], val[1], test[1], config.class_weights)
 
 
-def gather(config: Any, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
+def gather(config: LongtailMachine, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
     """Build the materials of a stage on this machine."""
     device = machine.settle(config)
     return Materials(data, device, precision.mixed_precision(config.use_amp, device), mean, std, config.num_workers)
 
 
-def build_model(config: Any, data: ClassificationData, pretrained: bool) -> tuple[Classifier, dict[str, Any]]:
+def build_model(config: LongtailTrainConfig, data: ClassificationData, pretrained: bool) -> tuple[Classifier, dict[str, Any]]:
     """Build the classifier on the CPU; return it and facts of its backbone: mean, std, digest of the pretrained weights."""
     try:
         weights = config.weights if pretrained else ""
@@ -148,7 +149,7 @@ def build_model(config: Any, data: ClassificationData, pretrained: bool) -> tupl
     return model.to(memory_format=torch.channels_last), {"mean": backbone.mean, "std": backbone.std, "backbone": digest_of(backbone.tail)}
 
 
-def attributes_of(config: Any, data: ClassificationData) -> tuple[str, ...]:
+def attributes_of(config: LongtailTrainConfig, data: ClassificationData) -> tuple[str, ...]:
     """Return the attributes that have a head of their own."""
     if config.model_type != "multitask":
         return ()
@@ -158,7 +159,7 @@ def attributes_of(config: Any, data: ClassificationData) -> tuple[str, ...]:
     return found
 
 
-def _try_size(model: Classifier, name: str, size: int, config: Any) -> None:
+def _try_size(model: Classifier, name: str, size: int, config: LongtailTrainConfig) -> None:
     """Raise UserError when the network does not take images of `size` pixels."""
     was_training = model.training
     model.eval()
@@ -172,7 +173,7 @@ def _try_size(model: Classifier, name: str, size: int, config: Any) -> None:
         model.train(was_training)
 
 
-def require_validation(config: Any, data: Any) -> None:
+def require_validation(config: LongtailTrainConfig, data: Any) -> None:
     """Raise UserError when what the configuration chooses by needs validation images that are not there."""
     select_by = config.select_by
     if not len(data.val) and select_by != "last":

@@ -59,7 +59,7 @@ def preprocessing(config: PreprocessConfig, run: Recorder) -> dict[str, Any]:
     return compared(config, made, run, "preprocess_compare", "cleaning rules")
 
 
-def plain(config: Any) -> OptimizeClipConfig:
+def plain(config: HeadVariantConfig | PreprocessConfig) -> OptimizeClipConfig:
     """Return the options of optimize_clip among those of a comparison, which registers nothing."""
     return configuration.fitted(OptimizeClipConfig, config, register=False, resume="")
 
@@ -80,7 +80,9 @@ def builder() -> Callable[[OptimizeClipConfig], None]:
     return build
 
 
-def compared(config: Any, made: list[tuple[str, OptimizeClipConfig]], run: Recorder, entry_point: str, title: str) -> dict[str, Any]:
+def compared(
+    config: HeadVariantConfig | PreprocessConfig, made: list[tuple[str, OptimizeClipConfig]], run: Recorder, entry_point: str, title: str
+) -> dict[str, Any]:
     """Train every variant in a child run, unless a finished one is there; write and return the comparison."""
     check_limits(config)
     for _name, one in made:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from core.config import SEED, SHARE, ConfigFile, machine, option, place
 
 
-def _towers(config: Any) -> bool:
+def _towers(config: PostsModel) -> bool:
     return config.encoder == "towers"
 
 
-def sides_read(config: Any) -> tuple[str, ...]:
+def sides_read(config: PostsModel) -> tuple[str, ...]:
     """Return the sides of a post that a tower reads: n-grams stand in for the text's."""
     sides = ("image", "text") if config.modality == "both" else (config.modality,)
     return tuple(side for side in sides if side == "image" or _towers(config))
 
 
-def _sees(config: Any) -> bool:
+def _sees(config: PostsModel) -> bool:
     return "image" in sides_read(config)
 
 
-def _reads_by_tower(config: Any) -> bool:
+def _reads_by_tower(config: PostsModel) -> bool:
     return "text" in sides_read(config)
 
 
-def _reads_ngrams(config: Any) -> bool:
+def _reads_ngrams(config: PostsModel) -> bool:
     return not _towers(config) and config.modality != "image"
 
 

@@ -22,6 +22,7 @@ from core.models.post_net import PostNet
 from core.stages import leakage, machine
 from core.stages.posts import features, results
 from core.stages.posts.checks import MODALITIES
+from core.stages.posts.config import OptimizeClipConfig, PostsData
 from core.training import precision
 from core.training.posts import PostInputs
 
@@ -41,7 +42,7 @@ class Materials:
         lineage: what a training on these rows has learnt from, its weights' own included.
     """
 
-    config: Any
+    config: OptimizeClipConfig
     rows: dict[str, Posts]
     device: torch.device
     number_format: str
@@ -97,7 +98,7 @@ class Materials:
         return torch.from_numpy(np.stack(found, axis=1))
 
 
-def load_rows(config: Any) -> dict[str, Posts]:
+def load_rows(config: PostsData) -> dict[str, Posts]:
     """Read the parts that the configuration names.
 
     Raises:
@@ -116,12 +117,12 @@ def load_rows(config: Any) -> dict[str, Posts]:
     return rows
 
 
-def load_part(config: Any, part: str) -> Posts:
+def load_part(config: PostsData, part: str) -> Posts:
     """Return the labelled posts of a part, from `<part>_csv` or data_dir; UserError without either."""
     return _read(config, part, _csv_of(config, part))
 
 
-def _read(config: Any, part: str, path: Path | None) -> Posts:
+def _read(config: PostsData, part: str, path: Path | None) -> Posts:
     if path is None:
         raise UserError(f"no {part} posts: give data_dir with {part}.csv (prepare_posts writes it), or {part}_csv")
     posts = post_splits.read_csv(path, config.data_root)
@@ -130,7 +131,7 @@ def _read(config: Any, part: str, path: Path | None) -> Posts:
     return posts
 
 
-def _csv_of(config: Any, part: str) -> Path | None:
+def _csv_of(config: PostsData, part: str) -> Path | None:
     from core.tracking import uri
 
     folder, given = _folder(config.data_dir), getattr(config, f"{part}_csv")
@@ -177,19 +178,19 @@ def refuse_leaks(rows: dict[str, Posts]) -> None:
             )
 
 
-def gather(config: Any, rows: dict[str, Posts]) -> Materials:
+def gather(config: OptimizeClipConfig, rows: dict[str, Posts]) -> Materials:
     """Build the materials of a stage on this machine; UserError where its weights have learnt from what it holds out."""
     record = leakage.admit(config, results.parts_of(rows), "posts")
     device = machine.settle(config)
     return Materials(config, rows, device, precision.mixed_precision(config.use_amp, device), lineage=record)
 
 
-def never_trains(config: Any, side: str) -> bool:
+def never_trains(config: OptimizeClipConfig, side: str) -> bool:
     """Say whether the image or text tower stays as it is in every epoch."""
     return getattr(config, f"lock_{side}") or (is_pretrained(config, side) and config.freeze_epochs >= config.epochs)
 
 
-def is_pretrained(config: Any, side: str) -> bool:
+def is_pretrained(config: OptimizeClipConfig, side: str) -> bool:
     """Say whether a tower (`image` or `text`) starts from weights."""
     if _weights(config, side):
         return True
@@ -200,7 +201,7 @@ def is_pretrained(config: Any, side: str) -> bool:
     return tower.pretrained
 
 
-def build_net(config: Any, class_names: tuple[str, ...] = CLASS_NAMES) -> PostNet:
+def build_net(config: OptimizeClipConfig, class_names: tuple[str, ...] = CLASS_NAMES) -> PostNet:
     """Build the network on the CPU, its towers locked or given LoRA as the configuration says.
 
     Raises:
@@ -229,7 +230,7 @@ def build_net(config: Any, class_names: tuple[str, ...] = CLASS_NAMES) -> PostNe
     return net
 
 
-def build_arguments(config: Any, net: PostNet | None = None) -> dict[str, Any]:
+def build_arguments(config: OptimizeClipConfig, net: PostNet | None = None) -> dict[str, Any]:
     """Return the arguments of build_towers that build the same towers without any weights: all JSON values.
 
     net: the built network, whose weights may have decided what its names leave open.
@@ -243,16 +244,16 @@ def build_arguments(config: Any, net: PostNet | None = None) -> dict[str, Any]:
     return _sizes(config) | names | ({"settings": settings} if settings else {})
 
 
-def frozen_image(config: Any) -> Any:
+def frozen_image(config: OptimizeClipConfig) -> OptimizeClipConfig:
     """Return the configuration of the image tower alone, locked: whose features stand beside n-grams."""
     return dataclasses.replace(config, modality="image", lock_image=True, lora_rank=0, head_variant="base")
 
 
-def _used(config: Any) -> dict[str, bool]:
+def _used(config: OptimizeClipConfig) -> dict[str, bool]:
     return {side: config.modality in ("both", side) for side in ("image", "text")}
 
 
-def _sizes(config: Any) -> dict[str, Any]:
+def _sizes(config: OptimizeClipConfig) -> dict[str, Any]:
     used = _used(config)
     return {
         "embed_dim": config.embed_dim,
@@ -262,7 +263,7 @@ def _sizes(config: Any) -> dict[str, Any]:
     }
 
 
-def _prepare_towers(net: PostNet, config: Any) -> None:
+def _prepare_towers(net: PostNet, config: OptimizeClipConfig) -> None:
     low_rank = 0
     for side, tower in (("image", net.visual), ("text", net.text)):
         if tower is None:
@@ -277,15 +278,15 @@ def _prepare_towers(net: PostNet, config: Any) -> None:
         )
 
 
-def _name(config: Any, side: str) -> str:
+def _name(config: OptimizeClipConfig, side: str) -> str:
     return getattr(config, f"{side}_encoder_name") or config.model_name
 
 
-def _tag(config: Any, side: str) -> str:
+def _tag(config: OptimizeClipConfig, side: str) -> str:
     return getattr(config, f"{side}_pretrained")
 
 
-def _weights(config: Any, side: str) -> str:
+def _weights(config: OptimizeClipConfig, side: str) -> str:
     return getattr(config, f"{side}_weights") or config.weights
 
 
@@ -294,7 +295,7 @@ def digest_of(rows: dict[str, Posts]) -> str:
     return digest.of_json({part: posts.digest for part, posts in rows.items()})
 
 
-def plain_name(name: str, config: Any, side: str) -> str:
+def plain_name(name: str, config: OptimizeClipConfig, side: str) -> str:
     """Return the name that builds the same tower without the weights that `name` or a tag implies."""
     tag = getattr(config, f"{side}_pretrained")
     tower = (

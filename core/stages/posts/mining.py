@@ -80,7 +80,7 @@ def _check(config: MineBadCasesConfig) -> None:
     configuration.check_limits(config)
 
 
-def read(config: Any) -> tuple[Posts, Posts, list[str]]:
+def read(config: MineBadCasesConfig) -> tuple[Posts, Posts, list[str]]:
     """Return training posts, validation posts and, of each training post, the guid that it is a variant of (its own where none).
 
     Raises UserError when a training row is a validation or test post.
@@ -134,7 +134,7 @@ def by_model(given: str, train: Posts) -> np.ndarray:
     return predictor.probabilities(train.texts, model.images_of(train, predictor.image_size))
 
 
-def out_of_fold(config: Any, train: Posts, val: Posts, folds: np.ndarray, run: Recorder) -> tuple[np.ndarray, list[Path]]:
+def out_of_fold(config: MineBadCasesConfig, train: Posts, val: Posts, folds: np.ndarray, run: Recorder) -> tuple[np.ndarray, list[Path]]:
     """Return (N, C) probabilities, each row by a classifier that was trained without the row's fold, and where the folds are kept.
 
     Finished folds are kept until the caller removes them, and the checkpoints of the one in work: after a crash neither is done again.
