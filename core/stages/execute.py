@@ -74,7 +74,7 @@ def command(job: Job, run: Recorder | None, reuse: bool = True) -> Summary:
     if finished is None or run is None:
         return {}
     job.describe(run)
-    print(f"taxon: this has been done before (run {finished.run_id}); reused", file=sys.stderr)
+    print(f"taxon: this has been done before (run {finished.run_id}); reused; delete that run to have it done anew", file=sys.stderr)
     return _given(finished, run, job.shown)
 
 
