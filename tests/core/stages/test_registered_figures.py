@@ -18,11 +18,12 @@ from PIL import Image
 
 from core.data.posts import CLASS_NAMES
 from core.evaluation.gcd import accuracy
+from core.stages import execute
 from core.stages.clip import data as clip_data
 from core.stages.clip import folds
 from core.stages.clip import train as clip_train
 from core.stages.clip.config import TrainClipConfig
-from core.stages.discovery import materials, pipeline, ssddbc, train
+from core.stages.discovery import materials, pipeline, train
 from core.stages.discovery.config import PipelineConfig
 from core.stages.longtail import materials as longtail_materials
 from core.stages.longtail import train as longtail_train
@@ -58,16 +59,16 @@ def images_of(part: Any, indices: Sequence[int] | None = None) -> Asked:
 class InProcess:
     """A stage server whose stages run in this process, in child runs of their own."""
 
-    def __init__(self, *_modules: Any) -> None:
-        self.stages = {"core.stages.discovery.train:train": train.train, "core.stages.discovery.ssddbc:cluster": ssddbc.cluster}
+    def __init__(self, *_stages: Any) -> None:
+        """Take what a server takes."""
 
     def warm_up(self) -> None:
         """Nothing is to be imported."""
 
     def run(self, request: Any, on_metrics: Callable[[dict[str, float], int], None]) -> str:
         tags = {**request.tags, "taxon.stage_key": request.key}
-        with tracking.open_child(request.parent_run_id, request.name, request.entry_point, tags) as run:
-            self.stages[request.stage](request.config, run)
+        with tracking.open_child(request.parent_run_id, request.name, request.stage.name, tags) as run:
+            execute.perform(request.stage, request.config, run)
         return run.run_id
 
 

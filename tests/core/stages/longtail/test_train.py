@@ -12,7 +12,7 @@ import torch
 
 from core.serving.classifier import ClassifierPredictor
 from core.stages import classification_report
-from core.stages.longtail import rebuild, register, train
+from core.stages.longtail import rebuild, train
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.training import state as states
 from core.training import timeline
@@ -128,7 +128,7 @@ def served(monkeypatch, tmp_path):
         shutil.copytree(data, tmp_path / "served")
         return f"models:/{name}/1"
 
-    monkeypatch.setattr(register.registry, "register", keep)
+    monkeypatch.setattr("core.tracking.registry.register", keep)
     return tmp_path / "served"
 
 
