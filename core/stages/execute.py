@@ -74,7 +74,8 @@ def command(job: Job, run: Recorder | None, reuse: bool = True) -> Summary:
     if finished is None or run is None:
         return {}
     job.describe(run)
-    print(f"taxon: this has been done before (run {finished.run_id}); reused; delete that run to have it done anew", file=sys.stderr)
+    anew = f"it is done anew only when no run with the tag {stages.KEY_TAG} = {job.key} is left"
+    print(f"taxon: done before by run {finished.run_id}: reused as it is, checkpoints and logs included; {anew}", file=sys.stderr)
     return _given(finished, run, job.shown)
 
 
@@ -181,10 +182,13 @@ def required(done: Done | None) -> Done:
     return done
 
 
-def all_below(children: Sequence[Child], run: Recorder | None) -> list[stages.Finished]:
+def all_below(children: Sequence[Child], run: Recorder | None, also: Sequence[str] = ()) -> list[stages.Finished]:
     """Do every child below `run` and return their results in order ([] on ranks other than 0).
 
     Several devices in `gpu` (0,1) take one child at a time each, in processes of their own; one device works in this process.
+
+    Args:
+        also: modules that such processes import where they need them.
     """
     devices = devices_of(children[0].config.gpu)
     if len(devices) == 1 or run is None:
@@ -194,7 +198,7 @@ def all_below(children: Sequence[Child], run: Recorder | None) -> list[stages.Fi
         free.put(device)
     # One after another: building towers seeds torch's global generator for a moment.
     keyed = [_keyed(_on(child, devices[0])) for child in children]
-    server = StageServer([child.stage for child in children])
+    server = StageServer([child.stage for child in children], also)
 
     def work(child: Child) -> stages.Finished:
         device = free.get()
@@ -294,7 +298,7 @@ class _Collected:
     """A run whose files are kept in a folder until all are there; everything else goes through."""
 
     def __init__(self, run: Recorder, place: Path):
-        self._run, self._place = run, place
+        self._run, self._place, self.published = run, place, False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)
@@ -314,18 +318,26 @@ class _Collected:
         writer(self._place / folder / name)
 
     def json(self, value: Any, name: str, folder: str = "") -> None:
-        """Keep a value as an indented JSON file; the manifest comes at the end, of all."""
-        if name != stages.MANIFEST:
+        """Keep a value as an indented JSON file; the manifest is what a stage publishes with: then all there is is stored."""
+        if name == stages.MANIFEST:
+            self.publish(json.loads((self._place / stages.SUMMARY).read_text()))
+        else:
             self.write(name, lambda path: path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n"), folder)
+
+    def publish(self, summary: Summary) -> None:
+        """Store what there is, once."""
+        if not self.published:
+            stages.publish(self._run, self._place, summary)
+        self.published = True
 
 
 def _vouched(function: Callable[[Any, Any], Summary], config: Any, run: Recorder) -> Summary:
     """Do a stage that stores its files as it goes, and publish them together with its summary and a manifest."""
     place = scratch("step")
     try:
-        summary = function(config, _Collected(run, place))
-        said = place / stages.SUMMARY
-        stages.publish(run, place, json.loads(said.read_text()) if said.is_file() else summary)
+        collected = _Collected(run, place)
+        summary = function(config, collected)
+        collected.publish(summary)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return summary

@@ -46,6 +46,7 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
 
     provenance.remember_parameters(configuration.told(config))
     if int(os.environ.get("RANK", "0")) != 0:
+        _check(stage, config)  # as the first process does, which would not come otherwise
         function_of(stage.work)(config, None)
         return 0
     store.prepare()
@@ -53,12 +54,17 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
     with run, full_disk_named(), patience.outage_named():
         if origin:
             run.tags({"taxon.config": origin})
-        configuration.check_limits(config)
-        if stage.check:
-            function_of(stage.check)(config)
+        _check(stage, config)
         run.monitor_system()
         function_of(stage.work)(config, run)
+        run.options(configuration.canonical(config))
     return 0
+
+
+def _check(stage: Stage, config: configuration.Dataclass) -> None:
+    configuration.check_limits(config)
+    if stage.check:
+        function_of(stage.check)(config)
 
 
 def _refuse(error: UserError) -> int:

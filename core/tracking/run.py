@@ -105,6 +105,11 @@ class Run:
         for start in range(0, len(new), 100):
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
+    def options(self, values: Mapping[str, object]) -> None:
+        """Log the options of a stage that has logged none by itself, or not all; resolved ones stand for those that they resolve."""
+        if not any(name.startswith("resolved.") for name in self.client.get_run(self.run_id).data.params):
+            self.params(values)
+
     def untag(self, name: str) -> None:
         """Remove a tag, where the run has it."""
         if name in self.client.get_run(self.run_id).data.tags:

@@ -52,7 +52,8 @@ def cache(config: CacheConfig, run: Recorder) -> dict[str, Any]:
             "auto_find_best: no finished training of these images (with these labels, novel classes and options of the split) has a best "
             "checkpoint; run train_superclass first or give model_path"
         )
-    return execute.command(_job(config, uri), run, reuse=not config.overwrite)
+    done = execute.command(_job(config, uri), run, reuse=not config.overwrite)
+    return done | {"features": f"runs:/{run.run_id}/features"}
 
 
 def _job(config: CacheConfig, uri: str) -> execute.Job:
@@ -72,7 +73,7 @@ def _job(config: CacheConfig, uri: str) -> execute.Job:
         describe(run)
         run.started()
         extract(trained, model, m, folder / "features", config, config.use_l2)
-        summary = {"features": f"runs:/{run.run_id}/features", "checkpoint": trained.path.name}
+        summary = {"features": "features", "checkpoint": trained.path.name}
         stage.publish(run, folder, summary)
         shutil.rmtree(folder, ignore_errors=True)
         return summary

@@ -36,10 +36,10 @@ ENTRY_POINT = TRAIN_SUPERCLASS.name
 
 def run(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
     """Run `train_superclass`: one superclass, or all of them as child runs; what has been trained before is not trained again."""
+    if not config.train_all_superclasses:
+        config = checks.check_training(recipes.resolve(config))
     with distributed.joined(config.gpu):
-        if config.train_all_superclasses:
-            return _train_all(config, run)
-        return execute.command(begin(checks.check_training(recipes.resolve(config))), run)
+        return _train_all(config, run) if config.train_all_superclasses else execute.command(begin(config), run)
 
 
 def train(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:

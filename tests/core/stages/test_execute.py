@@ -35,7 +35,7 @@ def store(config, run):
 def store_with_manifest(config, run):
     """Publish by itself, and return more than it has published."""
     stage.publish(run, scratch("made"), {"published": config})
-    return {"returned": config}
+    return {"returned": config, "stored by then": sorted(path.name for path in run.place.iterdir())}
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_a_stage_that_stores_as_it_goes_gets_a_manifest(recorded):
 
 
 def test_the_summary_that_a_stage_publishes_by_itself_stays_the_published_one(recorded):
-    assert execute.perform(Stage("x", object, f"{HERE}:store_with_manifest"), 7, recorded) == {"returned": 7}
+    returned = execute.perform(Stage("x", object, f"{HERE}:store_with_manifest"), 7, recorded)
+    assert returned == {"returned": 7, "stored by then": ["manifest.json", "summary.json"]}  # whoever removes its work then loses nothing
     assert manifest(recorded) == ["summary.json"] and json.loads((recorded.place / "summary.json").read_text()) == {"published": 7}
 
 

@@ -72,7 +72,7 @@ def last_run(client):
 def test_a_command_that_works_is_finished(client, capsys):
     assert start("work", "--epochs=5") == 0
     run = last_run(client)
-    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0}
+    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0} and run.data.params == {"epochs": "5"}
     assert run.data.tags["taxon.command"] == "mlflow run . -e train_superclass -P epochs=5"
     assert "taxon.reason" not in run.data.tags
     assert capsys.readouterr().err == ""
@@ -143,10 +143,27 @@ def test_a_rank_left_over_from_another_launch_is_said_and_the_run_is_made(client
     assert "RANK=1 in the environment is no launch of torchrun" in capsys.readouterr().err
 
 
-def test_other_ranks_work_without_a_run(client, monkeypatch):
-    seen = []
+def be_second(monkeypatch):
+    """Be the second of two processes that torchrun has started."""
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
+
+
+def check_epochs(config):
+    if config.epochs > 9:
+        raise UserError(f"epochs = {config.epochs} is too many")
+
+
+def test_what_the_first_process_refuses_every_other_one_refuses_before_it_waits_for_it(client, monkeypatch, capsys):
+    be_second(monkeypatch)
+    stage = Stage("train_superclass", Config, f"{HERE}:break_down", check=f"{HERE}:check_epochs")
+    assert launch.launch(stage, ["--epochs=10"]) == 2
+    assert capsys.readouterr().err == "taxon: error: epochs = 10 is too many\n"
+
+
+def test_other_ranks_work_without_a_run(client, monkeypatch):
+    seen = []
+    be_second(monkeypatch)
     monkeypatch.setattr(launch, "function_of", lambda reference: lambda config, run: seen.append(run))
     assert start("work") == 0
     assert seen == [None]
