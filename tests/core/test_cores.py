@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from core import cores
-from core.stages import machine
 from core.stages.clip import materials as clip
 from core.stages.discovery import materials
 from core.stages.longtail import materials as longtail
@@ -73,8 +72,7 @@ def test_a_process_on_one_core_computes_on_one_thread():
 @pytest.mark.parametrize("module", [materials, clip, longtail, posts])
 def test_every_family_computes_on_the_usable_cores_unless_told_otherwise(module, monkeypatch):
     monkeypatch.setattr(cores, "usable", lambda: 5)
-    assert module.machine is machine  # whose settle() gives a process its threads
-    assert [machine.threads(SimpleNamespace(threads=given)) for given in (0, 3)] == [5, 3]
+    assert [module.threads(SimpleNamespace(threads=given)) for given in (0, 3)] == [5, 3]
 
 
 def test_nobody_counts_the_machine_s_cores():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from core import digest
+from core.cores import threads
 from core.data.classification import ClassificationData
 from core.data.images import ImageSet
 from core.data.loader import ViewLoader, prefetched
@@ -247,7 +248,7 @@ def parted(pool: Pool, rows: folds.Rows) -> ClassificationData:
 
 def gather(config: TrainClipConfig, pool: Pool, towers: ClipTowers) -> Materials:
     """Build the materials of a training on this machine."""
-    device = machine.settle(config)
+    device = machine.settle(config.gpu, threads(config))
     rows = folds.parts(pool, config)
     data = parted(pool, rows)
     spec = view_spec(config, towers)

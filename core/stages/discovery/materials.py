@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
 from core.data.splits import Split, make_split
@@ -109,7 +110,7 @@ def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded:
     views = dataclasses.asdict(recipes.views_for(config.dataset))
     resize = round(config.image_size * views.pop("resize_factor"))
     spec = ViewSpec(image_size=config.image_size, resize=resize, mean=mean, std=std, **views)
-    device = machine.settle(config)
+    device = machine.settle(config.gpu, threads(config))
     number_format = precision.resolve_precision(config.precision, device)
     return Materials(data, split, spec, resize_all(data.train.source, spec), resize_all(data.test.source, spec), device, number_format)
 

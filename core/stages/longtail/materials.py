@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from core.cores import threads
 from core.data import longtail
 from core.data.classification import ClassificationData, tail_classes
 from core.data.images import ImageSet
@@ -125,7 +126,7 @@ def load_data(config: LongtailData) -> ClassificationData:
 
 def gather(config: LongtailMachine, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
     """Build the materials of a stage on this machine."""
-    device = machine.settle(config)
+    device = machine.settle(config.gpu, threads(config))
     return Materials(data, device, precision.mixed_precision(config.use_amp, device), mean, std, config.num_workers)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core import digest
+from core.cores import threads
 from core.data import post_splits, text_cleaning
 from core.data.posts import CLASS_NAMES, Posts
 from core.errors import UserError
@@ -181,7 +182,7 @@ def refuse_leaks(rows: dict[str, Posts]) -> None:
 def gather(config: OptimizeClipConfig, rows: dict[str, Posts]) -> Materials:
     """Build the materials of a stage on this machine; UserError where its weights have learnt from what it holds out."""
     record = leakage.admit(config, results.parts_of(rows), "posts")
-    device = machine.settle(config)
+    device = machine.settle(config.gpu, threads(config))
     return Materials(config, rows, device, precision.mixed_precision(config.use_amp, device), lineage=record)
 
 
