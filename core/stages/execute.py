@@ -152,22 +152,25 @@ def below(child: Child, run: Recorder | None, server: StageServer | None = None)
     Args:
         server: gives it a process of its own; None = it is done in this one.
     """
-    job = child.begin(child.config) if child.begin is not None else Job(child.key, lambda run, _: {}, registers=child.registers)
-    with locked(job.key) if run is not None and job.key else nullcontext():
+    job = child.begin(child.config) if child.begin is not None else None
+    key, registers = (job.key, job.registers) if job is not None else (child.key, child.registers)
+    with locked(key) if run is not None and key else nullcontext():
         began = time.time()
-        found = find(job.key, job.registers) if run is not None else None
+        found = find(key, registers) if run is not None else None
         if distributed.from_main(found is not None):
             return None if found is None or run is None else _told(child, run, Done(found, True), began)
         if run is None:
-            once(job, None)
+            if job is not None:
+                once(job, None)
             return None
         if server is not None:
-            request = Request(child.stage, child.config, run.run_id, child.name, child.tags, job.key, time.time())
+            request = Request(child.stage, child.config, run.run_id, child.name, child.tags, key, time.time())
             run_id = server.run(request, child.follow)
         else:
-            with tracking.open_child(run.run_id, child.name, child.stage.name, child.tags) as opened:
+            tags = {**child.tags, stages.KEY_TAG: key} if key else child.tags
+            with tracking.open_child(run.run_id, child.name, child.stage.name, tags) as opened:
                 opened.forward = child.follow
-                once(job, opened)
+                once(job, opened) if job is not None else perform(child.stage, child.config, opened)
             run_id = opened.run_id
         found = stages.load_finished(run_id)
     if found is None:

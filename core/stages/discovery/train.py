@@ -57,15 +57,16 @@ def begin(config: TrainConfig) -> execute.Job:
     """Read the data of a resolved and checked configuration; the key of its training says whether it has been done before."""
     loaded = materials_module.load_data(config)
     data, _split = loaded
+    key = _key(config, *loaded)
 
     def describe(run: Recorder) -> None:
         run.dataset(data.name, data.digest, config.data_root, "training")
         run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
 
     def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
-        return Training(config, run, loaded).result(unfinished)
+        return Training(config, run, loaded, key).result(unfinished)
 
-    return execute.Job(_key(config, *loaded), work, describe, lambda metrics: discovery.shown(metrics, config.eval_funcs))
+    return execute.Job(key, work, describe, lambda metrics: discovery.shown(metrics, config.eval_funcs))
 
 
 def _train_all(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
@@ -99,13 +100,13 @@ class Training(CheckpointedTraining):
     Args:
         config: resolved and checked.
         run: the tracking run, None on ranks other than 0.
-        loaded: data and split, for whoever has read them already.
+        loaded, key: data and split, and the stage key, for whoever has them already.
     """
 
     resume_facts = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
     carried_facts = ("first_pseudo_epoch", "best")
 
-    def __init__(self, config: TrainConfig, run: Recorder | None, loaded: tuple[Any, Any] | None = None):
+    def __init__(self, config: TrainConfig, run: Recorder | None, loaded: tuple[Any, Any] | None = None, key: str = ""):
         self.config, self.run = config, run
         loaded = loaded or materials_module.load_data(config)
         self.lineage = leakage.admit(config, parts_of(*loaded))
@@ -118,7 +119,7 @@ class Training(CheckpointedTraining):
         self.model.to(m.device)
         lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
-        self.key = _key(config, m.data, m.split)
+        self.key = key or _key(config, m.data, m.split)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         self.work = self.open_work_folder(self.key, trained, f"training {config.model_name}")
         self.facts = self._facts()

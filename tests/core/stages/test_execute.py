@@ -121,6 +121,14 @@ def test_a_child_is_done_below_its_parent_once(client, tmp_path, capsys):
     assert said[-1] == "taxon: fold 1 reused number 1" and said[-2].endswith("s number 1")
 
 
+def test_a_child_whose_key_is_known_is_done_in_this_process_too(client, tmp_path):
+    with tracking.open_run("pseudo_pipeline", "parent") as parent:
+        child = execute.Child(COUNTED, "one", "stored", key="k1")
+        first, again = (execute.required(execute.below(child, parent)) for _ in range(2))
+    assert (first.reused, again.reused) == (False, True) and first.finished == again.finished
+    assert json.loads((first.finished.folder / "deep" / "a.json").read_text()) == {"a": "one"}
+
+
 def test_a_child_that_leaves_nothing_whole_is_said(client, tmp_path):
     with tracking.open_run("pseudo_pipeline", "parent") as parent:
         child = execute.Child(COUNTED, None, "fold 1", lambda _config: execute.Job("k1", lambda run, _unfinished: {}))
