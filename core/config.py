@@ -33,7 +33,7 @@ C = TypeVar("C", bound=Dataclass)
 Auto = Literal["auto"]
 
 
-def _always(_config: Any) -> bool:
+def _always(_config: object) -> bool:
     return True
 
 
@@ -152,7 +152,7 @@ def parse(config: type[C], argv: list[str], prog: str) -> C:
     return both
 
 
-def configurations_of(config: Any, prog: str, check: Callable[[Any], Any] = _always) -> list[Any]:
+def configurations_of(config: ConfigFile, prog: str, check: Callable[[Any], Any] = _always) -> list[Any]:
     """Return the configurations of the file that `config.config` names, overridden by the options that were given beside it.
 
     UserError of one of them, `check`'s included, names the file and which of its configurations it is.
@@ -256,18 +256,18 @@ def describe(annotation: Any) -> str:
     return {bool: "true/false", int: "a whole number", float: "a number", str: "text"}[annotation]
 
 
-def names_of(config: Any, *roles: str) -> list[str]:
+def names_of(config: Dataclass | type[Dataclass], *roles: str) -> list[str]:
     """Return the names of the fields of a configuration (class) that have one of these roles: place, machine, '' = neither."""
     return [f.name for f in dataclasses.fields(config) if f.metadata["role"] in roles]
 
 
-def canonical(config: Any, results_only: bool = False) -> dict[str, Any]:
+def canonical(config: Dataclass, results_only: bool = False) -> dict[str, Any]:
     """Return the configuration as JSON-ready values; `results_only` leaves out what cannot change a result."""
     names = names_of(config, "place", "") if results_only else names_of(config, "place", "", "machine")
     return {name: getattr(config, name) for name in names}
 
 
-def asked(config: Any, covered: Collection[str] = ()) -> dict[str, Any]:
+def asked(config: Dataclass, covered: Collection[str] = ()) -> dict[str, Any]:
     """Return what a (resolved) configuration asks for: the options that act, without places and the kinds of digests that are `covered`.
 
     A class may say by `implied()` what options that never act by themselves come to together.
@@ -277,7 +277,7 @@ def asked(config: Any, covered: Collection[str] = ()) -> dict[str, Any]:
     return kept | (config.implied() if hasattr(config, "implied") else {})
 
 
-def places(config: Any) -> dict[str, str]:
+def places(config: Dataclass) -> dict[str, str]:
     """Return the kind of digest of every place that acts, by name."""
     fields = (f for f in dataclasses.fields(config) if f.metadata["role"] == "place" and f.metadata["acts"](config))
     return {f.name: f.metadata["digest"] for f in fields}
@@ -305,19 +305,19 @@ def fitted(kind: type[C], given: Any, **values: Any) -> C:
     return kind(**{f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given} | values)
 
 
-def to_argv(config: Any) -> list[str]:
+def to_argv(config: Dataclass) -> list[str]:
     """Return command-line words that parse back into an equal configuration, defaults left out."""
     return [config_file.word(name, value) for name, value in told(config).items()]
 
 
-def told(config: Any) -> dict[str, Any]:
+def told(config: Dataclass) -> dict[str, Any]:
     """Return the options that a command must name: those that are not at their defaults, or were given at them to override a file."""
     given = getattr(getattr(config, "config", ""), "given", ())
     values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
     return {name: value for name, (value, default) in values.items() if value != default or name in given}
 
 
-def _require_finite(config: Any) -> None:
+def _require_finite(config: Dataclass) -> None:
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if isinstance(value, float) and not math.isfinite(value):

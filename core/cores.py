@@ -10,9 +10,17 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal, Protocol
 
 MEMBERSHIP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+class Options(Protocol):
+    """What a configuration says of its process's computations."""
+
+    @property
+    def threads(self) -> int | Literal["auto"]:
+        """A number, or 0 = all usable cores; `auto` is resolved before it is asked for."""
 
 
 def usable(membership: Path = MEMBERSHIP, control: Path = CONTROL) -> int:
@@ -25,13 +33,13 @@ def usable(membership: Path = MEMBERSHIP, control: Path = CONTROL) -> int:
     return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(membership, control))]))
 
 
-def threads(config: Any) -> int:
+def threads(config: Options) -> int:
     """Return how many CPU threads a process of this configuration computes on.
 
     The number changes the last bits of sums, and is in no stage key all the same: a node with other cores is asked the same question,
     and reuses what another one answered. Give `threads` a number where runs have to be bit-identical on any machine.
     """
-    return config.threads or usable()
+    return int(config.threads) or usable()
 
 
 def _quotas(membership: Path, control: Path) -> Iterator[float]:

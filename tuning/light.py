@@ -8,18 +8,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from core import config as configuration
 from core import digest
+from core.config import Dataclass
 from core.stages.checkpointed import CheckpointedTraining
 from core.tracking import stage
 from core.tracking.recorder import Recorder
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
+class Shared(Generic[C, T]):
     """What the trials of a study have in common, such as its images: read when the study is checked, kept until another is.
 
     Args:
@@ -27,20 +30,20 @@ class Shared(Generic[T]):
         options: the names of all options that `load` looks at.
     """
 
-    def __init__(self, load: Callable[[Any], T], options: tuple[str, ...]):
+    def __init__(self, load: Callable[[C], T], options: tuple[str, ...]):
         self.load, self.options = load, options
         self._kept: dict[str, T] = {}
 
-    def read(self, config: Any) -> T:
+    def read(self, config: C) -> T:
         """Read it now."""
         self._kept = {self._key(config): self.load(config)}
         return next(iter(self._kept.values()))
 
-    def of(self, config: Any) -> T:
+    def of(self, config: C) -> T:
         """Return what was read for these options."""
         return self._kept[self._key(config)] if self._key(config) in self._kept else self.read(config)
 
-    def _key(self, config: Any) -> str:
+    def _key(self, config: C) -> str:
         return digest.of_json([getattr(config, name) for name in self.options])
 
 
@@ -60,7 +63,7 @@ def train(training: CheckpointedTraining) -> dict[str, Any]:
     return summary
 
 
-def publish(run: Recorder, work: Any, config: Any, summary: Mapping[str, Any]) -> None:
+def publish(run: Recorder, work: Path, config: Dataclass, summary: Mapping[str, Any]) -> None:
     """Store the work folder with configuration, summary and manifest."""
     (work / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
     stage.publish(run, work, dict(summary), keep=lambda path: not path.name.startswith("."))

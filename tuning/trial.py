@@ -20,6 +20,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
+from core.config import Dataclass
 from core.errors import Gone, UserError, nearest
 from core.stages import execute, keys
 from core.tracking import lifeline, stage
@@ -103,7 +104,7 @@ class Task:
         """Return the prepared configuration of a trial with these values."""
         return self.space.prepare(replace(self.base, **values))
 
-    def key(self, config: Any) -> str:
+    def key(self, config: Dataclass) -> str:
         """Return the key by which a finished trial is found again."""
         return keys.of_stage(f"trial of {self.space.stage.name} by {self.metric}", config, self.inputs)
 
@@ -135,7 +136,7 @@ class Task:
                 raise
         return outcome
 
-    def _train(self, config: Any, trial: Trial, run: Run, budget: Budget) -> Outcome | None:
+    def _train(self, config: Dataclass, trial: Trial, run: Run, budget: Budget) -> Outcome | None:
         """Train; return the outcome, None when the trial was given to another worker meanwhile."""
         run.forward = self._reporter(trial, getattr(config, "stop_at_epoch", 0) or getattr(config, "epochs", 0))
         try:

@@ -23,6 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, overload
 
+from core.config import Dataclass
 from core.errors import UserError
 from core.stages.after import Summary, Unfinished
 from core.stages.server import Request, StageServer
@@ -100,7 +101,7 @@ def once(job: Job, run: Recorder | None) -> Summary:
     return _given(finished, run, job.shown)
 
 
-def perform(stage: Stage, config: Any, run: Recorder) -> Summary:
+def perform(stage: Stage, config: Dataclass, run: Recorder) -> Summary:
     """Do a stage in a run below another one, which holds the lock of its key: a result that can be found again."""
     if stage.begin:
         return once(function_of(stage.begin)(config), run)
@@ -123,7 +124,7 @@ class Child:
     """
 
     stage: Stage
-    config: Any
+    config: Dataclass
     name: str
     begin: Callable[[Any], Job] | None = None
     key: str = ""
@@ -193,7 +194,7 @@ def all_below(children: Sequence[Child], run: Recorder | None, also: Sequence[st
     Args:
         also: modules that such processes import where they need them.
     """
-    devices = devices_of(children[0].config.gpu)
+    devices = devices_of(getattr(children[0].config, "gpu", "auto"))
     if len(devices) == 1 or run is None:
         return [done.finished for child in children if (done := below(child, run)) is not None]
     free: SimpleQueue[str] = SimpleQueue()
@@ -334,7 +335,7 @@ class _Collected:
         self.published = True
 
 
-def _vouched(function: Callable[[Any, Any], Summary], config: Any, run: Recorder) -> Summary:
+def _vouched(function: Callable[[Any, Any], Summary], config: Dataclass, run: Recorder) -> Summary:
     """Do a stage that stores its files as it goes, and publish them together with its summary and a manifest."""
     place = scratch("step")
     try:

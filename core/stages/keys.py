@@ -18,20 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from core import config as configuration
 from core import digest
 from core.clustering import pseudo_labels
+from core.config import Dataclass
 from core.errors import UserError
 from core.models import backbones, clip_files, clip_names, clip_weights
 from core.stages import inputs
 from core.training import state as states
 
 
-def of_stage(entry_point: str, config: Any, found: dict[str, str], device: torch.device | None = None, number_format: str = "") -> str:
+def of_stage(
+    entry_point: str, config: Dataclass, found: dict[str, str], device: torch.device | None = None, number_format: str = ""
+) -> str:
     """Return the key of a stage: the one place where keys are made.
 
     Args:
@@ -49,7 +51,7 @@ def of_stage(entry_point: str, config: Any, found: dict[str, str], device: torch
     return stage_key(entry_point, configuration.asked(config, {*found, *where}), found, where)
 
 
-def digests(config: Any, found: Collection[str] = ()) -> dict[str, str]:
+def digests(config: Dataclass, found: Collection[str] = ()) -> dict[str, str]:
     """Return the digest of every input that the configuration names and that acts, but for options and kinds that were `found`."""
     made = {}
     for name, kind in configuration.places(config).items():
@@ -62,7 +64,7 @@ def digests(config: Any, found: Collection[str] = ()) -> dict[str, str]:
     return {name: value for name, value in made.items() if value}
 
 
-def weights_file(config: Any, option: str = "weights") -> str:
+def weights_file(config: Dataclass, option: str = "weights") -> str:
     """Return the file that a backbone's weights come from, wherever the configuration leads to it; what is given where none is here."""
     given = getattr(config, option)
     try:
@@ -91,16 +93,16 @@ def of_tower(name: str, tag: str, given: str, side: str, image_size: int, contex
     return _of_published(given if path is None else str(path))
 
 
-def of_weights(config: Any, option: str = "weights") -> str:
+def of_weights(config: Dataclass, option: str = "weights") -> str:
     """Return the digest of the file that a backbone's weights come from, the given name where it is out of reach, '' for none."""
     return _of_published(weights_file(config, option))
 
 
-def _of_tower(config: Any, option: str) -> str:
-    side = option.split("_")[0]
-    name = getattr(config, f"{side}_encoder_name") or config.model_name
-    given, tag = getattr(config, option) or getattr(config, "weights", ""), getattr(config, f"{side}_pretrained")
-    return of_tower(name, tag, given, side, config.img_size if hasattr(config, "img_size") else config.image_size, config.context_length)
+def _of_tower(config: Dataclass, option: str) -> str:
+    side, said = option.split("_")[0], configuration.canonical(config)
+    name = said[f"{side}_encoder_name"] or said["model_name"]
+    given, tag = said[option] or said.get("weights", ""), said[f"{side}_pretrained"]
+    return of_tower(name, tag, given, side, said["img_size"] if "img_size" in said else said["image_size"], said["context_length"])
 
 
 def _of_published(given: str) -> str:
@@ -115,22 +117,22 @@ def of_file_or_name(given: str) -> str:
     return digest.of_file_once(given) or given
 
 
-def _of_checkpoint(config: Any, option: str) -> str:
+def _of_checkpoint(config: Dataclass, option: str) -> str:
     given = getattr(config, option)
     return states.content_digest(states.load_checkpoint(inputs.checkpoint_at(given, option))) if given else ""
 
 
-def _of_pseudo_labels(config: Any, option: str) -> str:
+def _of_pseudo_labels(config: Dataclass, option: str) -> str:
     given = getattr(config, option)
     return pseudo_labels.read(inputs.file_at(given, option, "*.npz")).digest if given else ""
 
 
-def _of_features(config: Any, option: str) -> str:
+def _of_features(config: Dataclass, option: str) -> str:
     given = getattr(config, option)
     return digest.of_file(inputs.file_at(given, option, "features.safetensors")) if given else ""
 
 
-OF: dict[str, Callable[[Any, str], str]] = {
+OF: dict[str, Callable[[Dataclass, str], str]] = {
     "weights": of_weights,
     "tower": _of_tower,
     "towers": lambda config, option: "",  # the options of each side hold them

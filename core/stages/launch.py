@@ -6,7 +6,6 @@ import os
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from core import config as configuration
 from core import places, ranks
@@ -77,16 +76,16 @@ def _refuse(error: UserError) -> int:
     return 2
 
 
-def run_name(entry_point: str, config: Any) -> str:
+def run_name(entry_point: str, config: configuration.Dataclass) -> str:
     """Return a readable run name: what, on which data, with which seed, and the first options that are not their defaults."""
-    from core.training.recipes import dataset_of
+    from core.training.recipes import Choice, dataset_of
 
-    words = [entry_point]
-    if hasattr(config, "dataset"):
-        words += [getattr(config, "superclass_name", "") or dataset_of(config), f"seed {config.seed}"]
-    elif getattr(config, "data_root", ""):
-        words += [Path(config.data_root).name]
-    named = ("superclass_name", "dataset", "data_root") + (("seed",) if hasattr(config, "dataset") else ())
+    words, named, said = [entry_point], ["superclass_name", "dataset", "data_root"], configuration.canonical(config)
+    if isinstance(config, Choice):
+        words += [config.superclass_name or dataset_of(config), f"seed {said['seed']}"]
+        named.append("seed")
+    elif said.get("data_root"):
+        words += [Path(said["data_root"]).name]
     for f in fields(config):
         value = getattr(config, f.name)
         told = f.name not in named and f.metadata["role"] != "machine" and value not in (f.default, "") and "/" not in str(value)

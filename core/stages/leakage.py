@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from core import lineage
+from core.config import Dataclass
 from core.errors import UserError
 from core.lineage import Item, Lineage
 from core.models import weights as weight_files
@@ -34,7 +34,7 @@ class Parts:
     unlabelled: Sequence[Item] = ()
 
 
-def admit(config: Any, parts: Parts, noun: str = "images") -> Lineage:
+def admit(config: Dataclass, parts: Parts, noun: str = "images") -> Lineage:
     """Return the lineage of a training: its own items and those of the weights and checkpoints that its options name.
 
     Raises:
@@ -56,7 +56,7 @@ def admit(config: Any, parts: Parts, noun: str = "images") -> Lineage:
     return replace(inherited | own, shared=held_out & train)
 
 
-def require_unseen(config: Any, items: Sequence[Item], what: str) -> None:
+def require_unseen(config: Dataclass, items: Sequence[Item], what: str) -> None:
     """Raise UserError where the weights of an option have learnt from, or were chosen on, any of `items`: the held-out part of a fold."""
     for option, given, record in sources(config):
         refuse(items, (record.learnt, record.chosen), what, option, given)
@@ -93,7 +93,7 @@ def refuse(items: Sequence[Item], known: tuple[frozenset[str], ...], what: str, 
         raise UserError(f"{option} = '{given}' has learnt from {len(found)} of the {len(items)} {what}: {REMEDY}")
 
 
-def sources(config: Any) -> Iterator[tuple[str, str, Lineage]]:
+def sources(config: Dataclass) -> Iterator[tuple[str, str, Lineage]]:
     """Yield (option, value, record) of every option of `config` that names weights or a checkpoint with a record."""
     for option in (*WEIGHTS, *CHECKPOINTS):
         given = getattr(config, option, "")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from core.config import Dataclass
 from core.errors import Gone, UserError, full_disk_named
 from core.stages.stage import Stage, function_of
 from core.tracking import patience
@@ -43,7 +44,7 @@ class Request:
     """
 
     stage: Stage
-    config: Any
+    config: Dataclass
     parent_run_id: str
     name: str
     tags: dict[str, str]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from core.config import Dataclass
 
 
+@runtime_checkable
 class Choice(Dataclass, Protocol):
     """What every configuration says of its data set."""
 

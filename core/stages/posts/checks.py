@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from core import config as configuration
-from core.config import check_limits
+from core.config import C, Dataclass, check_limits
 from core.data import text_cleaning
 from core.errors import UserError, nearest
 from core.models import post_head_names
@@ -104,7 +104,7 @@ def check_pipeline(config: PostsPipelineConfig) -> None:
         raise UserError("the pipeline predicts test_file, selects on validation and judges on test posts: give all three a share or name")
 
 
-def fitted(kind: type, config: Any, **values: Any) -> Any:
+def fitted(kind: type[C], config: Dataclass, **values: Any) -> C:
     """Return a stage's configuration: what it shares with that of a pipeline or comparison, and `values`."""
     given = {name: value for name, value in vars(config).items() if name != "output_dir"}
     return configuration.fitted(kind, given, **values)
