@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, overload
 
-from core.config import Dataclass
+from core.config import Dataclass, canonical
 from core.errors import UserError
 from core.stages.after import Summary, Unfinished
 from core.stages.server import Request, StageServer
@@ -171,7 +171,10 @@ def below(child: Child, run: Recorder | None, server: StageServer | None = None)
             tags = {**child.tags, stages.KEY_TAG: key} if key else child.tags
             with tracking.open_child(run.run_id, child.name, child.stage.name, tags) as opened:
                 opened.forward = child.follow
-                once(job, opened) if job is not None else perform(child.stage, child.config, opened)
+                if job is not None:
+                    once(job, opened)
+                else:
+                    perform(child.stage, child.config, opened)
             run_id = opened.run_id
         found = stages.load_finished(run_id)
     if found is None:
@@ -194,7 +197,7 @@ def all_below(children: Sequence[Child], run: Recorder | None, also: Sequence[st
     Args:
         also: modules that such processes import where they need them.
     """
-    devices = devices_of(getattr(children[0].config, "gpu", "auto"))
+    devices = devices_of(canonical(children[0].config)["gpu"])
     if len(devices) == 1 or run is None:
         return [done.finished for child in children if (done := below(child, run)) is not None]
     free: SimpleQueue[str] = SimpleQueue()
