@@ -24,7 +24,16 @@ def recognised(data_root: str) -> str:
     raise UserError(f"data_root '{data_root}' holds no data set that is known; {_LAYOUTS}")
 
 
-def load(dataset: str, data_root: str, superclass_name: str, novel_classes: str, download: bool) -> DiscoveryData:
+def load(
+    dataset: str,
+    data_root: str,
+    superclass_name: str,
+    novel_classes: str,
+    download: bool,
+    images: str = "",
+    bad_images: str = "auto",
+    follow_links: bool = False,
+) -> DiscoveryData:
     """Return the data set called `dataset`.
 
     digits: bundled; `novel_classes` ('' = 7,8,9). cifar100: `superclass_name` in `data_root`, or from the publisher where

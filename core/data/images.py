@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class ImageSet:
     """Images with their ids and labels.
 
     ids: one a image, unique over train and test together ('train/00012', 'test/00012').
-    labels: (N,) int64, index into the data set's class_names.
+    labels: (N,) int64, index into the data set's class_names; -1 where nobody knows the class.
     source: the pixels, in the same order.
     """
 
@@ -166,13 +166,27 @@ class ImageSet:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out: its path as it was found, and why."""
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class DiscoveryData:
-    """A data set for category discovery.
+    """A data set for category discovery as it was read, with every label that is known: `core.data.problem.pose` takes the truth out.
 
     name: 'cifar100/trees', 'digits' or 'folder/<root name>'.
     train, test: the official parts; test may be empty where a folder has no test part.
     class_names: name of class index i. known_classes: the indices of classes that may be labelled; the rest is novel.
+    given: (N,) bool, the training images whose label the user gave, on a heap; other labels there are truth, for reports only.
+        None on a benchmark, where the split draws who is labelled.
+    held_out: (N,) bool, given images that the user sets apart for model selection; None = they are drawn.
+    twins: (N,) bool, unlabelled copies of labelled images, which take part in no training; None = there are none.
+    groups: (N,) int64, number of the group of each training image, whose members are never split over parts; None = none are given.
+    skipped: files that were left out.
     """
 
     name: str
@@ -180,6 +194,11 @@ class DiscoveryData:
     test: ImageSet
     class_names: tuple[str, ...]
     known_classes: frozenset[int]
+    given: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+    twins: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self):
         if len({*self.train.ids, *self.test.ids}) != len(self.train) + len(self.test):
@@ -195,21 +214,23 @@ class DiscoveryData:
     @cached_property
     def digest(self) -> str:
         """The sha256 of pixels, labels, ids, class names and known classes of both parts."""
-        return digest.of_json([*self._described(), sorted(self.known_classes)])
+        parts = [[part.source.digest, digest.of_array(part.labels), list(part.ids)] for part in (self.train, self.test)]
+        return digest.of_json([parts, list(self.class_names), sorted(self.known_classes)])
 
     @cached_property
     def images_digest(self) -> str:
-        """The sha256 of the same without the known classes: trainings with other novel classes share it."""
-        return digest.of_json(self._described())
-
-    def _described(self) -> list[Any]:
-        parts = [[part.source.digest, digest.of_array(part.labels), list(part.ids)] for part in (self.train, self.test)]
-        return [parts, list(self.class_names)]
+        """The sha256 of pixels and ids: trainings with other labels or novel classes share it."""
+        return digest_of_images(self.train, self.test)
 
     @property
     def novel_names(self) -> list[str]:
         """The sorted names of the novel classes."""
         return sorted(self.class_names[c] for c in self.novel_classes)
+
+
+def digest_of_images(train: ImageSet, test: ImageSet) -> str:
+    """Return the sha256 of pixels and ids of two parts, whatever is labelled."""
+    return digest.of_json([[part.source.digest, list(part.ids)] for part in (train, test)])
 
 
 def empty_set() -> ImageSet:

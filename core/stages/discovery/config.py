@@ -39,6 +39,11 @@ class DataOptions:
         digest="checkpoint",
     )
     data_root: str = place(DATA_ROOT, "folder that holds cifar-100-binary(.tar.gz|.tar.xz), or the image folder with train/ and test/")
+    images: str = place("", "CSV file of images instead of folders: path, label (empty = unlabelled), truth, group, split", "data")
+    bad_images: Literal["auto", "refuse", "skip"] = option(
+        "auto", "unreadable images end the run, or are left out and listed in skipped.csv; auto = skip on a heap", digest="data"
+    )
+    follow_links: bool = option(False, "symbolic links may lead out of data_root", digest="data")
     novel_classes: str = option(
         "", "comma-separated novel class names of an image folder or of digits; empty = the data set's own", digest="data"
     )
@@ -53,6 +58,15 @@ class DataOptions:
         0.1, "share of the labelled images held out for model selection; 0 = published protocol", digest="data", at_least=0, below=1
     )
     seed: int = option(1, "seed of split, initialisation, sampling and views", **SEED)
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """How many classes there are."""
+
+    n_classes: int | Auto = option(
+        "auto", "number of classes, known and novel; auto = the declared one of a benchmark, an estimate on a heap", at_least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class TrainConfig(PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile):
+class TrainConfig(CountOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile):
     """Train a model on one superclass (or all of them, one child run each), with or without pseudo labels."""
 
     train_all_superclasses: bool = machine(False, "train the 15 superclasses one after another, a child run each")
@@ -213,7 +227,7 @@ class CacheConfig(CheckpointOptions, MachineOptions, DataOptions):
 
 
 @dataclass(frozen=True)
-class SsddbcConfig(ClusterOptions, CheckpointOptions, MachineOptions, DataOptions):
+class SsddbcConfig(CountOptions, ClusterOptions, CheckpointOptions, MachineOptions, DataOptions):
     """Extract features of a checkpoint, search the SSDDBC grid on the training images, write pseudo labels."""
 
     # wider than what it overrides: auto is no seed to train with
@@ -231,7 +245,7 @@ class SsddbcConfig(ClusterOptions, CheckpointOptions, MachineOptions, DataOption
 
 
 @dataclass(frozen=True)
-class PipelineConfig(ClusterOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
+class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
     """Warm up, then cluster and train with pseudo labels in turn; from split to registered best model."""
 
     stage1_epochs: int | Auto = option(

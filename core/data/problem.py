@@ -1,0 +1,116 @@
+"""A discovery problem as training may know it, and the truth apart from it, which only reports are given.
+
+    read (catalog.load) -> who is labelled (splits.make_split) -> pose -> Problem, Truth
+
+Whatever trains, clusters, chooses a cell, counts classes or registers takes a `Problem`: a label that nobody gave is not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from core import digest
+from core.data.images import DiscoveryData, ImageSet, digest_of_images
+from core.data.splits import Split
+
+NOBODY_SAID = -1  # the label of an image whose class is not known
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Images and the labels that people gave.
+
+    Attributes:
+        name: of the data set.
+        train: all training images; labels are indices into `known_names` for labelled and held-out images, NOBODY_SAID elsewhere.
+        test: images that take part in nothing; their labels are NOBODY_SAID.
+        known_names: the labelled classes.
+        novel_names: of a benchmark, the classes that it declares to be novel; () where nobody knows them, as on a heap.
+        counted: whether the number of classes is declared, as benchmarks do: then K = known and novel names.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    known_names: tuple[str, ...]
+    novel_names: tuple[str, ...] = ()
+    counted: bool = True
+
+    @property
+    def n_declared(self) -> int | None:
+        """The declared number of classes; None where nobody knows it."""
+        return len(self.known_names) + len(self.novel_names) if self.counted else None
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of pixels, ids, given labels and the names of known and declared novel classes."""
+        return digest.of_json(
+            [self.images_digest, digest.of_array(self.train.labels), list(self.known_names), list(self.novel_names), self.counted]
+        )
+
+    @property
+    def images_digest(self) -> str:
+        """The sha256 of pixels and ids of both parts: the same whatever is labelled."""
+        return digest_of_images(self.train, self.test)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """True classes, as far as they are known. Only reports may hold one.
+
+    Attributes:
+        train: (N,) int64 index into `class_names` of every training image, NOBODY_SAID where unknown.
+        test: (M,) the same of the test images.
+        class_names: of all classes, known and novel.
+        known_classes: indices of those that may be labelled.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    class_names: tuple[str, ...]
+    known_classes: frozenset[int]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all of it: what figures against it depend on, and no result does."""
+        names = [list(self.class_names), sorted(self.known_classes)]
+        return digest.of_json([digest.of_array(self.train), digest.of_array(self.test), *names])
+
+    def tells(self, indices: np.ndarray) -> bool:
+        """Say whether the true class of any of these training images is known."""
+        return bool((self.train[indices] != NOBODY_SAID).any())
+
+
+class Posed(NamedTuple):
+    """What a stage starts from; `truth` goes to what reports and to nothing else."""
+
+    data: Problem
+    split: Split
+    truth: Truth
+
+
+def pose(read: DiscoveryData, split: Split) -> Posed:
+    """Return the problem, the split, and the truth apart.
+
+    Args:
+        read: the data set with every label that is known of it.
+        split: who is labelled.
+    """
+    known = [c for c in range(len(read.class_names)) if c in read.known_classes]
+    position = np.full(len(read.class_names) + 1, NOBODY_SAID, np.int64)  # one more: NOBODY_SAID is the last
+    position[known] = np.arange(len(known))
+    labels = np.full(len(read.train), NOBODY_SAID, np.int64)
+    told = np.concatenate([split.labelled, split.validation])
+    labels[told] = position[read.train.labels[told]]
+    names = tuple(read.class_names[c] for c in known)
+    counted = read.given is None
+    novel = tuple(read.novel_names) if counted else ()
+    train = dataclasses.replace(read.train, labels=labels)
+    test = dataclasses.replace(read.test, labels=np.full(len(read.test), NOBODY_SAID, np.int64))
+    truth = Truth(read.train.labels, read.test.labels, read.class_names, read.known_classes)
+    return Posed(Problem(read.name, train, test, names, novel, counted), split, truth)
