@@ -53,13 +53,14 @@ def prepare(config: TrainConfig) -> TrainConfig:
 
 def read(config: TrainConfig) -> dict[str, str]:
     """Return the digests of all that trials read."""
-    data, split = materials.load_data(config)
+    posed = materials.posed(config)
+    data, split, _truth = posed
     if config.val_fraction and not len(split.validation):
         raise UserError(
             f"val_fraction = {config.val_fraction:g} of {len(split.labelled)} labelled images of {data.name} holds none out to compare "
             "trials by; raise it"
         )
-    found = {"data": data.digest, "split": split.digest}
+    found = materials.digests(posed)
     return found | keys.digests(config, found)
 
 

@@ -223,6 +223,11 @@ class DiscoveryData:
         return digest_of_images(self.train, self.test)
 
     @property
+    def known_names(self) -> list[str]:
+        """The names of the classes that may be labelled."""
+        return [self.class_names[c] for c in sorted(self.known_classes)]
+
+    @property
     def novel_names(self) -> list[str]:
         """The sorted names of the novel classes."""
         return sorted(self.class_names[c] for c in self.novel_classes)

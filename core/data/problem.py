@@ -32,6 +32,8 @@ class Problem:
         known_names: the labelled classes.
         novel_names: of a benchmark, the classes that it declares to be novel; () where nobody knows them, as on a heap.
         counted: whether the number of classes is declared, as benchmarks do: then K = known and novel names.
+        labels_digest: of the labels from which the split has drawn: those that were given on a heap, those of known classes on a
+            benchmark.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Problem:
     known_names: tuple[str, ...]
     novel_names: tuple[str, ...] = ()
     counted: bool = True
+    labels_digest: str = ""
 
     @property
     def n_declared(self) -> int | None:
@@ -48,10 +51,8 @@ class Problem:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of pixels, ids, given labels and the names of known and declared novel classes."""
-        return digest.of_json(
-            [self.images_digest, digest.of_array(self.train.labels), list(self.known_names), list(self.novel_names), self.counted]
-        )
+        """The sha256 of pixels, ids, labels that may be given, and the names of known and declared novel classes; of no split."""
+        return digest.of_json([self.images_digest, self.labels_digest, list(self.known_names), list(self.novel_names), self.counted])
 
     @property
     def images_digest(self) -> str:
@@ -104,13 +105,13 @@ def pose(read: DiscoveryData, split: Split) -> Posed:
     known = [c for c in range(len(read.class_names)) if c in read.known_classes]
     position = np.full(len(read.class_names) + 1, NOBODY_SAID, np.int64)  # one more: NOBODY_SAID is the last
     position[known] = np.arange(len(known))
-    labels = np.full(len(read.train), NOBODY_SAID, np.int64)
-    told = np.concatenate([split.labelled, split.validation])
-    labels[told] = position[read.train.labels[told]]
+    may = position[read.train.labels] if read.given is None else np.where(read.given, position[read.train.labels], NOBODY_SAID)
+    told = np.isin(np.arange(len(may)), np.concatenate([split.labelled, split.validation]))
+    labels = np.where(told, may, NOBODY_SAID)
     names = tuple(read.class_names[c] for c in known)
     counted = read.given is None
     novel = tuple(read.novel_names) if counted else ()
     train = dataclasses.replace(read.train, labels=labels)
     test = dataclasses.replace(read.test, labels=np.full(len(read.test), NOBODY_SAID, np.int64))
     truth = Truth(read.train.labels, read.test.labels, read.class_names, read.known_classes)
-    return Posed(Problem(read.name, train, test, names, novel, counted), split, truth)
+    return Posed(Problem(read.name, train, test, names, novel, counted, digest.of_array(may)), split, truth)

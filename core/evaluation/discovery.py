@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from core.clustering.kmeans import KMeansResult, assign, estimate_n_clusters, semi_supervised_kmeans
+from core.clustering import n_classes
+from core.clustering.kmeans import KMeansResult, assign, semi_supervised_kmeans
 from core.clustering.matching import best_pairs, contingency
-from core.data.images import DiscoveryData
+from core.clustering.n_classes import Count
+from core.data.problem import NOBODY_SAID, Problem, Truth
 from core.data.splits import Split
 from core.evaluation.gcd import VERSIONS, Accuracy, accuracy
 from core.evaluation.selection import held_out_accuracy, silhouette
@@ -31,7 +34,7 @@ class Clustering:
     result: KMeansResult
 
 
-def cluster(data: DiscoveryData, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int) -> Clustering:
+def cluster(data: Problem, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int) -> Clustering:
     """Cluster L2-normalised features (N, d) of the training images; labelled points are clamped to their class."""
     used = np.concatenate([split.labelled, split.unlabelled])
     mask = np.arange(len(used)) < len(split.labelled)
@@ -49,18 +52,21 @@ def kmeans_clusters(split: Split, train: np.ndarray, n_clusters: int, seed: int)
 
 
 def report(
-    data: DiscoveryData, split: Split, found: Clustering, versions: tuple[str, ...], prefix: tuple[str, str] = ("unlabelled", "test")
+    truth: Truth, split: Split, found: Clustering, versions: tuple[str, ...], prefix: tuple[str, str] = ("unlabelled", "test")
 ) -> dict[str, float]:
-    """Return `unlabelled/v2_all`, `test/v2_new`, ... for each accuracy version; what does not apply is left out."""
+    """Return `unlabelled/v2_all`, `test/v2_new`, ... for each accuracy version; what does not apply, or nobody knows, is left out."""
     metrics: dict[str, float] = {}
     for version in versions:
-        parts = (
-            (prefix[0], data.train.labels[split.unlabelled], found.train[split.unlabelled]),
-            (prefix[1], data.test.labels, found.test),
-        )
-        for where, truth, clusters in parts:
-            metrics |= named(accuracy(truth, clusters, data.known_classes, version), f"{where}/{version}")
+        metrics |= scored(truth, split.unlabelled, found.train, f"{prefix[0]}/{version}", version)
+        known = truth.test != NOBODY_SAID
+        metrics |= named(accuracy(truth.test[known], found.test[known], truth.known_classes, version), f"{prefix[1]}/{version}")
     return metrics
+
+
+def scored(truth: Truth, indices: np.ndarray, clusters: np.ndarray, prefix: str, version: str = "v2") -> dict[str, float]:
+    """Return `<prefix>_all`, `_old`, `_new` of the clusters (N,) of all training images on those at `indices` whose class is known."""
+    judged = indices[truth.train[indices] != NOBODY_SAID]
+    return named(accuracy(truth.train[judged], clusters[judged], truth.known_classes, version), prefix)
 
 
 def shown(metrics: dict[str, float], eval_funcs: str) -> dict[str, float]:
@@ -76,7 +82,7 @@ def named(scores: Accuracy, prefix: str) -> dict[str, float]:
     return {f"{prefix}_{part}": value for part, value in values.items() if value is not None}
 
 
-def label_free(data: DiscoveryData, split: Split, found: Clustering, train: np.ndarray) -> dict[str, float]:
+def label_free(data: Problem, split: Split, found: Clustering, train: np.ndarray) -> dict[str, float]:
     """Return what model selection may see: held-out accuracy on known classes and the silhouette of unlabelled images."""
     metrics = {"selection/silhouette": _silhouette(split, found, train)}
     if len(split.validation):
@@ -87,18 +93,49 @@ def label_free(data: DiscoveryData, split: Split, found: Clustering, train: np.n
     return metrics
 
 
-def more_baselines(data: DiscoveryData, split: Split, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
-    """Return plain k-means at K known, and semi-supervised k-means at K estimated from the labelled images, on the same features."""
-    truth = data.train.labels[split.unlabelled]
-    plain = kmeans_clusters(split, train, len(data.class_names), seed)
-    metrics = named(accuracy(truth, plain, data.known_classes), "baseline/kmeans_v2")
+def largest_first(found: Clustering, n_known: int) -> Clustering:
+    """Return the same clusters with the novel ones, `n_known` and on, numbered by how many training images they hold."""
+    sizes = np.bincount(found.train, minlength=len(found.result.centres))
+    order = np.concatenate([np.arange(n_known), n_known + np.argsort(-sizes[n_known:], kind="stable")])
+    numbers = np.argsort(order, kind="stable")
+    result = dataclasses.replace(found.result, labels=numbers[found.result.labels], centres=found.result.centres[order])
+    return Clustering(numbers[found.train], numbers[found.test], result)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What the same features give otherwise.
+
+    Attributes:
+        plain: (N,) plain k-means of the unlabelled training images, at `n_clusters`; -1 elsewhere.
+        estimated: semi-supervised k-means at `count.n`.
+        count: the estimated number of classes.
+    """
+
+    plain: np.ndarray
+    estimated: Clustering
+    count: Count
+
+
+def baselines(data: Problem, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int) -> Baselines:
+    """Return plain k-means at `n_clusters`, and semi-supervised k-means at the estimated number of classes, on the same features."""
+    plain = np.full(len(train), -1, np.int64)
+    plain[split.unlabelled] = kmeans_clusters(split, train, n_clusters, seed)
+    count = count_classes(data, split, train, seed)
+    return Baselines(plain, cluster(data, split, train, test, count.n, seed), count)
+
+
+def count_classes(data: Problem, split: Split, train: np.ndarray, seed: int) -> Count:
+    """Return the estimated number of classes of the labelled and unlabelled training images, from their features (N, d)."""
     used = np.concatenate([split.labelled, split.unlabelled])
-    mask = np.arange(len(used)) < len(split.labelled)
-    n_known = len(np.unique(data.train.labels[split.labelled]))
-    n_clusters = estimate_n_clusters(train[used], data.train.labels[used], mask, n_known, 3 * n_known + 4, np.random.default_rng(seed))
-    found = cluster(data, split, train, test, n_clusters, seed)
-    metrics |= named(accuracy(truth, found.train[split.unlabelled], data.known_classes), "baseline/k_estimated_v2")
-    return metrics | {"estimated_k": float(n_clusters)}
+    return n_classes.estimate(train[used], data.train.labels[used], seed)
+
+
+def report_baselines(truth: Truth, split: Split, found: Baselines) -> dict[str, float]:
+    """Return the accuracies of the baselines on the unlabelled images, and the estimated number of classes."""
+    metrics = scored(truth, split.unlabelled, found.plain, "baseline/kmeans_v2")
+    metrics |= scored(truth, split.unlabelled, found.estimated.train, "baseline/k_estimated_v2")
+    return metrics | {"estimated_k": float(found.count.n)}
 
 
 def name_novel(labels: Sequence[str], answers: Sequence[str], named: Sequence[bool], novel: Collection[str]) -> tuple[str, ...]:

@@ -175,6 +175,6 @@ def resolve(config: C) -> C:
     if dataset == "cifar100" and not config.superclass_name:
         values["superclass_name"] = "all"
     for f in dataclasses.fields(config):
-        if getattr(config, f.name) == "auto" and f.name not in ("dataset", "gpu", "precision"):
+        if getattr(config, f.name) == "auto" and hasattr(recipe, f.name):
             values[f.name] = getattr(recipe, f.name)
     return dataclasses.replace(config, **values)

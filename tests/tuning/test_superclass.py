@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from core import config as configuration
+from core.data.problem import Posed
 from core.data.superclasses import SUPERCLASSES
 from core.errors import UserError
 from core.stages.discovery.config import TrainConfig
@@ -102,7 +103,9 @@ def test_several_superclasses_are_several_studies(monkeypatch):
         return {"study": plan.name}
 
     monkeypatch.setattr(superclass, "run_studies", lambda plans, run: [no_work(one, run, len(plans) == 1) for one in plans])
-    monkeypatch.setattr(superclass.materials, "load_data", lambda config: (Digest(config.superclass_name), Digest("split")))
+    monkeypatch.setattr(
+        superclass.materials, "posed", lambda config: Posed(Digest(config.superclass_name), Digest("split"), Digest("truth"))
+    )
     superclass.run(TuneSuperclassConfig(superclasses="trees,humans", study_name="mine"), None)
     assert made == [("mine-trees", False, "trees"), ("mine-humans", False, "humans")]
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from core.config import check_limits
-from core.data import catalog
 from core.errors import UserError
 from core.evaluation import features as features_module
 from core.stages import execute, keys
-from core.stages.discovery import feature_files, rebuild
+from core.stages.discovery import feature_files, materials, rebuild
 from core.stages.discovery.config import CacheConfig, MachineOptions
 from core.stages.discovery.materials import SPLIT_OPTIONS
 from core.tracking.recorder import Recorder
-from core.training.recipes import dataset_of
+from core.training import recipes
 
 ENTRY_POINT = "cache_features"
 
@@ -98,9 +97,9 @@ def _best_uri(config: CacheConfig) -> str:
     """
     from core.tracking.stage import best_checkpoint
 
-    dataset = dataset_of(config)
-    data = catalog.load(dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
+    dataset = recipes.dataset_of(config)
+    data = materials.read(recipes.resolve(config))
     given = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config) if f.name in SPLIT_OPTIONS}
     drawn = {name: value for name, (value, default) in given.items() if value != default}
     named = config.novel_classes or dataset != "folder"
-    return best_checkpoint(data.images_digest, drawn | ({"novel": data.novel_names} if named else {}))
+    return best_checkpoint(data.images_digest, drawn | ({"novel": list(data.novel_names)} if named else {}))

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.finite import require_finite
 from core.stages.discovery.materials import Materials
 
-SPLITS = ("labelled", "validation", "unlabelled", "test")
+SPLITS = ("labelled", "validation", "unlabelled", "test", "left_out")
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,20 @@ class FeatureFile:
 def write(
     folder: Path, m: Materials, train: np.ndarray, test: np.ndarray, facts: dict[str, Any], weights_digest: str, use_l2: bool
 ) -> None:
-    """Write the features of training and test images with per-image id, label where labelled, known/novel and split."""
+    """Write the features of training and test images with per-image id, label where labelled, whether people gave a class, and split."""
     for features, part in ((train, "training"), (test, "test")):
         require_finite(features, f"the features of the {part} images", "training has diverged (lower lr) or its weights are damaged")
     folder.mkdir(parents=True, exist_ok=True)
     n = len(train)
     split = np.full(n + len(test), SPLITS.index("test"), np.int64)
+    split[:n] = SPLITS.index("left_out")
     for name in ("labelled", "validation", "unlabelled"):
         split[getattr(m.split, name)] = SPLITS.index(name)
-    truth = np.concatenate([m.data.train.labels, m.data.test.labels])
+    labels = np.concatenate([m.data.train.labels, m.data.test.labels])
     arrays = {
         "features": np.concatenate([train, test]).astype(np.float32),
-        "labels": np.where(split == SPLITS.index("labelled"), truth, -1),
-        "known": np.isin(truth, sorted(m.data.known_classes)).astype(np.uint8),
+        "labels": np.where(split == SPLITS.index("labelled"), labels, -1),
+        "known": (labels >= 0).astype(np.uint8),
         "split": split,
     }
     save_file(arrays, folder / "features.safetensors")
@@ -66,7 +67,7 @@ def write(
         "splits": SPLITS,
         "class_names": facts["class_names"],
         "known_classes": facts["known_classes"],
-        "counts": {name: int((split == index).sum()) for index, name in enumerate(SPLITS)},
+        "counts": {name: int((split == index).sum()) for index, name in enumerate(SPLITS) if name != "left_out" or (split == index).any()},
         "data": m.data.name,
         "data_digest": m.data.digest,
         "split_digest": m.split.digest,

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
+from core.data.problem import Posed, Problem, pose
 from core.data.splits import Split, make_split
 from core.data.views import ResizedImages, ViewSpec, resize_all
 from core.errors import UserError
+from core.evaluation import discovery
 from core.evaluation.features import FeatureExtractor
 from core.models import backbones
 from core.models.discovery import DiscoveryModel
@@ -43,7 +46,7 @@ class Materials:
         device, number_format: where and how forward passes run.
     """
 
-    data: DiscoveryData
+    data: Problem
     split: Split
     spec: ViewSpec
     train_images: ResizedImages
@@ -66,15 +69,18 @@ class Materials:
         return train, test
 
 
-def origin_tags(data: DiscoveryData, config: TrainConfig) -> dict[str, str]:
+def origin_tags(data: Problem, config: TrainConfig) -> dict[str, str]:
     """Return the tags by which a finished training is found again: of which images, of which novel classes, drawn how."""
-    drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": data.novel_names}
+    drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": list(data.novel_names)}
     return {"taxon.data": data.name, "taxon.data_digest": data.digest, "taxon.images": data.images_digest, "taxon.split": json.dumps(drawn)}
 
 
 def load_data(config: Any) -> tuple[DiscoveryData, Split]:
-    """Load the data set that the (resolved) configuration names and draw its split."""
-    data = catalog.load(config.dataset, config.data_root, config.superclass_name, config.novel_classes, config.download)
+    """Read the data set that the (resolved) configuration names, with all that is known of it, and draw its split.
+
+    What trains takes `posed`; this is for whoever is to see the truth.
+    """
+    data = read(config)
     split = make_split(
         data.train.labels,
         data.known_classes,
@@ -85,15 +91,51 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
         data.class_names,
     )
     if hasattr(config, "select_by"):  # a training, not a look at the split
+        _require_possible(config, data, split)
         _require_trainable(config, data, split)
     if not len(split.unlabelled):
         raise UserError(f"{data.name} leaves no unlabelled image to discover anything in; lower prop_train_labels or name novel classes")
     return data, split
 
 
+def read(config: Any) -> DiscoveryData:
+    """Read the data set that the (resolved) configuration names."""
+    where = config.dataset, config.data_root, config.superclass_name, config.novel_classes, config.download
+    return catalog.load(*where, config.images, config.bad_images, config.follow_links)
+
+
+def posed(config: Any) -> Posed:
+    """Read the data set that the (resolved) configuration names: what may be known of it, who is labelled, and the truth apart."""
+    return pose(*load_data(config))
+
+
+def digests(loaded: Posed) -> dict[str, str]:
+    """Return what stands for data, split and truth in the key of a stage that reports on them."""
+    return {"data": loaded.data.digest, "split": loaded.split.digest, "truth": loaded.truth.digest}
+
+
+def n_clusters(config: Any, data: Problem, split: Split, train: np.ndarray) -> int:
+    """Return the number of clusters to make of features (N, d): what was asked for, else declared, else an estimate from them."""
+    if config.n_classes != "auto":
+        return int(config.n_classes)
+    return data.n_declared or discovery.count_classes(data, split, train, config.seed).n
+
+
+def _require_possible(config: Any, data: DiscoveryData, split: Split) -> None:
+    """Raise UserError for a number of classes that the images cannot have, and for a selection by a truth that nobody knows."""
+    n_known, n_images = len(data.known_classes), len(split.labelled) + len(split.unlabelled)
+    if config.n_classes != "auto" and not n_known <= config.n_classes <= n_images:
+        raise UserError(
+            f"n_classes = {config.n_classes}, but {data.name} has {n_known} labelled classes and {n_images} images to sort; "
+            f"give a number from {max(1, n_known)} to {n_images}, or auto"
+        )
+    if config.select_by == "oracle" and not (data.train.labels[split.unlabelled] >= 0).any():
+        raise UserError(f"select_by = oracle needs true classes, and {data.name} has none of its unlabelled images; use last or score")
+
+
 def _require_trainable(config: Any, data: DiscoveryData, split: Split) -> None:
     """Raise UserError where there is one class, or where a selection wants held-out images and their share comes to none."""
-    if len(data.class_names) < 2:
+    if data.given is None and len(data.class_names) < 2:
         raise UserError(f"{data.name} has the one class '{data.class_names[0]}': nothing to tell apart; take data of two classes or more")
     asked = config.select_by
     if len(split.validation) or asked not in ("val", "score") or (asked == "score" and not config.val_fraction):
@@ -104,9 +146,9 @@ def _require_trainable(config: Any, data: DiscoveryData, split: Split) -> None:
     )
 
 
-def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded: tuple[DiscoveryData, Split] | None = None) -> Materials:
+def gather(config: Any, mean: tuple[float, ...], std: tuple[float, ...], loaded: tuple[Problem, Split] | None = None) -> Materials:
     """Build the materials of a stage; `mean` and `std` are those of the backbone's pretraining images."""
-    data, split = loaded or load_data(config)
+    data, split = loaded or posed(config)[:2]
     views = dataclasses.asdict(recipes.views_for(config.dataset))
     resize = round(config.image_size * views.pop("resize_factor"))
     spec = ViewSpec(image_size=config.image_size, resize=resize, mean=mean, std=std, **views)

@@ -124,7 +124,7 @@ class Pipeline:
         self.config, self.run_, self.totals = config, run, totals
         self.server = StageServer([TRAIN_SUPERCLASS, OFFLINE_SSDDBC_SUPERCLASS])
         self.server.warm_up()
-        self.data, self.split = materials.load_data(config)
+        self.data, self.split, self.truth = self.loaded = materials.posed(config)
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.resolve_precision(config.precision, self.device)
         run.dataset(self.data.name, self.data.digest, config.data_root, "training")
@@ -155,7 +155,7 @@ class Pipeline:
 
     def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True) -> Finished:
         config = self._train_config(segment, checkpoint, pseudo)
-        found = {"data": self.data.digest, "split": self.split.digest}
+        found = materials.digests(self.loaded)
         key = keys.of_stage(TRAIN_SUPERCLASS.name, config, found, self.device, self.number_format)
         name = name or f"train {segment.start}-{segment.stop}"
         return self._stage(TRAIN_SUPERCLASS, config, name, key, curves)
@@ -175,7 +175,8 @@ class Pipeline:
     def _cluster(self, epoch: int) -> Finished:
         made = {"ckpt_path": self._checkpoint(), "previous_pseudo_labels": self._pseudo_labels(), "current_epoch": epoch}
         config = configuration.fitted(SsddbcConfig, self.config, **rebuild.places_of(self.config), **made)
-        key = ssddbc.ssddbc_key(config, rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config, (self.data, self.split)))
+        opened = rebuild.open_for_report(config.ckpt_path, "ckpt_path", config, self.loaded)
+        key = ssddbc.ssddbc_key(config, *opened)
         return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
 
     def _stage(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool) -> Finished:
@@ -195,7 +196,7 @@ class Pipeline:
     def key(self, without: Finished | None) -> str:
         """Return the stage key of the pipeline itself: what its stages have made."""
         made = [[sorted(one.manifest.items()) for one in part] for part in (self.trainings, self.clusterings, [without] if without else [])]
-        found = {"data": self.data.digest, "split": self.split.digest, "stages": digest.of_json(made)}
+        found = materials.digests(self.loaded) | {"stages": digest.of_json(made)}
         return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format)
 
     def best(self) -> tuple[Finished, Path, dict[str, Any]]:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from core.data.problem import NOBODY_SAID
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.plots import confusion, figure, gallery
 from core.stages import after, execute, inputs
-from core.stages.discovery import rebuild
+from core.stages.discovery import materials, rebuild
 from core.stages.discovery.config import CacheConfig
-from core.stages.discovery.register import register
+from core.stages.discovery.register import named_clusters, register, test_digest
 from core.tracking import provenance
 from core.tracking import stage as stages
 from core.tracking.recorder import Recorder
@@ -45,15 +46,17 @@ class _Report:
         chosen, checkpoint, best = pipeline.best()
         places: dict[str, Any] = rebuild.places_of(pipeline.config)
         now = CacheConfig(gpu=pipeline.config.gpu, **places)
-        self.trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, (pipeline.data, pipeline.split))
+        self.trained = rebuild.open_checkpoint(str(checkpoint), "best checkpoint", now, pipeline.loaded)
         self.model, m = self.trained.model()
         self.spec = m.spec
         m = dataclasses.replace(m, number_format="fp32")
         train, test = (features_module.normalise(extractor.extract(self.model)) for extractor in m.extractors())
         self.features = train
         data, split, config = pipeline.data, pipeline.split, pipeline.config
-        self.clusters = discovery.cluster(data, split, train, test, len(data.class_names), config.seed)
-        figures = discovery.report(data, split, self.clusters, tuple(config.eval_funcs.split(",")))
+        n = materials.n_clusters(config, data, split, train)
+        found = discovery.cluster(data, split, train, test, n, config.seed)
+        self.clusters = discovery.largest_first(found, len(np.unique(data.train.labels[split.labelled])))
+        figures = discovery.report(pipeline.truth, split, self.clusters, tuple(config.eval_funcs.split(",")))
         figures |= discovery.label_free(data, split, self.clusters, train)
         self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
 
@@ -86,7 +89,8 @@ class _Report:
 
     def _register(self, summary: dict[str, Any]) -> dict[str, str]:
         figures = summary["table"]["selected model"]
-        return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, figures)}
+        digest = test_digest(self.pipeline.data, self.pipeline.truth)
+        return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, figures, digest)}
 
 
 def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
@@ -124,23 +128,24 @@ def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, fol
 
     train: (N, d) normalised features of the training images.
     """
-    data, split = pipeline.data, pipeline.split
-    labelled = set(data.train.labels[split.labelled].tolist())
+    data, split, truth = pipeline.loaded
+    names = named_clusters(data, split, len(found.result.centres))
     groups = []
     for cluster in np.unique(found.train[split.unlabelled]):
         members = split.unlabelled[found.train[split.unlabelled] == cluster]
         local = gallery.most_central(train[members], np.zeros(len(members), np.int64), 0)
-        truth = data.train.labels[members]
+        classes = truth.train[members[truth.train[members] != NOBODY_SAID]]
         images = np.stack([figure_image(image) for image in data.train.source.load(members[local])])
-        counts = np.bincount(truth)
-        known = int(cluster) < len(labelled)  # clusters of labelled classes come first
-        title = f"cluster {cluster}: mostly {data.class_names[int(counts.argmax())]}"
-        groups.append(gallery.GalleryGroup(title, images, known, float(counts.max() / len(members)), len(members)))
+        purity = float(np.bincount(classes).max() / len(classes)) if len(classes) else None
+        about = names[cluster]
+        groups.append(gallery.GalleryGroup(about["name"], images, about["known"], purity, len(members)))
     folder.mkdir(parents=True, exist_ok=True)
     figure.save(gallery.gallery(groups), folder / "gallery.png")
-    names = dict(enumerate(data.class_names))
-    picture = confusion.confusion(data.train.labels[split.unlabelled], found.train[split.unlabelled], names, data.known_classes)
-    figure.save(picture, folder / "confusion.png")
+    judged = split.unlabelled[truth.train[split.unlabelled] != NOBODY_SAID]
+    if len(judged):
+        classes = dict(enumerate(truth.class_names))
+        picture = confusion.confusion(truth.train[judged], found.train[judged], classes, truth.known_classes)
+        figure.save(picture, folder / "confusion.png")
 
 
 def figure_image(image: np.ndarray, side: int = 64) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from core import config as configuration
 from core import digest
+from core.data.problem import Posed, Problem, Truth
 from core.data.splits import Split
 from core.errors import UserError
 from core.models.discovery import DiscoveryModel
@@ -26,7 +27,7 @@ class Trained:
     path: Path
     state: states.TrainState
     config: TrainConfig
-    data: Any
+    data: Problem
     split: Split
 
     @property
@@ -59,8 +60,13 @@ class Trained:
         return model.to(m.device), m
 
 
-def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split] | None = None) -> Trained:
-    """Read a checkpoint and the data set and split it was trained on.
+def open_checkpoint(uri: str, option: str, config: Any, loaded: Posed | None = None) -> Trained:
+    """Read a checkpoint and the data set and split it was trained on; see `open_for_report`."""
+    return open_for_report(uri, option, config, loaded)[0]
+
+
+def open_for_report(uri: str, option: str, config: Any, loaded: Posed | None = None) -> tuple[Trained, Truth]:
+    """Read a checkpoint and the data set and split it was trained on; with the truth apart, for figures.
 
     `config` (a CacheConfig or SsddbcConfig) may say where the data and weights lie now, and how the machine is used; options that
     contradict the checkpoint's data set or split raise UserError. `loaded` spares reading the images again.
@@ -80,11 +86,11 @@ def open_checkpoint(uri: str, option: str, config: Any, loaded: tuple[Any, Split
                 f"{f.name} = {given}, but the checkpoint '{path.name}' was trained with {stored}; give the checkpoint of {given}"
             )
     merged = dataclasses.replace(trained, **_changes(config))
-    data, split = loaded or materials.load_data(merged)
+    data, split, truth = loaded or materials.posed(merged)
     for name, found in (("data_digest", data.digest), ("split_digest", split.digest)):
         if found != state.facts[name]:
             raise UserError(f"the images in data_root = '{merged.data_root}' are not those the checkpoint was trained on ({name} differs)")
-    return Trained(path, state, merged, data, split)
+    return Trained(path, state, merged, data, split), truth
 
 
 def places_of(config: Any) -> dict[str, str]:
@@ -93,7 +99,8 @@ def places_of(config: Any) -> dict[str, str]:
     A checkpoint of a reused stage names where they lay for the command that made it. Full paths: the default `data` would stand for
     those.
     """
-    return {"data_root": str(Path(config.data_root).expanduser().resolve()), "weights": keys.weights_file(config)}
+    images = str(Path(config.images).expanduser().resolve()) if config.images else ""
+    return {"data_root": str(Path(config.data_root).expanduser().resolve()), "images": images, "weights": keys.weights_file(config)}
 
 
 def _changes(config: Any) -> dict[str, Any]:
@@ -106,8 +113,7 @@ def _changes(config: Any) -> dict[str, Any]:
         "pseudo_labels_path": "",
         "warmup_model_dir": "",
     }
-    if config.data_root != _default("data_root"):
-        changes["data_root"] = config.data_root
+    changes |= {name: getattr(config, name) for name in ("data_root", "images") if getattr(config, name) != _default(name)}
     if config.weights:
         changes["weights"] = config.weights
     return changes | {name: getattr(config, name) for name in ("image_size", "threads", "precision") if getattr(config, name) != "auto"}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from itertools import count
 from typing import Any
 
 import numpy as np
 
-from core.data.images import DiscoveryData
+from core.data.problem import NOBODY_SAID, Problem, Truth
 from core.data.splits import Split
 from core.evaluation.discovery import Clustering
 from core.serving import discovery as serving
 from core.serving.images import example
 from core.stages import held_out as held
 from core.stages.discovery.config import DataOptions
-from core.stages.discovery.materials import load_data
+from core.stages.discovery.materials import posed
 from core.stages.discovery.rebuild import Trained
 from core.stages.held_out import HeldOut
 from core.tracking import registry
@@ -28,16 +29,13 @@ COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double", "clu
 METRIC = "accuracy"  # of held-out known-class images, all that training may know of; promotion asks about test images of all classes
 
 
-def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float]) -> str:
+def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float], test: str = "") -> str:
     """Register `taxon-discovery-<data>` (core.tracking.identity) and return its URI (models:/<name>/<version>).
 
-    Clusters of labelled classes carry the class's name; the others are `novel 1`, `novel 2`, ...: no truth names them.
+    `test` is the digest of the test part, '' for none (`test_digest`).
     """
     data, split = trained.data, trained.split
-    labelled = np.unique(data.train.labels[split.labelled])
-    names = [data.class_names[c] for c in labelled]
-    novel = [f"novel {i + 1}" for i in range(len(found.result.centres) - len(names))]
-    clusters = [{"name": name, "known": True} for name in names] + [{"name": name, "known": False} for name in novel]
+    clusters = named_clusters(data, split, len(found.result.centres))
     config = trained.config
     about = {
         "model_name": config.model_name,
@@ -64,17 +62,28 @@ def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clus
             example(data.train.source),
             finite,
             tags,
-            evaluation(trained, clusters, found),
+            evaluation(trained, clusters, found, test),
             identity(data),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clustering) -> registry.Evaluation | None:
+def named_clusters(data: Problem, split: Split, n_clusters: int) -> list[dict[str, Any]]:
+    """Return name and `known` of each cluster: of labelled classes, which come first, the label; then `novel 1`, `novel 2`, ..."""
+    known = [data.known_names[c] for c in np.unique(data.train.labels[split.labelled])]
+    taken, novel = set(known), list[str]()
+    numbers = count(1)
+    while len(known) + len(novel) < n_clusters:
+        name = f"novel {next(numbers)}"
+        novel += [] if name in taken else [name]  # people may have called a class so
+    return [{"name": name, "known": True} for name in known] + [{"name": name, "known": False} for name in novel]
+
+
+def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clustering, test: str = "") -> registry.Evaluation | None:
     """Return how the served answers do on the held-out labelled images; None where nothing is held out."""
     data, split = trained.data, trained.split
-    val, test = (_part(data, split, part) for part in held.PARTS)
+    val = validation_part(data, split)
     if not len(val):
         return None
     answers = [clusters[cluster]["name"] for cluster in found.train[split.validation[list(val.kept)]]]
@@ -87,26 +96,36 @@ def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clusteri
         {f.name: getattr(trained.config, f.name) for f in dataclasses.fields(DataOptions)},
         trained.config.select_by,
         (*held.contents(data.train, took_part), *sorted(trained.state.lineage.learnt)),
-        test.digest if len(test) else "",
+        test,
     )
 
 
-def identity(data: DiscoveryData) -> Identity:
+def identity(data: Problem) -> Identity:
     """Return which models may replace those of a data set: of the same known and novel classes, on the same images."""
-    known, novel = ([data.class_names[c] for c in classes] for classes in (data.known_classes, data.novel_classes))
-    return Identity.of(known, (*held.everything(data.train), *held.everything(data.test)), novel)
+    return Identity.of(data.known_names, (*held.everything(data.train), *held.everything(data.test)), data.novel_names)
 
 
 def held_out(options: dict[str, Any], part: str) -> HeldOut:
     """Return what a training with these data options does not train on: labelled images of known classes, or the test images."""
-    data, split = load_data(DataOptions(**options))
-    return _part(data, split, part)
+    data, split, truth = posed(DataOptions(**options))
+    return validation_part(data, split) if part == "val" else test_part(data, truth)
 
 
-def _part(data: DiscoveryData, split: Split, part: str) -> HeldOut:
-    """Return the held-out labelled images or, of all classes, the test images, without those that training holds too."""
-    if part == "val":
-        seen = held.contents(data.train, np.concatenate([split.labelled, split.unlabelled]))
-        return held.of_images(data.train, split.validation, data.class_names, set(seen))
-    novel = [data.class_names[c] for c in data.novel_classes]
-    return held.of_images(data.test, np.arange(len(data.test)), data.class_names, set(held.everything(data.train)), novel=novel)
+def validation_part(data: Problem, split: Split) -> HeldOut:
+    """Return the held-out labelled images, without those that training holds too."""
+    seen = held.contents(data.train, np.concatenate([split.labelled, split.unlabelled]))
+    return held.of_images(data.train, split.validation, data.known_names, set(seen))
+
+
+def test_digest(data: Problem, truth: Truth) -> str:
+    """Return the digest of the test part, '' where there is none."""
+    found = test_part(data, truth)
+    return found.digest if len(found) else ""
+
+
+def test_part(data: Problem, truth: Truth) -> HeldOut:
+    """Return the test images whose class is known, without those that training holds too: what only `promote` and figures may ask."""
+    told = np.flatnonzero(truth.test != NOBODY_SAID)
+    novel = [truth.class_names[c] for c in range(len(truth.class_names)) if c not in truth.known_classes]
+    images = dataclasses.replace(data.test, labels=truth.test)
+    return held.of_images(images, told, truth.class_names, set(held.everything(data.train)), novel=novel)

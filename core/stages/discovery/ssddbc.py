@@ -13,6 +13,8 @@ import numpy as np
 from core.clustering import grid, pseudo_labels, roles, ssddbc
 from core.clustering.matching import change_rate
 from core.clustering.pseudo_labels import Points, PseudoLabels
+from core.data.problem import NOBODY_SAID, Truth
+from core.data.splits import Split
 from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
@@ -30,6 +32,7 @@ ENTRY_POINT = OFFLINE_SSDDBC_SUPERCLASS.name
 BACKGROUNDS = ("all", "score")  # of the heat maps drawn at every refresh
 RESULTS = "results_grid.json"
 MORE_BACKGROUNDS = ("old", "new", "n_clusters")  # with debug_cluster_heatmap
+WITHOUT_TRUTH = ("score", "n_clusters")
 
 
 def run(config: SsddbcConfig, run: Recorder) -> dict[str, Any]:
@@ -41,13 +44,13 @@ def begin(config: SsddbcConfig) -> execute.Job:
     """Check the options and open the checkpoint; the key of its clustering says whether that has been done before."""
     from core.tracking import stage
 
-    trained, key = _opened(config)
+    trained, truth, key = _opened(config)
 
     def work(opened: Recorder, unfinished: after.Unfinished | None) -> dict[str, Any]:
         folder = stage.work_folder(key)
         opened.dataset(trained.data.name, trained.data.digest, trained.config.data_root, "clustering")
         opened.started()
-        summary = _pseudo_labels(config, opened, trained, folder) if unfinished is None else unfinished.finished.summary
+        summary = _pseudo_labels(config, opened, trained, truth, folder) if unfinished is None else unfinished.finished.summary
         grid_file = (folder if unfinished is None else unfinished.finished.folder) / "heatmaps" / RESULTS
         steps = after.Steps({"pictures": lambda _summary: _draw(config, grid_file, folder / "heatmaps")}, _note)
         found = after.settle(after.published(opened, folder, summary, {stage.KEY_TAG: key}, steps, unfinished), steps)
@@ -57,26 +60,27 @@ def begin(config: SsddbcConfig) -> execute.Job:
     return execute.Job(key, work)
 
 
-def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, str]:
-    """Check the options; return the checkpoint to cluster and the stage key."""
+def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, Truth, str]:
+    """Check the options; return the checkpoint to cluster, the truth for its figures, and the stage key."""
     checks.check_grid(config)
     if config.skip_feature_extraction and not config.features_path:
         raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
-    trained = rebuild.open_checkpoint(config.ckpt_path, "ckpt_path", config)
-    return trained, ssddbc_key(config, trained)
+    trained, truth = rebuild.open_for_report(config.ckpt_path, "ckpt_path", config)
+    return trained, truth, ssddbc_key(config, trained, truth)
 
 
-def _pseudo_labels(config: SsddbcConfig, run: Recorder, trained: rebuild.Trained, folder: Path) -> dict[str, Any]:
+def _pseudo_labels(config: SsddbcConfig, run: Recorder, trained: rebuild.Trained, truth: Truth, folder: Path) -> dict[str, Any]:
     """Write pseudo labels and the grid's results into `folder`; return the summary."""
     features = _features(config, trained, folder)
     previous = _previous(config, trained)
     epoch = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
-    points, found, cells = _search(config, trained, features)
+    points, found = _search(config, trained, features)
     params, chosen = _choose(config, points, found)
-    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, _about(trained, features, chosen.score, epoch))
-    metrics = _metrics(trained, pseudo, previous)
+    about = _about(trained, features, chosen.score, epoch)
+    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, about)
+    metrics = _metrics(trained, pseudo, previous) | _diagnostics(truth, trained.split, pseudo)
     name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", params["k"], params["density_percentile"])
-    _write(folder, name, pseudo, cells)
+    _write(folder, name, pseudo, _cells(found, points, truth))
     run.metrics(metrics, epoch)
     run.forward(metrics, epoch)
     return {"epoch": epoch, "pseudo_labels": f"pseudo_labels/{name}", "metrics": metrics, "best_params": pseudo.best_params}
@@ -92,11 +96,12 @@ def _note(summary: dict[str, Any]) -> str:
     )
 
 
-def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained) -> str:
+def ssddbc_key(config: SsddbcConfig, trained: rebuild.Trained, truth: Truth) -> str:
     """Return the stage key of a clustering: the checkpoint says all that the options of data, model and machine could."""
     device = precision.pick_device(config.gpu)
     config = dataclasses.replace(config, current_epoch=trained.state.epoch if config.current_epoch < 0 else config.current_epoch)
-    return keys.of_stage(ENTRY_POINT, config, trained.digests, device, precision.resolve_precision(trained.config.precision, device))
+    found = trained.digests | {"truth": truth.digest}
+    return keys.of_stage(ENTRY_POINT, config, found, device, precision.resolve_precision(trained.config.precision, device))
 
 
 def _features(config: SsddbcConfig, trained: rebuild.Trained, folder: Path) -> FeatureFile:
@@ -143,8 +148,8 @@ def _previous(config: SsddbcConfig, trained: rebuild.Trained) -> PseudoLabels | 
     return previous
 
 
-def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[Points, grid.Grid, list[dict[str, Any]]]:
-    """Search the grid; return its points, the grid, and its cells as results_grid.json lists them, diagnostics last."""
+def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[Points, grid.Grid]:
+    """Search the grid; return its points and the grid."""
     used = _used(features)
     ids = np.asarray(features.ids, dtype=np.str_)[used]
     points = Points(used, ids, features.features[used], features.labels[used], trained.split.labelled_share)
@@ -154,16 +159,21 @@ def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFil
         raise UserError(f"k_min = {config.k_min} neighbours do not exist among {len(used)} images; lower k_min")
     percentiles = range(config.density_min, config.density_max + 1, config.density_step)
     found = grid.search(pseudo_labels.centred(points.features), points.labels, labelled, ks, percentiles, config.max_workers or None)
-    truth = trained.data.train.labels[used][~labelled]
-    cells = []
+    return points, found
+
+
+def _cells(found: grid.Grid, points: Points, truth: Truth) -> list[dict[str, Any]]:
+    """Return the cells as results_grid.json lists them; accuracies come last, null where no true class is known."""
+    judged = (points.labels < 0) & (truth.train[points.indices] != NOBODY_SAID)
+    classes, cells = truth.train[points.indices[judged]], []
     for ((k, percentile), cell), partition in zip(found.cells.items(), found.partitions, strict=True):
-        scores = accuracy(truth, partition[~labelled], trained.data.known_classes)
+        scores = accuracy(classes, partition[judged], truth.known_classes)
         numbers = {"score": cell.score, "cross_entropy": cell.cross_entropy, "silhouette": cell.silhouette}
         counts = {"n_clusters": cell.n_clusters, "n_core": cell.n_core}
         cells.append(
             {"k": k, "density_percentile": percentile, **numbers, **counts, "all": scores.all, "old": scores.old, "new": scores.new}
         )
-    return points, found, cells
+    return cells
 
 
 def _choose(config: SsddbcConfig, points: Points, found: grid.Grid) -> tuple[dict[str, Any], Any]:
@@ -194,8 +204,7 @@ def _about(trained: rebuild.Trained, features: FeatureFile, score: float, epoch:
 
 
 def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLabels | None) -> dict[str, float]:
-    """Return what the parent's curves show of a refresh; `pseudo/diagnostic_*` use truth and steer nothing."""
-    truth = trained.data.train.labels[pseudo.indices]
+    """Return what the parent's curves show of a refresh."""
     unlabelled = ~np.isin(pseudo.indices, trained.split.labelled)
     metrics = {
         "pseudo/n_clusters": float(len(np.unique(pseudo.labels))),
@@ -209,11 +218,17 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
     }
     if previous is not None:
         metrics["pseudo/label_change_rate"] = change_rate(previous.labels, pseudo.labels, unlabelled)
-    known = trained.data.known_classes
-    metrics |= discovery.named(accuracy(truth[unlabelled], pseudo.labels[unlabelled], known), "pseudo/diagnostic_ssddbc_v2")
+    return metrics
+
+
+def _diagnostics(truth: Truth, split: Split, pseudo: PseudoLabels) -> dict[str, float]:
+    """Return the accuracies of a refresh on the unlabelled images whose class is known; they steer nothing."""
+    classes = truth.train[pseudo.indices]
+    judged = ~np.isin(pseudo.indices, split.labelled) & (classes != NOBODY_SAID)
+    metrics = discovery.named(accuracy(classes[judged], pseudo.labels[judged], truth.known_classes), "pseudo/diagnostic_ssddbc_v2")
     for points in ("core", "agreed", "all"):
-        mask = unlabelled & pseudo.taking_part(points)
-        metrics |= discovery.named(accuracy(truth[mask], pseudo.targets[mask], known), f"pseudo/diagnostic_{points}_v2")
+        mask = judged & pseudo.taking_part(points)
+        metrics |= discovery.named(accuracy(classes[mask], pseudo.targets[mask], truth.known_classes), f"pseudo/diagnostic_{points}_v2")
     return metrics
 
 
@@ -232,5 +247,6 @@ def _draw(config: SsddbcConfig, results: Path, folder: Path) -> None:
     """Draw the heat maps of a grid's results into `folder`."""
     told = json.loads(results.read_text())
     cells, best = list(told["cells"].values()), (told["best"]["k"], told["best"]["density_percentile"])
-    for background in (*BACKGROUNDS, *(MORE_BACKGROUNDS if config.debug_cluster_heatmap else ())):
+    asked = (*BACKGROUNDS, *(MORE_BACKGROUNDS if config.debug_cluster_heatmap else ()))
+    for background in asked if cells[0]["all"] is not None else WITHOUT_TRUTH:
         figure.save(heatmap.grid_heatmap(cells, background, best), folder / f"{background}.png")

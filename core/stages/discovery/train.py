@@ -12,6 +12,7 @@ from core import config as configuration
 from core import digest, lineage
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
+from core.data.problem import Posed
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
@@ -55,9 +56,8 @@ def train(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
 
 def begin(config: TrainConfig) -> execute.Job:
     """Read the data of a resolved and checked configuration; the key of its training says whether it has been done before."""
-    loaded = materials_module.load_data(config)
-    data, _split = loaded
-    key = _key(config, *loaded)
+    loaded = materials_module.posed(config)
+    data, key = loaded.data, _key(config, loaded)
 
     def describe(run: Recorder) -> None:
         run.dataset(data.name, data.digest, config.data_root, "training")
@@ -88,10 +88,10 @@ def _of_superclass(config: TrainConfig, name: str) -> TrainConfig:
     return checks.check_training(recipes.resolve(dataclasses.replace(config, train_all_superclasses=False, superclass_name=name)))
 
 
-def _key(config: TrainConfig, data: Any, split: Any) -> str:
+def _key(config: TrainConfig, loaded: Posed) -> str:
     device = precision.pick_device(config.gpu)
     number_format = precision.resolve_precision(config.precision, device)
-    return keys.of_stage(ENTRY_POINT, config, {"data": data.digest, "split": split.digest}, device, number_format)
+    return keys.of_stage(ENTRY_POINT, config, materials_module.digests(loaded), device, number_format)
 
 
 class Training(CheckpointedTraining):
@@ -100,26 +100,27 @@ class Training(CheckpointedTraining):
     Args:
         config: resolved and checked.
         run: the tracking run, None on ranks other than 0.
-        loaded, key: data and split, and the stage key, for whoever has them already.
+        loaded, key: data, split and truth, and the stage key, for whoever has them already.
     """
 
     resume_facts = ("data_digest", "split_digest", "trunk_digest", "model_name", "image_size", "grad_from_block")
     carried_facts = ("first_pseudo_epoch", "best")
 
-    def __init__(self, config: TrainConfig, run: Recorder | None, loaded: tuple[Any, Any] | None = None, key: str = ""):
+    def __init__(self, config: TrainConfig, run: Recorder | None, loaded: Posed | None = None, key: str = ""):
         self.config, self.run = config, run
-        loaded = loaded or materials_module.load_data(config)
-        self.lineage = leakage.admit(config, parts_of(*loaded))
-        self.pseudo = self._read_pseudo_labels(*loaded)
+        loaded = loaded or materials_module.posed(config)
+        data, split, self.truth = loaded
+        self.lineage = leakage.admit(config, parts_of(data, split))
+        self.pseudo = self._read_pseudo_labels(data, split)
         self.model, mean, std = materials_module.build_model(config)
-        self.materials: Materials = materials_module.gather(config, mean, std, loaded)
+        self.materials: Materials = materials_module.gather(config, mean, std, (data, split))
         m = self.materials
         if distributed.world_size() > 1:
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
         lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
-        self.key = key or _key(config, m.data, m.split)
+        self.key = key or _key(config, loaded)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         self.work = self.open_work_folder(self.key, trained, f"training {config.model_name}")
         self.facts = self._facts()
@@ -154,11 +155,13 @@ class Training(CheckpointedTraining):
         """Return the metrics of the model as it is, after `epoch` finished epochs."""
         m, config = self.materials, self.config
         train, test = self.features()
-        found = discovery.cluster(m.data, m.split, train, test, len(m.data.class_names), config.seed)
-        metrics = discovery.report(m.data, m.split, found, VERSIONS)
+        n = materials_module.n_clusters(config, m.data, m.split, train)
+        found = discovery.cluster(m.data, m.split, train, test, n, config.seed)
+        metrics = discovery.report(self.truth, m.split, found, VERSIONS) | {"n_clusters": float(n)}
         metrics |= discovery.label_free(m.data, m.split, found, train)
         if epoch in (0, self.config.epochs):
-            metrics |= discovery.more_baselines(m.data, m.split, train, test, config.seed)
+            others = discovery.baselines(m.data, m.split, train, test, n, config.seed)
+            metrics |= discovery.report_baselines(self.truth, m.split, others)
         return metrics
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
@@ -242,8 +245,8 @@ class Training(CheckpointedTraining):
             "model_name": config.model_name,
             "image_size": config.image_size,
             "grad_from_block": config.grad_from_block,
-            "class_names": list(m.data.class_names),
-            "known_classes": sorted(m.data.known_classes),
+            "class_names": [*m.data.known_names, *m.data.novel_names],
+            "known_classes": list(range(len(m.data.known_names))),
             "mean": list(m.spec.mean),
             "std": list(m.spec.std),
             "resize": m.spec.resize,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from core.data.images import ArrayImages, DiscoveryData, ImageSet
+from core.data.problem import pose
 from core.data.splits import make_split
 from core.evaluation import discovery
 
@@ -28,18 +29,19 @@ def world():
     data = DiscoveryData("three", images("train", 20), images("test", 5), ("a", "b", "c"), frozenset((0, 1)))
     split = make_split(data.train.labels, data.known_classes, 0.5, 0.2, 1)
     train, test = features(data.train, 0), features(data.test, 1)
-    return data, split, train, test, discovery.cluster(data, split, train, test, 3, 1)
+    posed = pose(data, split)
+    return posed, train, test, discovery.cluster(posed.data, split, train, test, 3, 1)
 
 
 def test_separable_classes_are_all_found_on_both_parts(world):
-    data, split, _train, _test, found = world
-    metrics = discovery.report(data, split, found, ("v2",))
+    (data, split, truth), _train, _test, found = world
+    metrics = discovery.report(truth, split, found, ("v2",))
     assert metrics == {f"{part}/v2_{which}": 1.0 for part in ("unlabelled", "test") for which in ("all", "old", "new")}
     assert found.train[split.labelled].tolist() == data.train.labels[split.labelled].tolist()
 
 
 def test_selection_sees_held_out_labels_and_the_silhouette_only(world):
-    data, split, train, _test, found = world
+    (data, split, _truth), train, _test, found = world
     metrics = discovery.label_free(data, split, found, train)
     assert metrics.keys() == {"selection/silhouette", "val/accuracy_old"}
     assert metrics["val/accuracy_old"] == 1.0 and metrics["selection/silhouette"] > 0.8

@@ -20,7 +20,7 @@ from core.serving.images import example
 from core.stages import held_out
 from core.stages.discovery import register
 from core.stages.discovery.config import DataOptions
-from core.stages.discovery.materials import load_data
+from core.stages.discovery.materials import load_data, posed
 from core.tracking import registry
 from core.tracking import run as tracking
 
@@ -51,11 +51,12 @@ def features(model: DiscoveryModel, source: Any, indices: np.ndarray) -> torch.T
 def evaluation(images: Path, names: tuple[str, ...] = GOOD, **changes: Any) -> registry.Evaluation:
     """Return what a registration records of a model with these cluster names, were its clusters the classes."""
     chosen = options(images, **changes)
-    data, split = load_data(chosen)
-    found = SimpleNamespace(train=data.train.labels)
+    data, split, truth = posed(chosen)
+    found = SimpleNamespace(train=truth.train)
     config = SimpleNamespace(**dataclasses.asdict(chosen), select_by="last")
     trained = SimpleNamespace(data=data, split=split, config=config, state=SimpleNamespace(lineage=NOTHING))
-    return register.evaluation(trained, [{"name": name} for name in (*names, "ring")], found)
+    test = register.test_digest(data, truth)
+    return register.evaluation(trained, [{"name": name} for name in (*names, "ring")], found, test)
 
 
 def write(folder: Path, images: Path, names: tuple[str, ...] = GOOD, spoil: float = 1.0, novel: str = "novel 1", **changes: Any) -> Any:

@@ -48,8 +48,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def of_discovery(config: TrainConfig) -> str:
-    data, split = materials.load_data(config)
-    return keys.of_stage("train_superclass", config, {"data": data.digest, "split": split.digest}, CPU, "fp32")
+    return keys.of_stage("train_superclass", config, materials.digests(materials.posed(config)), CPU, "fp32")
 
 
 def of_longtail(config: LongtailTrainConfig) -> str:
@@ -573,9 +572,11 @@ def test_every_option_that_a_split_stands_for_is_tested_to_make_one():
         for f in dataclasses.fields(kind)
         if (f.metadata["role"], f.metadata["digest"]) == ("", "data")
     }
-    # a superclass is of CIFAR-100, a column of a groups_file: tests of these read them
+    # a superclass is of CIFAR-100, a column of a groups_file, what is skipped of a heap: tests of these read them
     assert {(family, name) for _key, family, name, _value in DRAWN} == stood_for - {
         ("discovery", "superclass_name"),
+        ("discovery", "bad_images"),
+        ("discovery", "follow_links"),
         ("clip", "group_column"),
     }
 

@@ -79,7 +79,7 @@ def test_the_best_checkpoint_of_these_images_is_found(extract, place, shared, mo
     monkeypatch.setattr(stage, "best_checkpoint", lambda images, drawn: asked.append((images, drawn)) or str(shared[0]))
     folder = {"auto_find_best": True, "model_path": "", "dataset": "folder", "data_root": str(place.images)}
     run = extract(**folder)
-    data = folders.load(place.images, "ring")
+    data = materials.posed(tiny.config(place.images)).data
     assert asked == [(data.images_digest, {})] and about(run)["weights_digest"] == shared[1]["weights_digest"]
     monkeypatch.setattr(stage, "best_checkpoint", lambda images, drawn: asked.append((images, drawn)) or "")
     other = tiny.make_images(place.images.parent / "other" / place.images.name, seed=5)
@@ -99,7 +99,7 @@ def test_every_superclass_with_a_training_is_looked_for(extract, monkeypatch):
 
 def test_a_training_says_on_which_images_and_with_which_novel_classes_it_was(place):
     _summary, run = place.publish()
-    data = folders.load(place.images, "ring")
+    data = materials.posed(tiny.config(place.images)).data
     drawn = json.loads(run.tagged["taxon.split"])
     assert run.tagged["taxon.images"] == data.images_digest and run.tagged["taxon.data_digest"] == data.digest
     assert drawn["novel"] == ["ring"] and set(drawn) == {*materials.SPLIT_OPTIONS, "novel"}

@@ -129,7 +129,7 @@ def test_selecting_by_held_out_labels_needs_some():
     ],
 )
 def test_one_class_and_a_share_that_holds_nothing_out_are_refused_before_training(known, config, said):
-    data = SimpleNamespace(name="few", class_names=("a", "b")[:known])
+    data = SimpleNamespace(name="few", class_names=("a", "b")[:known], given=None)
     split = SimpleNamespace(labelled=np.arange(8), validation=np.arange(0))
     with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
         materials._require_trainable(SimpleNamespace(**config), data, split)
