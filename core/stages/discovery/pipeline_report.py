@@ -57,7 +57,7 @@ class _Report:
         found = discovery.cluster(data, split, train, test, n, config.seed)
         self.clusters = discovery.largest_first(found, len(np.unique(data.train.labels[split.labelled])))
         figures = discovery.report(pipeline.truth, split, self.clusters, tuple(config.eval_funcs.split(",")))
-        figures |= discovery.label_free(data, split, self.clusters, train)
+        figures |= discovery.label_free(data, split, self.clusters, train) | {"n_clusters": float(n)}
         self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
 
     def publish(self, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
     if without is not None:
         table["same epochs without"] = without.summary["metrics"]
     table = {"frozen features": last["history"][0][1], **table, "selected model": figures}
-    kept = ("unlabelled/", "test/", "val/", "baseline/")
+    kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/")
     table = {row: {k: v for k, v in values.items() if k.startswith(kept)} for row, values in table.items()}
     # Without the baselines, which have curves of their own: a page of two runs shows few metrics at once.
     shown = {f"best/{name}": value for name, value in table["selected model"].items() if not name.startswith("baseline/")}
@@ -113,6 +113,11 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
         "weights_digest": last["weights_digest"],
         "stages": [finished.run_id for finished in (*pipeline.trainings, *pipeline.clusterings)],
     }
+
+
+def judged(summary: dict[str, Any]) -> bool:
+    """Say whether true classes are known by which the result can be judged."""
+    return any(f"{where}/v2_all" in summary["table"]["selected model"] for where in ("unlabelled", "test"))
 
 
 def _epochs(pipeline: Any) -> tuple[int, ...]:
@@ -159,7 +164,15 @@ def short(metrics: dict[str, float]) -> str:
     """Return the figures of one stage for a terminal line."""
     if "unlabelled/v2_all" in metrics:
         return "unlabelled All/Old/New " + numbers(metrics, "unlabelled/v2")
+    if "selection/silhouette" in metrics:
+        return untold(metrics)
     return f"{metrics['pseudo/n_clusters']:.0f} clusters, {metrics['pseudo/core_ratio']:.0%} core, score {metrics['pseudo/score']:.3f}"
+
+
+def untold(metrics: dict[str, float]) -> str:
+    """Return what can be said of a training or a model where nobody knows the true classes."""
+    held_out = f", held-out known images {metrics['val/accuracy_old']:.3f} right" if "val/accuracy_old" in metrics else ""
+    return f"{metrics['n_clusters']:.0f} classes, silhouette {metrics['selection/silhouette']:.3f}{held_out}"
 
 
 def numbers(metrics: dict[str, float], prefix: str) -> str:
@@ -169,6 +182,9 @@ def numbers(metrics: dict[str, float], prefix: str) -> str:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Return the result as a Markdown table."""
+    if not judged(summary):
+        lines = ["| without true classes | |", "|---|---|"]
+        return "\n".join(lines + [f"| {row} | {untold(values)} |" for row, values in summary["table"].items()])
     lines = ["| v2 accuracy, All/Old/New | unlabelled training images | test images |", "|---|---|---|"]
     lines += [f"| {row} | {numbers(values, 'unlabelled/v2')} | {numbers(values, 'test/v2')} |" for row, values in summary["table"].items()]
     return "\n".join(lines)
@@ -176,9 +192,14 @@ def markdown(summary: dict[str, Any]) -> str:
 
 def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
     """Print the result; return it as the run's description."""
-    print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
-    for row, values in summary["table"].items():
-        print(f"  {row:24s} {numbers(values, 'unlabelled/v2'):>26s} {numbers(values, 'test/v2'):>20s}")
+    if judged(summary):
+        print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
+        for row, values in summary["table"].items():
+            print(f"  {row:24s} {numbers(values, 'unlabelled/v2'):>26s} {numbers(values, 'test/v2'):>20s}")
+    else:
+        print(f"\n{pipeline.data.name}: nobody knows the true classes")
+        for row, values in summary["table"].items():
+            print(f"  {row:24s} {untold(values)}")
     uri = provenance.store_hint()
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
     print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")

@@ -215,12 +215,13 @@ class Training(CheckpointedTraining):
         """Return the description shown at the top of the run's page, as Markdown."""
         m, config = self.materials, self.config
         rows = {"frozen features": self.history[0], "last epoch": self.history[-1], "best epoch": [best, self.metrics_at(best)]}
-        lines = ["| epoch | unlabelled All / Old / New | test All / Old / New | held-out Old |", "|---|---|---|---|"]
+        judged = [where for where in ("unlabelled", "test") if f"{where}/v2_all" in self.history[-1][1]]  # nobody knows the rest
+        columns = [f"{where} All / Old / New" for where in judged] + ["held-out Old", "classes", "silhouette"]
+        lines = [f"| epoch | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
         for name, (epoch, metrics) in rows.items():
-            cells = [
-                " / ".join(_figure(metrics, f"{where}/v2_{part}") for part in ("all", "old", "new")) for where in ("unlabelled", "test")
-            ]
-            lines.append(f"| {name} ({epoch}) | {' | '.join(cells)} | {_figure(metrics, 'val/accuracy_old')} |")
+            cells = [" / ".join(_figure(metrics, f"{where}/v2_{part}") for part in ("all", "old", "new")) for where in judged]
+            told = [_figure(metrics, "val/accuracy_old"), f"{metrics['n_clusters']:.0f}", _figure(metrics, "selection/silhouette")]
+            lines.append(f"| {name} ({epoch}) | {' | '.join([*cells, *told])} |")
         about = f"**{m.data.name}**: {config.model_name}, {len(m.split.labelled)} labelled and {len(m.split.unlabelled)} unlabelled images."
         files = "Picture: `plots/curves.png`; best checkpoint: see the tag `taxon.best_checkpoint`."
         return "\n".join([about, "", *lines, "", f"Best by {config.select_by}. {files}"])
