@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from core.data import cifar100, digits, folders
+from core.data import cifar100, digits, folders, heap, image_table
 from core.data.images import DiscoveryData
 from core.errors import UserError, nearest
 
 DATASETS = ("digits", "cifar100", "folder")
-_LAYOUTS = "expected <data_root>/train/<class>/*.jpg (dataset=folder) or <data_root>/cifar-100-binary.tar.gz (dataset=cifar100)"
+_LAYOUTS = (
+    "expected <data_root>/unlabelled/** with, where there are any, <data_root>/labelled/<class>/** (a heap), "
+    "<data_root>/train/<class>/*.jpg (a benchmark), <data_root>/cifar-100-binary.tar.gz, or images=<file.csv>"
+)
 
 
 def recognised(data_root: str) -> str:
@@ -19,9 +23,14 @@ def recognised(data_root: str) -> str:
         raise UserError(f"data_root '{data_root}' is not a folder; {_LAYOUTS}")
     if any(root.glob("cifar-100-binary*")) or (root / "train.bin").is_file():
         return "cifar100"
-    if (root / "train").is_dir():
+    if (root / "train").is_dir() or heap.is_heap(root):
         return "folder"
     raise UserError(f"data_root '{data_root}' holds no data set that is known; {_LAYOUTS}")
+
+
+def labels_are_given(config: Any) -> bool:
+    """Say whether the user has said who is labelled, as on a heap or in a table: a benchmark draws it."""
+    return bool(getattr(config, "images", "")) or heap.is_heap(Path(config.data_root).expanduser())
 
 
 def load(
@@ -37,12 +46,19 @@ def load(
     """Return the data set called `dataset`.
 
     digits: bundled; `novel_classes` ('' = 7,8,9). cifar100: `superclass_name` in `data_root`, or from the publisher where
-    `download`. folder: the image folder `data_root` with its `novel_classes`. Parameters of other data sets are ignored.
+    `download`. folder: the image folder `data_root` with its `novel_classes`, a heap in it, or the file `images`. Parameters of other
+    data sets are ignored. bad_images: refuse or skip unreadable ones; auto = skip on a heap. follow_links: out of `data_root` too.
     """
+    if images and dataset != "folder":
+        raise UserError(f"images = '{images}' lists images of your own, but dataset = {dataset}; leave one of them out")
     if dataset == "digits":
         return digits.load(novel_classes)
     if dataset == "cifar100":
         return cifar100.load_superclass(data_root, superclass_name, download)
+    if dataset == "folder" and images:
+        return image_table.load(images, data_root, novel_classes, bad_images, follow_links)
+    if dataset == "folder" and heap.is_heap(Path(data_root).expanduser()):
+        return heap.load(data_root, novel_classes, bad_images, follow_links)
     if dataset == "folder":
         return folders.load(data_root, novel_classes)
     raise UserError(f"dataset: there is no data set '{dataset}'{nearest(dataset, DATASETS)} (choose from: {', '.join(DATASETS)})")

@@ -60,20 +60,20 @@ def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[En
     return entries
 
 
-def scan(folder: Path, root: Path) -> dict[str, ClassFolder]:
-    """Return what each class folder in `folder` holds, sorted by class; links may not lead out of `root`."""
-    check(folder, root)
+def scan(folder: Path, root: Path, follow_links: bool = False) -> dict[str, ClassFolder]:
+    """Return what each class folder in `folder` holds, sorted by class; links may not lead out of `root` unless they are followed."""
+    check(folder, root, follow_links)
     found: dict[str, ClassFolder] = {}
     for path in sorted(folder.iterdir()):
         if _is_noise(path) or not path.is_dir():
             continue
-        check(path, root)
+        check(path, root, follow_links)
         name = plain(path.name)
         if name in found or not name:
             raise UserError(
                 f"{path}: class '{name}' has another folder beside it, or no name: blanks and composed letters do not tell apart"
             )
-        found[name] = _class_folder(path, root)
+        found[name] = below_folder(path, root, follow_links)
     if found and {name.lower() for name in found} <= PARTS and not any(_has_image(folder / name) for name in found):
         shown = ", ".join(found)
         raise UserError(f"the folders in {folder} are parts of a data set ({shown}), not classes: give the folder above, or one of them")
@@ -109,24 +109,25 @@ def below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def check(path: Path, root: Path) -> None:
-    """Raise UserError for a link that leads out of `root` and for a name that no report could hold."""
+def check(path: Path, root: Path, follow_links: bool = False) -> None:
+    """Raise UserError for a link that leads out of `root`, unless it may, and for a name that no report could hold."""
     try:
         path.name.encode()
     except UnicodeEncodeError:
         raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
+    if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
         raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead")
 
 
-def _class_folder(folder: Path, root: Path) -> ClassFolder:
+def below_folder(folder: Path, root: Path, follow_links: bool = False) -> ClassFolder:
+    """Return the images of a folder and of those below it, in order of their paths; see `scan` for links."""
     files: list[Path] = []
     nested, ignored = 0, Counter[str]()
-    for path in _walk(folder, root):
+    for path in _walk(folder, root, follow_links, {folder.resolve()}):
         if path.is_dir():
             ignored["links"] += 1
         elif path.suffix.lower() in EXTENSIONS:
-            check(path, root)
+            check(path, root, follow_links)
             files.append(path)
             nested += path.parent != folder
         else:
@@ -134,18 +135,22 @@ def _class_folder(folder: Path, root: Path) -> ClassFolder:
     return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    """Yield the files below a folder, and folders that are links: to follow those could count an image twice, or never end."""
-    for path in folder.iterdir():
+def _walk(folder: Path, root: Path, follow_links: bool, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files below a folder, and folders that are links: to follow those could count an image twice, or never end.
+
+    Where links are followed, each folder is walked once, by whatever way it is reached first.
+    """
+    for path in sorted(folder.iterdir()):
         if _is_noise(path):
             continue
         if not path.is_dir():
             yield path
-        elif path.is_symlink():
+        elif path.is_symlink() and not follow_links:
             check(path, root)
             yield path
-        else:
-            yield from _walk(path, root)
+        elif (real := path.resolve()) not in seen:
+            seen.add(real)
+            yield from _walk(path, root, follow_links, seen)
 
 
 def _has_image(folder: Path) -> bool:

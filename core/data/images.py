@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.progress import bar
 
 DECODE_THREADS = 4
+NOBODY_SAID = -1  # the label of an image whose class is not known
 SHOWN = 5  # unreadable files that an error names; more are listed in a file
 
 
@@ -97,12 +98,17 @@ class FileImages:
 
 def verified(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return the sha256 of each file after decoding it; UnreadableImages with all files that are no readable images."""
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        checked = list(bar(pool.map(_verify, paths), "checking images", total=len(paths)))
+    checked = examined(paths)
     unreadable = [(path, reason) for path, (_, reason) in zip(paths, checked, strict=True) if reason]
     if unreadable:
         raise UnreadableImages(unreadable, len(paths))
     return tuple(file_digest for file_digest, _ in checked)
+
+
+def examined(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    """Return for each file its sha256 after decoding it, and why it is no readable image ('' = it is one)."""
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        return list(bar(pool.map(_verify, paths), "checking images", total=len(paths)))
 
 
 def _verify(path: Path) -> tuple[str, str]:

@@ -15,10 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from core import digest
-from core.data.images import DiscoveryData, ImageSet, digest_of_images
+from core.data.images import NOBODY_SAID, DiscoveryData, ImageSet, digest_of_images
 from core.data.splits import Split
-
-NOBODY_SAID = -1  # the label of an image whose class is not known
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ out for model selection: it takes part in no loss, neither as labelled nor as un
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ from core.errors import UserError
 class Split:
     """A partition of the training images.
 
-    labelled, validation, unlabelled: sorted int64 indices into the training set, disjoint, together all of it.
-    seed, prop_train_labels, val_fraction, labels_per_class: what it was made from. digest: of all of these.
+    labelled, validation, unlabelled, left_out: sorted int64 indices into the training set, disjoint, together all of it; those left out
+    are copies of labelled images.
+    seed, prop_train_labels, val_fraction, labels_per_class: what it was made from. digest: of all of these. of_heap: labels were given.
     """
 
     labelled: np.ndarray
@@ -35,11 +37,13 @@ class Split:
     val_fraction: float
     labels_per_class: int
     digest: str
+    left_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    of_heap: bool = False
 
     @property
     def labelled_share(self) -> float | None:
-        """The labelled part to expect of a known class's images without the held-out ones; None where labels_per_class sets numbers."""
-        if self.labels_per_class:
+        """The labelled part to expect of a known class's images without the held-out ones; None where labels were given or counted."""
+        if self.labels_per_class or self.of_heap:
             return None
         held_out = self.prop_train_labels * self.val_fraction
         return (self.prop_train_labels - held_out) / (1 - held_out)
@@ -82,6 +86,60 @@ def make_split(
     settings = [seed, 0.0 if labels_per_class else float(prop_train_labels), float(val_fraction), labels_per_class]
     identity = digest.of_json([settings, sorted(int(c) for c in known_classes), [digest.of_array(part) for part in parts]])
     return Split(labelled, validation, unlabelled, seed, prop_train_labels, val_fraction, labels_per_class, identity)
+
+
+def split_of(data: DiscoveryData, prop_train_labels: float, val_fraction: float, seed: int, labels_per_class: int = 0) -> Split:
+    """Split a data set as it was read: a benchmark's labels are drawn (`make_split`), a heap's are those that were given.
+
+    Of a heap's given labels `prop_train_labels` (or `labels_per_class`, or all where a class has fewer) are used, and `val_fraction`
+    of these is held out class by class and by whole groups, unless the user has said which; a class keeps a labelled image. What is not
+    used is unlabelled. There may be no label at all.
+    """
+    if data.given is None:
+        known = data.known_classes
+        return make_split(data.train.labels, known, prop_train_labels, val_fraction, seed, labels_per_class, data.class_names)
+    _check(prop_train_labels, val_fraction, seed, labels_per_class)
+    rng, given = np.random.default_rng(seed), np.flatnonzero(data.given)
+    labels = data.train.labels
+    if labels_per_class:
+        members = [given[labels[given] == c] for c in np.unique(labels[given])]
+        drawn = [rng.choice(of_class, min(labels_per_class, len(of_class)), replace=False) for of_class in members]
+        chosen = np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
+    else:
+        chosen = np.sort(rng.choice(given, round(prop_train_labels * len(given)), replace=False)) if len(given) else given
+    groups = np.arange(len(labels)) if data.groups is None else data.groups
+    twins = np.flatnonzero(data.twins) if data.twins is not None else np.zeros(0, np.int64)
+    others = np.setdiff1d(np.arange(len(labels)), np.concatenate([chosen, twins]))
+    if data.held_out is not None:
+        validation = chosen[data.held_out[chosen]]
+    else:
+        validation = _hold_out_groups(labels, chosen, groups, groups[others], val_fraction, rng)
+    parts = [part.astype(np.int64) for part in (np.setdiff1d(chosen, validation), validation, others, twins)]
+    settings = [seed, 0.0 if labels_per_class else float(prop_train_labels), float(val_fraction), labels_per_class]
+    identity = digest.of_json([settings, "given", [digest.of_array(part) for part in parts]])
+    labelled, validation, unlabelled, left_out = parts
+    return Split(labelled, validation, unlabelled, seed, prop_train_labels, val_fraction, labels_per_class, identity, left_out, True)
+
+
+def _hold_out_groups(
+    labels: np.ndarray, chosen: np.ndarray, groups: np.ndarray, elsewhere: np.ndarray, val_fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return about `val_fraction` of each class's chosen indices, by whole groups (N,) of which none is `elsewhere`; never all of a class.
+
+    A class of which the fraction comes to less than half an image gives none.
+    """
+    held: list[np.ndarray] = []
+    taken = set(elsewhere.tolist())
+    for c in np.unique(labels[chosen]):
+        members = chosen[labels[chosen] == c]
+        wanted, found = round(val_fraction * len(members)), 0
+        for group in rng.permutation(np.unique(groups[members])):
+            of_group = members[groups[members] == group]
+            whole = group not in taken and len(of_group) == (groups[chosen] == group).sum()  # of one class: it goes over as a whole
+            if found < wanted and whole and found + len(of_group) < len(members):
+                held.append(of_group)
+                found += len(of_group)
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *held]))
 
 
 def _check(prop_train_labels: float, val_fraction: float, seed: int, labels_per_class: int) -> None:
@@ -128,6 +186,7 @@ def split_report(data: DiscoveryData, split: Split, superclass: Superclass | Non
     `superclass` adds its name, number and the map from class index to CIFAR-100 fine id; None for other data sets.
     """
     parts = {"labelled": split.labelled, "validation": split.validation, "unlabelled": split.unlabelled}
+    parts |= {"left_out": split.left_out} if len(split.left_out) else {}
     labels = {name: data.train.labels[indices] for name, indices in parts.items()} | {"test": data.test.labels}
     by_class = {
         class_name: {"index": i, "known": i in data.known_classes} | {name: int((part == i).sum()) for name, part in labels.items()}

@@ -147,6 +147,8 @@ def dataset_of(config: Choice) -> str:
     """
     if config.dataset != "auto":
         return config.dataset
+    if getattr(config, "images", ""):
+        return "folder"
     if config.superclass_name:
         return "cifar100"
     if config.data_root in ("", DATA_ROOT):
@@ -171,6 +173,10 @@ def resolve(config: C) -> C:
     """Return the configuration with every `auto` replaced by the recipe's value."""
     dataset = dataset_of(config)
     recipe = recipe_for(dataset, getattr(config, "model_name", "auto"))
+    if dataset == "folder":
+        from core.data.catalog import labels_are_given
+
+        recipe = dataclasses.replace(recipe, prop_train_labels=1.0) if labels_are_given(config) else recipe
     values = {"dataset": dataset}
     if dataset == "cifar100" and not config.superclass_name:
         values["superclass_name"] = "all"

@@ -179,6 +179,11 @@ class ClusterOptions:
     cell_choice: Literal["auto", "coverage", "score"] = option(
         "auto", "the cell taken: highest score alone, or among the cells that recover most known classes and at least one novel cluster"
     )
+    cluster_sample: int = option(
+        50_000,
+        "at most so many images are clustered, drawn by the seed: time grows with their square; the others get no pseudo label",
+        above=99,
+    )
     split_novel: bool = option(True, "split a novel cluster that is much larger than the known classes' typical cluster")
     debug_cluster_heatmap: bool = option(False, "heat maps with every background (all, old, new, n_clusters, score), not only two")
 

@@ -17,7 +17,7 @@ from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
 from core.data.problem import Posed, Problem, pose
-from core.data.splits import Split, make_split
+from core.data.splits import Split, split_of
 from core.data.views import ResizedImages, ViewSpec, resize_all
 from core.errors import UserError
 from core.evaluation import discovery
@@ -81,15 +81,7 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
     What trains takes `posed`; this is for whoever is to see the truth.
     """
     data = read(config)
-    split = make_split(
-        data.train.labels,
-        data.known_classes,
-        config.prop_train_labels,
-        config.val_fraction,
-        config.seed,
-        config.labels_per_class,
-        data.class_names,
-    )
+    split = split_of(data, config.prop_train_labels, config.val_fraction, config.seed, config.labels_per_class)
     if hasattr(config, "select_by"):  # a training, not a look at the split
         _require_possible(config, data, split)
         _require_trainable(config, data, split)

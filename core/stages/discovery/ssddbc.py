@@ -134,9 +134,15 @@ def _require_own(features: FeatureFile, trained: rebuild.Trained, place: Path) -
         raise UserError(f"features in '{place}' are not normalised (use_l2 = false); extract them with use_l2 = true")
 
 
-def _used(features: FeatureFile) -> np.ndarray:
-    """Return the training indices that take part: labelled and unlabelled, never held-out, never test images."""
-    return np.flatnonzero(np.isin(features.split, (SPLITS.index("labelled"), SPLITS.index("unlabelled"))))
+def _used(features: FeatureFile, at_most: int, seed: int) -> np.ndarray:
+    """Return the training indices that take part: labelled and unlabelled, never held-out, never test images.
+
+    Of more than `at_most`, a sample: labelled and unlabelled ones at one rate, so that the labelled share stays what it was.
+    """
+    used = np.flatnonzero(np.isin(features.split, (SPLITS.index("labelled"), SPLITS.index("unlabelled"))))
+    if len(used) <= at_most:
+        return used
+    return np.sort(np.random.default_rng([seed, len(used)]).choice(used, at_most, replace=False))
 
 
 def _previous(config: SsddbcConfig, trained: rebuild.Trained) -> PseudoLabels | None:
@@ -150,7 +156,7 @@ def _previous(config: SsddbcConfig, trained: rebuild.Trained) -> PseudoLabels | 
 
 def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> tuple[Points, grid.Grid]:
     """Search the grid; return its points and the grid."""
-    used = _used(features)
+    used = _used(features, config.cluster_sample, trained.split.seed)
     ids = np.asarray(features.ids, dtype=np.str_)[used]
     points = Points(used, ids, features.features[used], features.labels[used], trained.split.labelled_share)
     labelled = points.labels >= 0

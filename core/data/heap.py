@@ -1,0 +1,183 @@
+"""A heap: `root/unlabelled/**`, images whose classes nobody knows, beside `root/labelled/<class>/**`, a few folders of known ones.
+
+Folders below `unlabelled` mean nothing: a camera's, a day's. `root/test/<class>/**` is for figures only. Without `labelled` everything
+is to be discovered.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.data import class_folders
+from core.data.images import (
+    NOBODY_SAID,
+    SHOWN,
+    DiscoveryData,
+    FileImages,
+    ImageSet,
+    Skipped,
+    UnreadableImages,
+    empty_set,
+    examined,
+)
+from core.errors import UserError
+
+LABELLED, UNLABELLED, TEST = "labelled", "unlabelled", "test"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file: its id, the class its folder says ('' = nobody), and the part it is of."""
+
+    path: Path
+    id: str
+    label: str
+    part: str
+
+
+def is_heap(root: Path) -> bool:
+    """Say whether a folder is laid out as a heap."""
+    return (root / UNLABELLED).is_dir() or (root / LABELLED).is_dir()
+
+
+def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", follow_links: bool = False) -> DiscoveryData:
+    """Return the heap in `root`.
+
+    Ids are '<part>/<path below it>'; classes are those of `labelled`, by name, then those that only `test` has, which nobody trains.
+
+    Args:
+        novel_classes: must be empty: nobody knows them.
+        bad_images: `refuse` raises UnreadableImages with all unreadable files, `skip` and `auto` leave them out.
+        follow_links: symbolic links may lead out of `root`.
+
+    Raises:
+        UserError: nothing unlabelled, a class without images, one image labelled with two classes, a link out of `root`.
+    """
+    root = Path(root).expanduser().resolve()
+    if novel_classes:
+        raise UserError(f"novel_classes = '{novel_classes}', but {root} is a heap: its novel classes are unknown; leave novel_classes out")
+    found = [*_of_classes(root, LABELLED, follow_links), *_unlabelled(root, follow_links), *_of_classes(root, TEST, follow_links)]
+    return assemble(f"folder/{root.name}", found, bad_images, str(root))
+
+
+def _unlabelled(root: Path, follow_links: bool) -> list[Found]:
+    folder = root / UNLABELLED
+    files = class_folders.below_folder(folder, root, follow_links).files if folder.is_dir() else ()
+    if not files:
+        raise UserError(f"{folder} holds no image ({class_folders.USUAL}): put the images to be sorted there, in any folders")
+    return [Found(path, class_folders.below(path, root), "", UNLABELLED) for path in files]
+
+
+def _of_classes(root: Path, part: str, follow_links: bool) -> list[Found]:
+    """Return the images of the class folders of a part; none where there is no such part."""
+    folder = root / part
+    if not folder.is_dir():
+        return []
+    classes = class_folders.scan(folder, root, follow_links)
+    class_folders.say_left_out(folder, classes, f"{root.name}/{part}")
+    for name, one in classes.items():
+        if not one.files:
+            raise UserError(f"{folder / name} holds no image ({class_folders.USUAL}): add some or remove the folder")
+    return [Found(path, class_folders.below(path, root), name, part) for name, one in classes.items() for path in one.files]
+
+
+def assemble(name: str, found: Sequence[Found], bad_images: str, where: str, truth: Sequence[str] = ()) -> DiscoveryData:
+    """Return the data set of image files, once they are examined.
+
+    Args:
+        found: every file; training images in the order in which they come.
+        where: what an error line names.
+        truth: the true class of each file, '' where nobody knows; for reports only.
+    """
+    truth = truth or [""] * len(found)
+    checked = examined([one.path for one in found])
+    bad = [(one.path, reason) for one, (_, reason) in zip(found, checked, strict=True) if reason]
+    if bad and bad_images == "refuse":
+        raise UnreadableImages(bad, len(found))
+    kept = [i for i, (_, reason) in enumerate(checked) if not reason]
+    _require_classes(found, kept, where)
+    digests = {i: checked[i][0] for i in kept}
+    train, test = ([i for i in kept if (found[i].part == TEST) == is_test] for is_test in (False, True))
+    if not any(found[i].part == UNLABELLED for i in train):
+        raise UserError(f"none of the unlabelled images of {where} can be read; the first: {bad[0][0]} ({bad[0][1]})")
+    _require_one_label(found, train, digests)
+    known = sorted({found[i].label for i in train if found[i].label})
+    others = sorted({name for i in kept for name in (found[i].label, truth[i]) if name} - set(known))
+    names = (*known, *others)
+    given = np.array([found[i].part == LABELLED for i in train])
+    positions = {known_name: i for i, known_name in enumerate(names)} | {"": NOBODY_SAID}
+    labels = {part: np.array([positions[found[i].label or truth[i]] for i in rows], np.int64) for part, rows in ((0, train), (1, test))}
+    data = DiscoveryData(
+        name,
+        _images(found, train, labels[0], digests),
+        _images(found, test, labels[1], digests),
+        names,
+        frozenset(range(len(known))),
+        given=given,
+        twins=_twins([digests[i] for i in train], given),
+        skipped=tuple(Skipped(str(path), reason) for path, reason in bad),
+    )
+    _say(data, where)
+    return data
+
+
+def _images(found: Sequence[Found], rows: list[int], labels: np.ndarray, digests: dict[int, str]) -> ImageSet:
+    if not rows:
+        return empty_set()
+    source = FileImages([found[i].path for i in rows], [digests[i] for i in rows])
+    return ImageSet(tuple(found[i].id for i in rows), labels, source)
+
+
+def _require_classes(found: Sequence[Found], kept: list[int], where: str) -> None:
+    """Raise UserError where a labelled class has lost all of its images."""
+    left = {found[i].label for i in kept if found[i].part == LABELLED}
+    for name in sorted({one.label for one in found if one.part == LABELLED} - left):
+        raise UserError(f"no image of the labelled class '{name}' of {where} can be read; mend them or remove the class")
+
+
+def _require_one_label(found: Sequence[Found], rows: list[int], digests: dict[int, str]) -> None:
+    """Raise UserError for one content that is labelled with two classes."""
+    said: dict[str, int] = {}
+    clashes = []
+    for i in rows:
+        if found[i].part != LABELLED:
+            continue
+        first = said.setdefault(digests[i], i)
+        if found[first].label != found[i].label:
+            clashes.append(f"{found[first].id} ({found[first].label}) and {found[i].id} ({found[i].label})")
+    if clashes:
+        more = f" and {len(clashes) - SHOWN} more pairs" if len(clashes) > SHOWN else ""
+        raise UserError(f"the same image is labelled with two classes: {'; '.join(clashes[:SHOWN])}{more}; keep one of each")
+
+
+def _twins(digests: list[str], given: np.ndarray) -> np.ndarray | None:
+    """Return the (N,) mask of unlabelled images that are copies of labelled ones; None without any."""
+    labelled = {digest for digest, is_given in zip(digests, given, strict=True) if is_given}
+    twins = np.array([not is_given and digest in labelled for digest, is_given in zip(digests, given, strict=True)])
+    return twins if twins.any() else None
+
+
+def _say(data: DiscoveryData, where: str) -> None:
+    """Print what a person should know of the heap, a line each."""
+    assert data.given is not None
+    n_given, n_heap = int(data.given.sum()), int((~data.given).sum())
+    lines = []
+    if data.skipped:
+        first = data.skipped[0]
+        lines.append(f"{len(data.skipped)} unreadable images are left out (skipped.csv), such as {first.path} ({first.reason})")
+    if data.twins is not None:
+        lines.append(f"{int(data.twins.sum())} unlabelled images are copies of labelled ones; they take part in no training")
+    if n_heap < n_given:
+        lines.append(f"fewer unlabelled images ({n_heap}) than labelled ones ({n_given}): little is left to discover")
+    single = [data.class_names[c] for c, n in sorted(Counter(data.train.labels[data.given].tolist()).items()) if n == 1]
+    if single:
+        shown = ", ".join(single[:SHOWN]) + (", ..." if len(single) > SHOWN else "")
+        lines.append(f"one labelled image only of {shown}: it trains, and nothing tells how well the class is found")
+    for line in lines:
+        print(f"taxon: {where}: {line}", file=sys.stderr)
