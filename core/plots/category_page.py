@@ -1,0 +1,278 @@
+"""The page on which a person looks at the categories of an answer, names, merges, splits or drops them, and saves `clusters.json`.
+
+One HTML file that holds all: thumbnails (sheets of JPEG tiles), a map, the program. It asks nobody for anything, so that it opens
+from a disk and in MLflow's artifact viewer, whose frame has no origin, no storage and no downloads. Names and ids come from people's
+folders: they are data in a block of JSON, and the program puts them on the page as text only. The page's policy runs that program
+and no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from core.evaluation.answer import POSITIONS, Answer, Category
+from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
+from core.progress import bar
+
+Load = Callable[[np.ndarray], list[np.ndarray] | np.ndarray]
+
+FORMAT = "taxon-clusters/1"
+TILE = 64  # pixels; a multiple of the 16 of a JPEG block with halved colours, so that neighbours on a sheet do not mix
+COLUMNS = 10
+A_SHEET = COLUMNS * COLUMNS
+TILE_BYTES = 4000  # 5,000 tiles as base64 are then at most 27 MB
+QUALITIES = (80, 65, 45, 25, 10)  # the first whose sheet keeps TILE_BYTES
+CROPPED = 4 / 3  # a longer image is cut to this shape at most, and shown with bars
+CRISP = 16  # pixels; images so small are enlarged without smoothing
+
+# What is said of each fact, in the order in which the page shows them: (key, words, what it means).
+WORDS = (
+    ("n_classes", "categories found", "K', as many as the estimate or the given number says"),
+    ("n_classes_interval", "between", "the numbers of categories that fit nearly as well"),
+    ("over_cluster", "over-clustered", "so many times as many clusters as estimated, for a person to merge"),
+    ("held_out_accuracy", "held-out accuracy of known classes", "labelled images that training never saw; says nothing of novel ones"),
+    ("silhouette", "silhouette", "how well the clusters lie apart: 1 is best, 0 is none"),
+    ("stability", "stability", "how far the clusters stay the same when found again: 1 is best"),
+    ("core_share", "core share", "images in the dense middle of a category"),
+)
+NAMED_ELSEWHERE = ("n_classes_curve", "curve")
+
+
+def write(path: Path, answer: Answer, load: Load, run: str, title: str, limit: int = 5000) -> None:
+    """Write the page of an answer.
+
+    Args:
+        path: the file; its folder is made.
+        answer: what was found.
+        load: gives the RGB images (uint8 HxWx3 each) of some rows of the answer; they need be no larger than 2 x TILE pixels.
+        run: id of the run that found it, for `clusters.json`.
+        title: of the page.
+        limit: images shown at most. Of a larger answer a seeded sample is shown, in which each category keeps its central ones.
+    """
+    rows = sample(answer, limit)
+    data = facts(answer, rows, run, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_page(title, data, _sheets(rows, load)))
+
+
+def sample(answer: Answer, limit: int, seed: int = 0) -> np.ndarray:
+    """Return the rows to show (int64), category by category, each with its central, borderline and outlying images first.
+
+    At most `limit`, but one of every category. Up to an equal share of the limit those named ones are kept; the rest is drawn at
+    random from all others, so that large categories show more.
+    """
+    share = max(1, limit // max(1, len(answer.categories)))
+    named = {c.cluster: list(dict.fromkeys(_alternating(c))) for c in answer.categories}
+    kept = {cluster: rows[:share] for cluster, rows in named.items()}
+    chosen = {row for rows in kept.values() for row in rows}
+    others = np.setdiff1d(np.arange(len(answer)), np.fromiter(chosen, np.int64, len(chosen)))
+    drawn = np.random.default_rng(seed).permutation(others)[: max(0, limit - len(chosen))]
+    shown = chosen.union(drawn.tolist())
+    ordered: list[int] = []
+    for category in answer.categories:
+        first = [row for row in (*category.exemplars, *category.borders, *category.outliers) if row in shown]
+        rest = np.sort(drawn[answer.clusters[drawn] == category.cluster]).tolist()
+        ordered += dict.fromkeys([*first, *rest])
+    return np.array(list(dict.fromkeys([*ordered, *sorted(shown)])), np.int64)
+
+
+def _alternating(category: Category) -> Iterator[int]:
+    """Yield central, borderline and outlying rows in turn, so that a cut keeps some of each, the most central one first."""
+    kinds = (category.exemplars, category.borders, category.outliers)
+    for place in range(max(map(len, kinds))):
+        yield from (kind[place] for kind in kinds if place < len(kind))
+
+
+def facts(answer: Answer, rows: np.ndarray, run: str, title: str) -> dict[str, Any]:
+    """Return what the page's program is given, ready for JSON: the head, the categories, and columns of the images shown."""
+    place = {int(row): i for i, row in enumerate(rows)}
+    return {
+        "format": FORMAT,
+        "run": run,
+        "digest": answer.digest,
+        "title": title,
+        "total": len(answer),
+        "facts": _head(answer),
+        "curve": _curve(answer.facts),
+        "n_classes": answer.facts.get("n_classes", len(answer.categories)),
+        "positions": POSITIONS,
+        "tile": TILE,
+        "columns": COLUMNS,
+        "categories": [_category(answer, category, place) for category in answer.categories],
+        "images": _images(answer, rows),
+    }
+
+
+def _head(answer: Answer) -> list[list[str]]:
+    """Return (words, value, what it means) of each fact; those of the answer itself first."""
+    labelled = sum(1 for label in answer.labels if label)
+    known = sum(category.known for category in answer.categories)
+    counts = f"{known:,} known, {len(answer.categories) - known:,} novel"
+    said = [
+        ["images", f"{len(answer):,}", f"{labelled:,} with a label, {len(answer) - labelled:,} without"],
+        ["categories", f"{len(answer.categories):,}", counts],
+    ]
+    told = dict(answer.facts)
+    if "core_share" not in told and len(answer):
+        told["core_share"] = float(np.mean(answer.positions == POSITIONS.index("core")))
+    for key, words, meaning in WORDS:
+        if told.get(key) is not None:
+            said.append([words, _shown(key, told[key]), meaning])
+    plain = (str, int, float, np.integer, np.floating)
+    others = [key for key in told if key not in (*(word[0] for word in WORDS), *NAMED_ELSEWHERE)]
+    said += [[key.replace("_", " "), _shown(key, told[key]), ""] for key in others if isinstance(told[key], plain)]
+    groups = len(np.unique(answer.duplicates[answer.duplicates >= 0]))
+    outliers = int(np.sum(answer.positions == POSITIONS.index("outlier")))
+    return [
+        *said,
+        ["outliers", f"{outliers:,}", "images like no other"],
+        ["near-duplicates", f"{groups:,}", "groups of nearly the same image"],
+    ]
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return a fact as people read it."""
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return f"{_shown('', value[0])} and {_shown('', value[1])}"
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if isinstance(value, (int, np.integer)):
+        return f"{int(value):,}"
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if not math.isfinite(value):
+        return "not known"
+    return f"{100 * value:.0f} %" if key in ("core_share", "held_out_accuracy") else f"{value:,.3g}"
+
+
+def _curve(told: Mapping[str, Any]) -> list[list[float]]:
+    """Return (K, score) pairs of the curve over the number of categories, sorted by K; empty where there is none."""
+    given = told.get("n_classes_curve", told.get("curve"))
+    pairs = given.items() if isinstance(given, Mapping) else given or ()
+    found = [[float(k), float(score)] for k, score in pairs if score is not None]
+    return sorted(pair for pair in found if all(map(math.isfinite, pair)))
+
+
+def _category(answer: Answer, category: Category, place: Mapping[int, int]) -> dict[str, Any]:
+    """Return one category; `central`, `borders`, `outliers` are positions among the images shown."""
+
+    def positions(rows: Sequence[int]) -> list[int]:
+        return [place[row] for row in rows if row in place]
+
+    return {
+        "cluster": int(category.cluster),
+        "name": category.name,
+        "known": bool(category.known),
+        "size": int(category.size),
+        "cohesion": _number(category.cohesion),
+        "separation": _number(category.separation),
+        "nearest": int(category.nearest),
+        "expected_purity": _number(category.expected_purity),
+        "confidence": _number(category.confidence),
+        "exemplars": [answer.ids[row] for row in category.exemplars],
+        "central": positions(category.exemplars),
+        "borders": positions(category.borders),
+        "outliers": positions(category.outliers),
+    }
+
+
+def _images(answer: Answer, rows: np.ndarray) -> dict[str, Any]:
+    """Return the columns of the images shown, in their order."""
+    places = np.asarray(answer.places, np.float64).reshape(-1, 2)
+    on_map = places[rows] if len(places) == len(answer) else np.zeros((0, 2))
+    return {
+        "id": [answer.ids[row] for row in rows],
+        "label": [answer.labels[row] for row in rows],
+        "part": [answer.parts[row] for row in rows],
+        "cluster": answer.clusters[rows].tolist(),
+        "half": answer.halves[rows].tolist(),
+        "position": answer.positions[rows].tolist(),
+        "duplicate": answer.duplicates[rows].tolist(),
+        "confidence": [_number(value) for value in answer.confidences[rows]],
+        "margin": [_number(value) for value in answer.margins[rows]],
+        "x": [_number(value) for value in on_map[:, 0]],
+        "y": [_number(value) for value in on_map[:, 1]],
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """Return a number of six digits; None for what is none, as JSON has no NaN."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _sheets(rows: np.ndarray, load: Load) -> Iterator[str]:
+    """Yield the sheets of tiles of the rows, A_SHEET each, as base64 of a JPEG."""
+    starts = range(0, len(rows), A_SHEET)
+    for start in bar(starts, "thumbnails", total=len(starts)):
+        yield base64.b64encode(sheet(load(rows[start : start + A_SHEET]))).decode("ascii")
+
+
+def sheet(images: Sequence[np.ndarray] | np.ndarray) -> bytes:
+    """Return a JPEG with a tile of each image (uint8 HxWx3), COLUMNS a row, of at most TILE_BYTES a tile."""
+    picture = Image.new("RGB", (COLUMNS * TILE, -(-len(images) // COLUMNS) * TILE), "#888888")
+    for place, image in enumerate(images):
+        picture.paste(tile(image), (place % COLUMNS * TILE, place // COLUMNS * TILE))
+    for quality in QUALITIES:
+        written = io.BytesIO()
+        picture.save(written, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
+        if written.tell() <= TILE_BYTES * len(images):
+            break
+    return written.getvalue()
+
+
+def tile(image: np.ndarray) -> Image.Image:
+    """Return TILE x TILE pixels of an image: cut to CROPPED where it is longer, on a grey ground."""
+    picture = Image.fromarray(np.ascontiguousarray(image, np.uint8))
+    short = min(picture.size)
+    # A shape near the square fills the tile; a longer one keeps CROPPED of its shorter side and gets bars.
+    side = short if max(picture.size) <= CROPPED * short else min(max(picture.size), round(CROPPED * short))
+    width, height = min(picture.width, side), min(picture.height, side)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    filled = max(1, round(TILE * width / side)), max(1, round(TILE * height / side))
+    smooth = Image.Resampling.NEAREST if max(width, height) <= CRISP else Image.Resampling.BICUBIC
+    small = picture.resize(filled, smooth, (left, top, left + width, top + height))
+    if filled == (TILE, TILE):
+        return small
+    whole = Image.new("RGB", (TILE, TILE), "#888888")
+    whole.paste(small, ((TILE - filled[0]) // 2, (TILE - filled[1]) // 2))
+    return whole
+
+
+def _page(title: str, data: Mapping[str, Any], sheets: Iterator[str]) -> Iterator[str]:
+    """Yield the parts of the page, sheet by sheet, so that they need not be in memory together."""
+    here = Path(__file__).with_suffix("")
+    page, style, program = (here.with_suffix(end).read_text(encoding="utf-8") for end in (".html", ".css", ".js"))
+    style = style.replace("KNOWN_COLOUR", KNOWN_COLOUR).replace("NOVEL_COLOUR", NOVEL_COLOUR)
+    own = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode("ascii")
+    parts = {"title": _escaped(title), "style": style, "program": program, "own": own, "data": as_json(data)}
+    # Only the page itself is searched for places: a title may hold the name of one.
+    for part in re.split(r"\{\{(\w+)\}\}", page):
+        if part == "sheets":
+            for number, content in enumerate(sheets):
+                yield f'<script type="text/plain" id="sheet-{number}">{content}</script>\n'
+        else:
+            yield parts.get(part, part)
+
+
+def as_json(data: Any) -> str:
+    """Return JSON in ASCII that no HTML parser takes for markup, `</script>` and `<!--` in names included."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _escaped(text: str) -> str:
+    """Return text for HTML; what cannot be written as UTF-8 (half a surrogate pair) as a replacement character."""
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))
