@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from core import digest
-from core.data import texts
+from core.data import perceptual_hash, texts
 from core.data.class_folders import EXTENSIONS
 from core.data.decoding import read_rgb
 from core.data.images import DECODE_THREADS, FileImages
@@ -28,8 +27,6 @@ ENCODINGS = ("utf-8", "gb18030", "latin-1")  # whose texts are counted, be there
 NO_TAG = "null"
 _LAYOUT = "expected {root}/train.txt with the header guid,tag and {root}/data/<guid>.txt|jpg"
 _SHOWN = 8  # names in a list of missing files
-_LOOK_SIDE = 16
-_LEAST_LOOK = 16  # bits of 256 that must differ: a plain surface looks like every other one
 _CONTROL = {code: None for code in range(32) if chr(code) not in "\t\n\r"} | {127: None}
 
 
@@ -235,16 +232,13 @@ def refuse_escape(path: Path, roots: Sequence[Path]) -> None:
 def fingerprint(path: Path) -> Fingerprint:
     """Return the fingerprint of an image file; UserError when it is no readable image.
 
-    The look is a difference hash: is each of 16x16 cells brighter than its left neighbour? Pictures that were saved again, at
-    another quality or size, keep all but a few bits (`perceptual_hash.alike` compares them).
+    The look is a difference hash, `perceptual_hash.look`, and `perceptual_hash.alike` compares them.
     """
     try:
         content = path.read_bytes()
-        image = read_rgb(content, draft=(16 * _LOOK_SIDE, 16 * _LOOK_SIDE))  # large JPEGs: fewer pixels are decoded
-        grey = image.convert("L").resize((_LOOK_SIDE + 1, _LOOK_SIDE), Image.Resampling.BILINEAR)
+        image = read_rgb(
+            content, draft=(perceptual_hash.ENOUGH_PIXELS, perceptual_hash.ENOUGH_PIXELS)
+        )  # large JPEGs: fewer pixels are decoded
+        return Fingerprint(digest.of_bytes(content), perceptual_hash.look(image))
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]}); mend or remove the file") from None
-    levels = np.asarray(grey).astype(np.int16)
-    bits = levels[:, 1:] > levels[:, :-1]
-    plain = min(bits.sum(), bits.size - bits.sum()) < _LEAST_LOOK
-    return Fingerprint(digest.of_bytes(content), "" if plain else np.packbits(bits).tobytes().hex())
