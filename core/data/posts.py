@@ -236,9 +236,6 @@ def fingerprint(path: Path) -> Fingerprint:
     """
     try:
         content = path.read_bytes()
-        image = read_rgb(
-            content, draft=(perceptual_hash.ENOUGH_PIXELS, perceptual_hash.ENOUGH_PIXELS)
-        )  # large JPEGs: fewer pixels are decoded
-        return Fingerprint(digest.of_bytes(content), perceptual_hash.look(image))
+        return Fingerprint(digest.of_bytes(content), perceptual_hash.look(read_rgb(content, draft=perceptual_hash.ENOUGH)))
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]}); mend or remove the file") from None

@@ -10,6 +10,8 @@ import numpy as np
 
 Position = Literal["core", "border", "outlier"]
 POSITIONS: tuple[Position, ...] = ("core", "border", "outlier")
+VALIDATION = "validation"  # the part that confidence is calibrated on
+ALONE = -1  # the group of an image without near-duplicates
 
 
 @dataclass(frozen=True)
