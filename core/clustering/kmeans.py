@@ -68,6 +68,27 @@ def semi_supervised_kmeans(
     return KMeansResult(best.labels, best.centres + problem.origin, best.inertia, best.iterations)
 
 
+def draw_centres(points: np.ndarray, centres: np.ndarray, n_more: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `centres` (C, d) and `n_more` of `points` (N, d) below them, drawn one after another as k-means++ does.
+
+    A point is drawn with a chance proportional to its squared distance to the nearest centre so far; without any, all alike.
+    """
+    found = [*np.asarray(centres, dtype=np.float32)]
+    squares = np.ones(len(points))
+    if found:
+        origin = points.mean(axis=0)
+        moved = points - origin
+        squares = np.einsum("nd,nd->n", moved, moved) + _nearest(moved, np.array(found) - origin)[1]
+    for draw in rng.random(n_more):
+        mass = np.cumsum(np.maximum(squares, 0.0), dtype=np.float64)
+        pick = min(int(np.searchsorted(mass, draw * mass[-1], side="right")), len(points) - 1)
+        gaps = points - points[pick]
+        distances = np.einsum("nd,nd->n", gaps, gaps)
+        squares = np.minimum(squares, distances) if found else distances
+        found.append(points[pick])
+    return np.array(found, dtype=np.float32).reshape(-1, points.shape[1])
+
+
 def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the index (N,) int64 of the nearest of `centres` (K, d) for each of `features` (N, d); equal centres: the smaller.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from core import digest
 from core.clustering import roles
-from core.clustering.kmeans import semi_supervised_kmeans
+from core.clustering.kmeans import draw_centres, semi_supervised_kmeans
 from core.clustering.matching import match
 from core.errors import UserError
 
@@ -150,7 +150,13 @@ class Points:
 
 
 def build(
-    points: Points, chosen: Any, best_params: dict[str, Any], previous: PseudoLabels | None, split: bool, metadata: dict[str, Any]
+    points: Points,
+    chosen: Any,
+    best_params: dict[str, Any],
+    previous: PseudoLabels | None,
+    split: bool,
+    metadata: dict[str, Any],
+    n_classes: int | None = None,
 ) -> PseudoLabels:
     """Turn the chosen cell into pseudo labels.
 
@@ -161,20 +167,14 @@ def build(
         previous: the refresh before, over the same images; its cluster identities are kept.
         split: split oversized novel clusters.
         metadata: where the labels come from.
+        n_classes: known and novel targets together, where that is settled; None = as many novel ones as the cell has.
     """
     codes, features = points.codes, centred(points.features)
-    n_classes = int(codes.max()) + 1
-    targets = roles.of_clusters(chosen.labels, codes, n_classes, points.share).role[chosen.labels]
-    means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
-    if split and targets.max() >= n_classes:
-
-        def kmeans(part: np.ndarray, k: int) -> np.ndarray:
-            nobody = np.zeros(len(part), bool)
-            return semi_supervised_kmeans(part, np.zeros(len(part), np.int64), nobody, k, np.random.default_rng(metadata["seed"]), 3).labels
-
-        targets = roles.split_novel(features, targets, np.bincount(means, minlength=int(targets.max()) + 1), n_classes, kmeans)
-        means = _means_from(features, targets, chosen.core_mask, codes, n_classes, metadata["seed"])
-    targets = np.where(codes >= 0, codes, targets)
+    found = _targets(features, points, chosen, split, metadata["seed"])
+    if n_classes is not None:
+        found = _exactly(features, found, chosen.core_mask, codes, n_classes, metadata["seed"])
+    targets, agreed = found
+    n_known = int(codes.max()) + 1
     labels = chosen.labels if previous is None else match(previous.labels, chosen.labels, previous.ids_given)
     given = max(int(labels.max()) + 1, 0 if previous is None else previous.ids_given)
     return PseudoLabels(
@@ -183,24 +183,76 @@ def build(
         labels=labels,
         targets=targets,
         core_mask=chosen.core_mask,
-        agreed_mask=chosen.core_mask & (means == targets),
+        agreed_mask=chosen.core_mask & agreed,
         densities=chosen.densities,
         prototypes=_prototypes(features, targets, chosen.core_mask, codes),
         feature_mean=points.features.mean(axis=0),
         best_params=best_params,
-        metadata=metadata | {"n_classes": n_classes, "n_novel": int(targets.max()) + 1 - n_classes, "ids_given": given},
+        metadata=metadata | {"n_classes": n_known, "n_novel": int(targets.max()) + 1 - n_known, "ids_given": given},
     )
 
 
-def _means_from(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
-    """Return semi-supervised k-means (n,) whose novel clusters start at the mean core points of the novel targets."""
-    starts = []
-    for novel in range(n_classes, int(targets.max()) + 1):
-        members = targets == novel
-        starts.append(features[members & core if (members & core).sum() > 2 else members].mean(axis=0))
-    start = np.array(starts, np.float32).reshape(-1, features.shape[1])
+def _targets(features: np.ndarray, points: Points, chosen: Any, split: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the targets (n,) that the roles of the cell's clusters give, and on which points (n,) semi-supervised k-means agrees."""
+    codes = points.codes
+    n_known = int(codes.max()) + 1
+    targets = roles.of_clusters(chosen.labels, codes, n_known, points.share).role[chosen.labels]
+    if not n_known and targets.max() < 0:  # nobody gave a label, and there are only scraps: they are one category
+        targets = np.zeros(len(targets), np.int64)
+    means = _means_from(features, targets, chosen.core_mask, codes, n_known, seed)
+    if split and targets.max() >= n_known:
+
+        def kmeans(part: np.ndarray, k: int) -> np.ndarray:
+            nobody = np.zeros(len(part), bool)
+            return semi_supervised_kmeans(part, np.zeros(len(part), np.int64), nobody, k, np.random.default_rng(seed), 3).labels
+
+        targets = roles.split_novel(features, targets, np.bincount(means, minlength=int(targets.max()) + 1), n_known, kmeans)
+        means = _means_from(features, targets, chosen.core_mask, codes, n_known, seed)
+    targets = np.where(codes >= 0, codes, targets)
+    return targets, means == targets
+
+
+def _exactly(
+    features: np.ndarray, found: tuple[np.ndarray, np.ndarray], core: np.ndarray, codes: np.ndarray, n_classes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `found` (targets, agreed) with `n_classes` targets in all: novel ones as semi-supervised k-means finds them.
+
+    It starts at the novel targets, the largest ones where they are too many, and at k-means++ draws where they are too few.
+    Raises UserError for fewer targets than labelled classes and for more than the unlabelled points can fill.
+    """
+    targets, _agreed = found
+    n_known, n_found = int(codes.max()) + 1, int(targets.max()) + 1
+    if n_found == n_classes:
+        return found
+    free = codes < 0
+    if not max(n_known, 1) <= n_classes <= n_known + int(free.sum()):
+        room = f"{n_known} labelled classes and {int(free.sum())} unlabelled images that are clustered"
+        raise UserError(f"n_classes = {n_classes} is no number of targets for {room}; give another, or auto")
+    sizes = np.bincount(targets[targets >= n_known] - n_known, minlength=n_found - n_known)
+    kept = np.argsort(-sizes, kind="stable")[: n_classes - n_known] + n_known
+    centres = _centres(features, targets, core, np.concatenate([np.arange(n_known), kept]))
+    centres = draw_centres(features[free], centres, n_classes - len(centres), np.random.default_rng(seed))[n_known:]
     rng = np.random.default_rng(seed)
-    return semi_supervised_kmeans(features, codes, codes >= 0, n_classes + len(start), rng, novel_centres=start).labels
+    means = semi_supervised_kmeans(features, codes, codes >= 0, n_classes, rng, novel_centres=centres).labels
+    exact = np.where((means >= n_known) | (targets >= n_known), means, targets)
+    # A point that the cell gave to a known class, or to nothing, and k-means to a novel one, is not agreed upon.
+    return exact, (means == exact) & ((targets >= n_known) | (targets == exact))
+
+
+def _means_from(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray, n_known: int, seed: int) -> np.ndarray:
+    """Return semi-supervised k-means (n,) whose novel clusters start at the mean core points of the novel targets."""
+    start = _centres(features, targets, core, np.arange(n_known, int(targets.max()) + 1))
+    rng = np.random.default_rng(seed)
+    return semi_supervised_kmeans(features, codes, codes >= 0, n_known + len(start), rng, novel_centres=start).labels
+
+
+def _centres(features: np.ndarray, targets: np.ndarray, core: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Return the means (len(which), d) of those targets' core points, of all their points where hardly any is core."""
+    means = []
+    for target in which:
+        members = targets == target
+        means.append(features[members & core if (members & core).sum() > 2 else members].mean(axis=0))
+    return np.array(means, np.float32).reshape(-1, features.shape[1])
 
 
 def _prototypes(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -189,7 +189,11 @@ def split_novel(
         sizes: (n classes and novel clusters,) members of each under semi-supervised k-means.
         n_classes: L.
         kmeans: `kmeans(features, n_clusters) -> (n,) labels`.
+
+    Without a known class nothing says how large one is: no cluster is split.
     """
+    if not n_classes:
+        return targets
     typical, largest = float(np.median(sizes[:n_classes])), _sizes_of_classes(sizes[:n_classes])[1]
     result, fresh = np.where(targets < n_classes, targets, MIXED), n_classes
     for novel in range(n_classes, len(sizes)):

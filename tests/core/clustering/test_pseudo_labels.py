@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from core.clustering import pseudo_labels, roles, ssddbc
+from core.clustering import grid, pseudo_labels, roles, ssddbc
 from core.clustering.pseudo_labels import Points, build, centred, check_origin, file_name, read, write
 from core.errors import UserError
 
@@ -187,3 +187,81 @@ def test_only_labels_of_labelled_images_exist_in_what_is_clustered():
     one, same = (json.dumps(part.codes.tolist()) for part in (given, other))
     assert one == same and set(np.flatnonzero(given.codes >= 0)) == set(np.flatnonzero(given.labels >= 0))
     assert pseudo_labels.Points.codes.fget(given).max() == 1
+
+
+def counted(given: Points, n_classes: int | None, **changes):
+    return build(given, dataclasses.replace(chosen(given), **changes), {}, None, True, ABOUT, n_classes=n_classes)
+
+
+@pytest.mark.parametrize("n_classes", range(2, 9))
+def test_a_settled_number_of_classes_is_met_exactly(n_classes):
+    """SSDDBC finds 4: two known and two novel ones."""
+    given = points()
+    found = counted(given, n_classes)
+    assert set(range(n_classes)) <= set(found.targets.tolist()) <= set(range(-1, n_classes))
+    assert found.metadata["n_novel"] == n_classes - 2 and len(found.prototypes) == n_classes
+    labelled = given.labels >= 0
+    assert np.array_equal(found.targets[labelled], given.codes[labelled])
+    assert not (found.agreed_mask & ~found.core_mask).any()
+
+
+def test_the_number_that_was_found_anyway_changes_nothing(pseudo):
+    same = counted(points(), 4)
+    assert all(np.array_equal(getattr(same, name), value) for name, value in vars(pseudo).items() if isinstance(value, np.ndarray))
+
+
+def test_too_many_novel_clusters_leave_the_largest_and_the_others_join_what_is_nearest():
+    given, (_, truth) = points(), blobs()
+    labels = np.select([truth == 1, (truth == 3) & (np.arange(len(truth)) % 3 > 0), truth == 3], [1, 2, 3], np.where(truth == 0, 0, 4))
+    labels = labels.astype(np.int32)  # class 3 in two parts, 20 and 10 points
+    found = counted(given, 4, labels=labels)
+    assert counted(given, None, labels=labels).metadata["n_novel"] == 3 and found.metadata["n_novel"] == 2
+    assert len(set(found.targets[truth == 3])) == 1 and set(found.targets[truth == 3]) != set(found.targets[truth == 1])
+
+
+def test_too_few_novel_clusters_are_made_up_by_draws_that_find_the_missing_class():
+    given, (_, truth) = points(), blobs()
+    labels = np.where(np.isin(truth, (1, 2)), 1, np.where(truth == 0, 0, 2)).astype(np.int32)  # classes 1 and 2 in one cluster
+    assert counted(given, None, labels=labels).metadata["n_novel"] == 1
+    found = counted(given, 4, labels=labels)
+    assert len(set(found.targets[truth == 1])) == 1 and found.targets[truth == 1][0] >= 2
+    assert (found.targets[truth == 2] == 1).all() and not found.agreed_mask[truth == 1].any()
+
+
+@pytest.mark.parametrize("n_classes", [1, 63])
+def test_a_number_that_targets_cannot_have_is_refused_in_one_line(n_classes):
+    given = dataclasses.replace(points(), labels=np.where(blobs()[1] < 2, blobs()[1], -1))  # 60 of 120 labelled
+    with pytest.raises(UserError, match=f"n_classes = {n_classes} .*2 labelled classes and 60 unlabelled") as error:
+        counted(given, n_classes)
+    one_line(error)
+
+
+@pytest.mark.parametrize("n_classes", [None, 1, 3, 4, 6])
+def test_without_any_label_every_category_is_novel(n_classes):
+    given = dataclasses.replace(points(), labels=np.full(120, -1))
+    found = counted(given, n_classes)
+    n = n_classes or 4
+    assert found.metadata["n_classes"] == 0 and found.metadata["n_novel"] == n == len(found.prototypes)
+    assert set(found.targets.tolist()) == set(range(n)) and np.isfinite(found.prototypes).all()
+    if n == 4:
+        assert len({(a, b) for a, b in zip(found.targets, blobs()[1], strict=True)}) == 4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_points", [4, 5, 9])
+def test_a_handful_of_points_without_a_label_are_one_category_or_more(n_points):
+    whole = points()
+    rows = np.arange(0, 120, 120 // n_points)[:n_points]
+    given = Points(whole.indices[rows], whole.ids[rows], whole.features[rows], np.full(n_points, -1))
+    found = build(given, ssddbc.cluster(centred(given.features), given.labels, given.labels >= 0, 3, 60), {}, None, True, ABOUT)
+    assert found.targets.min() == 0 and found.metadata["n_novel"] == found.targets.max() + 1 == len(found.prototypes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_whole_grid_works_without_any_label():
+    given = dataclasses.replace(points(), labels=np.full(120, -1))
+    found = grid.search(centred(given.features), given.labels, given.labels >= 0, range(3, 10, 2), range(40, 101, 20), 1)
+    scores, eligible = [cell.score for cell in found.cells.values()], [not cell.degenerate for cell in found.cells.values()]
+    cell = roles.choose_cell(list(found.partitions), scores, eligible, given.codes, 0)
+    again = build(given, dataclasses.replace(found.best, labels=found.partitions[cell]), {}, None, True, ABOUT)
+    assert again.metadata["n_novel"] == 4 and len(set(zip(again.targets, blobs()[1], strict=True))) == 4

@@ -221,3 +221,9 @@ def test_a_large_novel_class_among_classes_as_large_is_not_split():
 def test_few_points_are_not_split_into_parts_of_five_or_fewer():
     targets = np.array([0] * 2 + [1] * 10)
     assert split_novel(np.zeros((12, 1)), targets, [2, 10], 1, halves).max() == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_a_known_class_no_novel_cluster_is_too_large():
+    targets = np.array([0] * 90 + [1] * 10)
+    assert np.array_equal(split_novel(np.zeros((100, 1)), targets, np.array([90, 10]), 0, halves), targets)
