@@ -31,3 +31,8 @@ def estimate(features: np.ndarray, labels: np.ndarray, seed: int) -> Count:
     known = len(np.unique(labels[labelled]))
     n = estimate_n_clusters(features, labels, labelled, known, 3 * known + 4, np.random.default_rng(seed)) if known else 1
     return Count(n, n, n)
+
+
+def wanted(n: int, n_known: int, over_cluster: float, n_points: int) -> int:
+    """Return how many clusters to make of `n_points` points for `n` classes."""
+    return max(n_known, 1, min(int(n * over_cluster + 0.5), n_points))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core import digest
-from core.data.images import NOBODY_SAID, DiscoveryData, ImageSet, digest_of_images
+from core.data.images import NOBODY_SAID, DiscoveryData, ImageSet, Skipped, digest_of_images
 from core.data.splits import Split
 
 
@@ -32,6 +32,7 @@ class Problem:
         counted: whether the number of classes is declared, as benchmarks do: then K = known and novel names.
         labels_digest: of the labels from which the split has drawn: those that were given on a heap, those of known classes on a
             benchmark.
+        skipped: files that were left out.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Problem:
     novel_names: tuple[str, ...] = ()
     counted: bool = True
     labels_digest: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def n_declared(self) -> int | None:
@@ -112,4 +114,4 @@ def pose(read: DiscoveryData, split: Split) -> Posed:
     train = dataclasses.replace(read.train, labels=labels)
     test = dataclasses.replace(read.test, labels=np.full(len(read.test), NOBODY_SAID, np.int64))
     truth = Truth(read.train.labels, read.test.labels, read.class_names, read.known_classes)
-    return Posed(Problem(read.name, train, test, names, novel, counted, digest.of_array(may)), split, truth)
+    return Posed(Problem(read.name, train, test, names, novel, counted, digest.of_array(may), read.skipped), split, truth)

@@ -22,6 +22,8 @@ from core.models import backbones
 from core.models.fast_trunk import FastTrunk, fold
 from core.serving.answers import answer, resized
 
+TEMPERATURE = 0.1  # of models that say none
+
 
 def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: dict[str, Any], lineage: Lineage = NOTHING) -> None:
     """Write what `_load_pyfunc` reads.
@@ -31,7 +33,7 @@ def write(folder: Path, model: Any, spec: ViewSpec, centres: np.ndarray, about: 
         model: the trained DiscoveryModel, on any device.
         spec: its views; only the evaluation view is served.
         centres: (K, d) cluster centres: means of L2-normalised features, as the evaluation assigns to.
-        about: model_name, image_size, grad_from_block, batch_norm, class names per cluster, known flags, digests.
+        about: model_name, grad_from_block, clusters (`name`, `known`, `radius`), the temperature of confidences, digests.
         lineage: what its weights have learnt from.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,7 @@ class DiscoveryPredictor:
             getattr(self.backbone, part).load_state_dict(state)
         self.backbone.tail.eval()
         self.centres, self.clusters = tensors["centres"].numpy(), about["clusters"]
+        self.temperature = about.get("temperature", TEMPERATURE)
 
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return one answer per row of a table with a column `image`; see `core.serving.answers.answer`."""
@@ -76,7 +79,9 @@ class DiscoveryPredictor:
     def shares(self, images: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster (B,) of B resized images and the shares of all (B, K)."""
         features = normalise(self.backbone.tail(self.backbone.trunk(evaluation_view(torch.cat(images), self.spec))).numpy())
-        return assign(features, self.centres), confidences(features, self.centres)  # the very functions whose answers are evaluated
+        return assign(features, self.centres), confidences(
+            features, self.centres, self.temperature
+        )  # the very functions whose answers are evaluated
 
 
 def _load_pyfunc(path: str) -> DiscoveryPredictor:

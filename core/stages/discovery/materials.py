@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.clustering.n_classes import Count
 from core.cores import threads
 from core.data import catalog
 from core.data.images import DiscoveryData
@@ -106,11 +107,11 @@ def digests(loaded: Posed) -> dict[str, str]:
     return {"data": loaded.data.digest, "split": loaded.split.digest, "truth": loaded.truth.digest}
 
 
-def n_clusters(config: Any, data: Problem, split: Split, train: np.ndarray) -> int:
-    """Return the number of clusters to make of features (N, d): what was asked for, else declared, else an estimate from them."""
+def n_clusters(config: Any, data: Problem, split: Split, train: np.ndarray, count: Count | None = None) -> int:
+    """Return the number of clusters to make of features (N, d): what was asked for, else declared, else an estimate (`count`) from them."""
     if config.n_classes != "auto":
         return int(config.n_classes)
-    return data.n_declared or discovery.count_classes(data, split, train, config.seed).n
+    return data.n_declared or (count or discovery.count_classes(data, split, train, config.seed)).n
 
 
 def _require_possible(config: Any, data: DiscoveryData, split: Split) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core.clustering.n_classes import wanted
 from core.data.problem import NOBODY_SAID
-from core.evaluation import discovery
+from core.evaluation import answering, discovery
 from core.evaluation import features as features_module
-from core.plots import confusion, figure, gallery
+from core.plots import class_count, confusion, figure, gallery
 from core.stages import after, execute, inputs
+from core.stages.discovery import answer as answers
 from core.stages.discovery import materials, rebuild
 from core.stages.discovery.config import CacheConfig
-from core.stages.discovery.register import named_clusters, register, test_digest
+from core.stages.discovery.register import Served, register, test_digest
 from core.tracking import provenance
 from core.tracking import stage as stages
 from core.tracking.recorder import Recorder
@@ -53,9 +56,11 @@ class _Report:
         train, test = (features_module.normalise(extractor.extract(self.model)) for extractor in m.extractors())
         self.features = train
         data, split, config = pipeline.data, pipeline.split, pipeline.config
-        n = materials.n_clusters(config, data, split, train)
+        used = len(split.labelled) + len(split.unlabelled)
+        self.count = discovery.count_classes(data, split, train, config.seed)
+        n = wanted(materials.n_clusters(config, data, split, train, self.count), answers.n_labelled(data, split), config.over_cluster, used)
         found = discovery.cluster(data, split, train, test, n, config.seed)
-        self.clusters = discovery.largest_first(found, len(np.unique(data.train.labels[split.labelled])))
+        self.clusters = discovery.largest_first(found, answers.n_labelled(data, split))
         figures = discovery.report(pipeline.truth, split, self.clusters, tuple(config.eval_funcs.split(",")))
         figures |= discovery.label_free(data, split, self.clusters, train) | {"n_clusters": float(n)}
         self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
@@ -71,7 +76,8 @@ class _Report:
             "taxon.select_by": pipeline.config.select_by,
         }
         asked = {after.REGISTRATION: self._register} if pipeline.config.register else {}
-        steps = after.Steps({"pictures": lambda _summary: self._draw(folder), **asked}, lambda found: _say(pipeline, self.run, found))
+        each = {"answer": lambda _summary: self._write(folder), "pictures": lambda _summary: self._draw(folder), **asked}
+        steps = after.Steps(each, lambda found: _say(pipeline, self.run, found))
         try:
             return after.settle(after.published(self.run, folder, summary, tags, steps, unfinished), steps)
         finally:
@@ -86,11 +92,29 @@ class _Report:
             target = folder / "heatmaps" / f"epoch_{clustering.summary['epoch']:04d}"
             shutil.copytree(clustering.folder / "heatmaps", target)
         _pictures(pipeline, self.clusters, self.features, folder / "plots")
+        if self.count.curve:
+            figure.save(class_count.class_count(self.count, pipeline.data.n_declared), folder / "plots" / "n_classes.png")
+
+    @cached_property
+    def made(self) -> answering.Made:
+        """The answer, and what a served model needs to give it."""
+        pipeline = self.pipeline
+        facts = answers.counted(self.count, pipeline.config.n_classes, pipeline.data.n_declared)
+        return answers.made(pipeline.data, pipeline.split, self.clusters, self.features, pipeline.config.seed, facts)
+
+    def _write(self, folder: Path) -> None:
+        """Write the answer's files and its page."""
+        pipeline = self.pipeline
+        answers.write(self.made, folder, self.run.run_id, pipeline.data, pipeline.config.suggest)
 
     def _register(self, summary: dict[str, Any]) -> dict[str, str]:
         figures = summary["table"]["selected model"]
         digest = test_digest(self.pipeline.data, self.pipeline.truth)
-        return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, figures, digest)}
+        answer = self.made.answer
+        radii = self.made.radii.tolist()
+        clusters = [{"name": one.name, "known": one.known, "radius": radii[one.cluster]} for one in answer.categories]
+        served = Served(clusters, self.made.temperature, figures, digest)
+        return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, served)}
 
 
 def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
@@ -134,7 +158,7 @@ def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, fol
     train: (N, d) normalised features of the training images.
     """
     data, split, truth = pipeline.loaded
-    names = named_clusters(data, split, len(found.result.centres))
+    names, n_known = answers.names_of(data, split, found), answers.n_labelled(data, split)
     groups = []
     for cluster in np.unique(found.train[split.unlabelled]):
         members = split.unlabelled[found.train[split.unlabelled] == cluster]
@@ -142,8 +166,7 @@ def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, fol
         classes = truth.train[members[truth.train[members] != NOBODY_SAID]]
         images = np.stack([figure_image(image) for image in data.train.source.load(members[local])])
         purity = float(np.bincount(classes).max() / len(classes)) if len(classes) else None
-        about = names[cluster]
-        groups.append(gallery.GalleryGroup(about["name"], images, about["known"], purity, len(members)))
+        groups.append(gallery.GalleryGroup(names[cluster], images, bool(cluster < n_known), purity, len(members)))
     folder.mkdir(parents=True, exist_ok=True)
     figure.save(gallery.gallery(groups), folder / "gallery.png")
     judged = split.unlabelled[truth.train[split.unlabelled] != NOBODY_SAID]

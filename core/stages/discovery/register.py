@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from itertools import count
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,26 @@ COLUMNS = ({"image": "string"}, {"class": "string", "confidence": "double", "clu
 METRIC = "accuracy"  # of held-out known-class images, all that training may know of; promotion asks about test images of all classes
 
 
-def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, metrics: dict[str, float], test: str = "") -> str:
-    """Register `taxon-discovery-<data>` (core.tracking.identity) and return its URI (models:/<name>/<version>).
+@dataclass(frozen=True)
+class Served:
+    """What a registered model says beside the clusters.
 
-    `test` is the digest of the test part, '' for none (`test_digest`).
+    Attributes:
+        clusters: `name`, `known` and `radius` (cosine distance within which 95 % of its images lie) of each cluster.
+        temperature: of its confidences, calibrated on held-out images.
+        metrics: figures shown beside it.
+        test: digest of the test part, '' for none (`test_digest`).
     """
-    data, split = trained.data, trained.split
-    clusters = named_clusters(data, split, len(found.result.centres))
+
+    clusters: list[dict[str, Any]]
+    temperature: float
+    metrics: dict[str, float]
+    test: str = ""
+
+
+def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, served: Served) -> str:
+    """Register `taxon-discovery-<data>` (core.tracking.identity) and return its URI (models:/<name>/<version>)."""
+    data, split, clusters = trained.data, trained.split, served.clusters
     config = trained.config
     about = {
         "model_name": config.model_name,
@@ -45,6 +58,7 @@ def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clus
         "data_digest": data.digest,
         "split_digest": split.digest,
         "epoch": trained.state.epoch,
+        "temperature": served.temperature,
     }
     name = registry.model_name("discovery", data.name)
     tags = {key: str(about[key]) for key in ("data", "data_digest", "epoch", "model_name")}
@@ -52,7 +66,7 @@ def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clus
     try:
         serving.write(folder / "data", model, spec, found.result.centres, about, trained.state.lineage)
         # Names of their own: MLflow stores a model's metrics on its run too, where these names are curves.
-        finite = {f"registered/{key}": value for key, value in metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
+        finite = {f"registered/{key}": value for key, value in served.metrics.items() if key.startswith(("unlabelled/", "test/", "val/"))}
         return registry.register(
             run,
             name,
@@ -62,22 +76,11 @@ def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clus
             example(data.train.source),
             finite,
             tags,
-            evaluation(trained, clusters, found, test),
+            evaluation(trained, clusters, found, served.test),
             identity(data),
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def named_clusters(data: Problem, split: Split, n_clusters: int) -> list[dict[str, Any]]:
-    """Return name and `known` of each cluster: of labelled classes, which come first, the label; then `novel 1`, `novel 2`, ..."""
-    known = [data.known_names[c] for c in np.unique(data.train.labels[split.labelled])]
-    taken, novel = set(known), list[str]()
-    numbers = count(1)
-    while len(known) + len(novel) < n_clusters:
-        name = f"novel {next(numbers)}"
-        novel += [] if name in taken else [name]  # people may have called a class so
-    return [{"name": name, "known": True} for name in known] + [{"name": name, "known": False} for name in novel]
 
 
 def evaluation(trained: Trained, clusters: list[dict[str, Any]], found: Clustering, test: str = "") -> registry.Evaluation | None:

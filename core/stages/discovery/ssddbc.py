@@ -76,8 +76,9 @@ def _pseudo_labels(config: SsddbcConfig, run: Recorder, trained: rebuild.Trained
     epoch = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
     points, found = _search(config, trained, features)
     params, chosen = _choose(config, points, found)
+    n_classes = None if config.n_classes == "auto" else int(config.n_classes)
     about = _about(trained, features, chosen.score, epoch)
-    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, about)
+    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, about, n_classes=n_classes)
     metrics = _metrics(trained, pseudo, previous) | _diagnostics(truth, trained.split, pseudo)
     name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", params["k"], params["density_percentile"])
     _write(folder, name, pseudo, _cells(found, points, truth))
