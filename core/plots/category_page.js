@@ -403,7 +403,7 @@
     const [dx, dy] = ways[event.key];
     const [i] = nearest(...from, (other, x, y) => {
       const along = (x - from[0]) * dx + (y - from[1]) * dy, aside = Math.abs((x - from[0]) * dy) + Math.abs((y - from[1]) * dx);
-      return other !== pointed && along > 0 && aside <= along;
+      return other !== pointed && along > 0 && aside <= 2 * along;
     });
     if (i >= 0) point(i);
   });

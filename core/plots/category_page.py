@@ -46,8 +46,12 @@ WORDS = (
     ("silhouette", "silhouette", "how well the clusters lie apart: 1 is best, 0 is none"),
     ("stability", "stability", "how far the clusters stay the same when found again: 1 is best"),
     ("core_share", "core share", "images in the dense middle of a category"),
+    ("calibration_error", "error of the confidence", "how far confidence and accuracy differ on held-out labelled images: 0 is best"),
 )
-NAMED_ELSEWHERE = ("n_classes_curve", "curve")
+# Facts that are shown elsewhere on the page, that others imply, or that only a program wants.
+SILENT = frozenset(("n_classes_curve", "curve", "images", "n_known", "n_novel", "parts", "border_share", "outlier_share", "outliers"))
+SILENT |= {"duplicates", "duplicate_groups", "held_out", "calibrated", "calibration", "temperature"}
+SHARES = frozenset(("core_share", "held_out_accuracy", "calibration_error"))
 
 
 def write(path: Path, answer: Answer, load: Load, run: str, title: str, limit: int = 5000) -> None:
@@ -132,7 +136,7 @@ def _head(answer: Answer) -> list[list[str]]:
         if told.get(key) is not None:
             said.append([words, _shown(key, told[key]), meaning])
     plain = (str, int, float, np.integer, np.floating)
-    others = [key for key in told if key not in (*(word[0] for word in WORDS), *NAMED_ELSEWHERE)]
+    others = [key for key in told if key not in SILENT.union(word[0] for word in WORDS)]
     said += [[key.replace("_", " "), _shown(key, told[key]), ""] for key in others if isinstance(told[key], plain)]
     groups = len(np.unique(answer.duplicates[answer.duplicates >= 0]))
     outliers = int(np.sum(answer.positions == POSITIONS.index("outlier")))
@@ -155,7 +159,7 @@ def _shown(key: str, value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return "not known"
-    return f"{100 * value:.0f} %" if key in ("core_share", "held_out_accuracy") else f"{value:,.3g}"
+    return f"{100 * value:.0f} %" if key in SHARES else f"{value:,.3g}"
 
 
 def _curve(told: Mapping[str, Any]) -> list[list[float]]:

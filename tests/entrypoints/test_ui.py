@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from urllib.parse import quote
 import pytest
 
 from core.tracking.experiment import UI_LAYOUT
+from tests import chromium
 from tests.entrypoints.place import GUARD, TINY, Place, kill_group
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 NAME = "taxon-discovery-digits"
 QUICK = TINY | {"stage1_epochs": "1", "update_interval": "1", "total_epochs": "2"}
 LRS = ("0.001", "0.003")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1100")
 # MLflow's assistant would take a third of every page.
 QUIET = {"mlflow.assistant.panelOpen_v1": "false", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
 
@@ -76,18 +75,9 @@ class Pages:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Return a headless Chromium."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here: install the Debian packages chromium and chromium-driver to run this test")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    started.set_page_load_timeout(GUARD / 3)
-    yield started
-    started.quit()
+    running = chromium.started(GUARD / 3)
+    yield running
+    running.quit()
 
 
 @pytest.fixture(scope="module")

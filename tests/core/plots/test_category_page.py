@@ -86,6 +86,16 @@ def test_the_head_says_what_is_known_without_truth(tmp_path):
     data = data_of(written(told, tmp_path))
     said = {words: value for words, value, _ in data["facts"]}
     assert said["held-out accuracy of known classes"] == "92 %" and said["silhouette"] == "0.314"
+    assert "confidence" not in said
+    data = data_of(written(answer_of(calibrated=False, temperature=0.1, images=13, parts={"unlabelled": 11}), tmp_path))
+    said = {words: value for words, value, _ in data["facts"]}
+    assert said["confidence"] == "not calibrated" and not {"temperature", "parts"} & set(said) and said["images"] == "13"
+
+
+def test_the_head_takes_what_it_does_not_know_as_it_is(tmp_path):
+    told = {"stability": float("nan"), "note": "one seed", "n_classes_curve": {2: 0.1, 3: 0.4}}
+    data = data_of(written(answer_of(**told), tmp_path))
+    said = {words: value for words, value, _ in data["facts"]}
     assert said["stability"] == "not known" and said["note"] == "one seed" and data["curve"] == [[2.0, 0.1], [3.0, 0.4]]
 
 
