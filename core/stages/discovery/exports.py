@@ -1,0 +1,216 @@
+"""An answer as other tools take it: folders, links, FiftyOne, Label Studio or COCO.
+
+Images are copied as the files they are; those of a data set without files become PNG files. Everything lies in one new folder: names of
+categories and images, whatever they hold, cannot lead out of it, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+from core.data.decoding import size_of
+from core.data.images import FileImages, ImageSource
+from core.errors import UserError, nearest
+from core.evaluation.answer import Answer
+from core.progress import bar
+
+Kind = Literal["folders", "links", "fiftyone", "labelstudio", "coco"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_LONGEST = 80  # letters of a name; file systems take 255 bytes, and one letter has up to four
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
+
+
+def kinds(text: str) -> tuple[Kind, ...]:
+    """Return the kinds in a comma-separated list, each once; UserError for one that there is not."""
+    asked = list(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
+    for kind in asked:
+        if kind not in KINDS:
+            raise UserError(f"export: there is no kind '{kind}'{nearest(kind, KINDS)} (choose from: {', '.join(KINDS)})")
+    return tuple(kind for kind in KINDS if kind in asked)
+
+
+def export(kind: Kind, answer: Answer, folder: Path, source: ImageSource) -> None:
+    """Write an answer as a new folder; UserError where it exists and is not empty, and for links to a data set without files.
+
+    folders, links: <category>/<file>, copies or symbolic links. fiftyone: data/ and labels.json, a FiftyOneImageClassificationDataset.
+    labelstudio: images/, tasks.json with one prediction an image (an annotation where people gave the label), and label_config.xml.
+    coco: images/ and annotations.json, each image in one box.
+
+    Args:
+        source: the images, in the order of the answer's rows.
+    """
+    if len(source) != len(answer):
+        raise ValueError(f"{len(source)} images are not those of an answer of {len(answer)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: export into a new folder, or remove it")
+    if kind == "links" and not isinstance(source, FileImages):
+        raise UserError("export=links needs images that are files, which this data set has not; use export=folders")
+    folder.mkdir(parents=True, exist_ok=True)
+    _WRITERS[kind](answer, folder, source)
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file or folder on any system: no separators, no leading dot, not too long, never empty."""
+    name = _UNSAFE.sub("_", unicodedata.normalize("NFC", text)).strip()
+    name = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), name)[:_LONGEST].rstrip(" .")
+    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
+
+
+class _Names:
+    """Names in one folder that differ on every system, also where capital letters do not count."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def free(self, stem: str, suffix: str = "") -> str:
+        """Return `stem``suffix`, with ` (2)`, ` (3)`, ... between them where it is taken."""
+        name, number = stem + suffix, 1
+        while name.casefold() in self.taken:
+            number += 1
+            name = f"{stem} ({number}){suffix}"
+        self.taken.add(name.casefold())
+        return name
+
+
+def _into_folders(answer: Answer, folder: Path, source: ImageSource) -> None:
+    _sort(answer, folder, source, lambda row, path: _copy(source, row, path))
+
+
+def _into_links(answer: Answer, folder: Path, source: ImageSource) -> None:
+    assert isinstance(source, FileImages)
+    _sort(answer, folder, source, lambda row, path: path.symlink_to(Path(os.path.abspath(source.paths[row]))))
+
+
+def _sort(answer: Answer, folder: Path, source: ImageSource, put: Callable[[int, Path], object]) -> None:
+    """Let `put` make <category>/<file> of every image; a category without images has an empty folder."""
+    names = _Names()
+    folders = {category.cluster: folder / names.free(safe_name(category.name)) for category in answer.categories}
+    for path in folders.values():
+        path.mkdir()
+    files = {cluster: _Names() for cluster in folders}
+    for row in _rows(answer):
+        cluster = int(answer.clusters[row])
+        stem = safe_name(Path(answer.ids[row].replace("\\", "/")).stem)
+        put(row, folders[cluster] / files[cluster].free(stem, _suffix(source, row)))
+
+
+def _into_fiftyone(answer: Answer, folder: Path, source: ImageSource) -> None:
+    files = _numbered(answer, folder / "data", source)
+    position = {category.cluster: i for i, category in enumerate(answer.categories)}
+    labels = {
+        Path(file).stem: {
+            "label": position[int(answer.clusters[row])],
+            "confidence": float(answer.confidences[row]),
+            "attributes": {"image_id": answer.ids[row], "part": answer.parts[row], "given_label": answer.labels[row]},
+        }
+        for row, file in enumerate(files)
+    }
+    _json(folder / "labels.json", {"classes": [category.name for category in answer.categories], "labels": labels})
+
+
+def _into_labelstudio(answer: Answer, folder: Path, source: ImageSource) -> None:
+    files = _numbered(answer, folder / "images", source)
+    _json(folder / "tasks.json", [_task(answer, row, file) for row, file in enumerate(files)])
+    names = dict.fromkeys([*(category.name for category in answer.categories), *filter(None, answer.labels)])
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
+    view = f'<View>\n  <Image name="image" value="$image"/>\n  <Choices name="category" toName="image">\n{choices}  </Choices>\n</View>\n'
+    (folder / "label_config.xml").write_text(view, encoding="utf-8")
+
+
+def _task(answer: Answer, row: int, file: str) -> dict[str, Any]:
+    """Return one task: the image by its path below the exported folder, which is the tool's LOCAL_FILES_DOCUMENT_ROOT."""
+
+    def chosen(name: str) -> list[dict[str, Any]]:
+        return [{"from_name": "category", "to_name": "image", "type": "choices", "value": {"choices": [name]}}]
+
+    name = answer.categories[int(answer.clusters[row])].name
+    about = {"id": answer.ids[row], "part": answer.parts[row]}
+    score = float(answer.confidences[row])
+    task: dict[str, Any] = {
+        "data": {"image": f"/data/local-files/?d={quote(f'images/{file}')}", **about},
+        "predictions": [{"model_version": f"taxon {answer.digest[:12]}", "score": score, "result": chosen(name)}],
+    }
+    return task | ({"annotations": [{"result": chosen(answer.labels[row])}]} if answer.labels[row] else {})
+
+
+def _into_coco(answer: Answer, folder: Path, source: ImageSource) -> None:
+    files = _numbered(answer, folder / "images", source)
+    images, annotations = [], []
+    for row, file in enumerate(files):
+        width, height = size_of(folder / "images" / file)
+        images.append({"id": row + 1, "file_name": file, "width": width, "height": height, "taxon_id": answer.ids[row]})
+        annotations.append(
+            {
+                "id": row + 1,
+                "image_id": row + 1,
+                "category_id": int(answer.clusters[row]) + 1,
+                "bbox": [0, 0, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "score": float(answer.confidences[row]),
+            }
+        )
+    categories = [{"id": c.cluster + 1, "name": c.name, "supercategory": "known" if c.known else "novel"} for c in answer.categories]
+    about = {"description": "categories found by taxon; each box is the whole image"}
+    _json(folder / "annotations.json", {"info": about, "images": images, "annotations": annotations, "categories": categories})
+
+
+def _numbered(answer: Answer, folder: Path, source: ImageSource) -> list[str]:
+    """Copy the images into a new folder by their row's number; return their file names."""
+    folder.mkdir()
+    files = []
+    for row in _rows(answer):
+        files.append(f"{row:06d}{_suffix(source, row)}")
+        _copy(source, row, folder / files[-1])
+    return files
+
+
+def _rows(answer: Answer) -> Iterable[int]:
+    return bar(range(len(answer)), "exporting")
+
+
+def _suffix(source: ImageSource, row: int) -> str:
+    """Return what the file's name ends in, '.png' for an image without a file."""
+    if not isinstance(source, FileImages):
+        return ".png"
+    suffix = safe_name(Path(source.paths[row]).suffix.lower().lstrip("."))
+    return f".{suffix}" if suffix.strip("_") else ""
+
+
+def _copy(source: ImageSource, row: int, path: Path) -> None:
+    """Write an image as a new file; UserError where its file is gone."""
+    if not isinstance(source, FileImages):
+        with path.open("xb") as file:
+            Image.fromarray(source.load(np.array([row]))[0]).save(file, "PNG")
+        return
+    try:
+        with open(source.paths[row], "rb") as original, path.open("xb") as file:
+            shutil.copyfileobj(original, file)
+    except FileNotFoundError:
+        raise UserError(f"{source.paths[row]} is gone: it was there when the run started; put it back and export again") from None
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+_WRITERS: dict[Kind, Callable[[Answer, Path, ImageSource], None]] = {
+    "folders": _into_folders,
+    "links": _into_links,
+    "fiftyone": _into_fiftyone,
+    "labelstudio": _into_labelstudio,
+    "coco": _into_coco,
+}

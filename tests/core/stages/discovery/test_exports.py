@@ -1,0 +1,204 @@
+"""Exports open in the tools they are for, stay in their folder, and overwrite nothing."""
+
+import json
+import xml.etree.ElementTree as ET
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.data.images import ArrayImages, FileImages
+from core.errors import UserError
+from core.evaluation.answer import Answer, Category
+from core.stages.discovery import exports
+
+NAMES = ("../rose", 'a/b <"&x>')
+IDS = ("../../a.png", "x/b.JPG", "y/b.jpg", "..", "con.png", "b.JPG")
+
+
+def an_answer(ids=IDS, names=NAMES):
+    """Return an answer of two categories: even rows are in the first, which is known; the first image has a label."""
+    n = len(ids)
+    clusters = np.arange(n) % 2
+    zeros, none = np.zeros(n, np.int64), ()
+    categories = tuple(
+        Category(c, name, c == 0, int((clusters == c).sum()), 0.9, 0.5, 1 - c, None, 0.8, none, none, none) for c, name in enumerate(names)
+    )
+    parts = ("labelled", *["unlabelled"] * (n - 1))
+    return Answer(
+        tuple(ids),
+        tuple(ids),
+        tuple(map(str, range(n))),
+        (names[0], *[""] * (n - 1)),
+        parts,
+        clusters,
+        zeros,
+        np.linspace(0.5, 1, n),
+        np.full(n, 0.5),
+        zeros,
+        zeros - 1,
+        np.zeros((n, 2), np.float32),
+        categories,
+        digest="d" * 64,
+    )
+
+
+def files(folder):
+    """Return an image file for each of IDS, of two kinds."""
+    folder.mkdir()
+    paths = [folder / f"{i}.{'png' if i % 3 else 'JPG'}" for i in range(len(IDS))]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8 + i, 6), (i * 40, 0, 0)).save(path)
+    return FileImages(paths)
+
+
+def content_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folders_hold_copies_by_category(tmp_path):
+    source = files(tmp_path / "in")
+    exports.export("folders", an_answer(), tmp_path / "out", source)
+    found = content_of(tmp_path / "out")
+    assert sorted(found) == [
+        "___rose/_con.png",
+        "___rose/a.jpg",
+        "___rose/b.png",
+        "a_b __&x_/__.jpg",
+        "a_b __&x_/b (2).png",
+        "a_b __&x_/b.png",
+    ]
+    assert sorted(found.values()) == sorted(path.read_bytes() for path in source.paths)
+
+
+def test_links_lead_to_the_originals_and_need_files(tmp_path):
+    source = files(tmp_path / "in")
+    exports.export("links", an_answer(), tmp_path / "out", source)
+    links = [path for path in (tmp_path / "out").rglob("*") if path.is_symlink()]
+    assert {link.resolve() for link in links} == {path.resolve() for path in source.paths} and len(links) == len(IDS)
+    with pytest.raises(UserError, match="use export=folders"):
+        exports.export("links", an_answer(), tmp_path / "other", ArrayImages(np.zeros((len(IDS), 4, 4, 3), np.uint8)))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", exports.KINDS)
+def test_nothing_is_overwritten_and_nothing_lies_outside(tmp_path, kind):
+    source = files(tmp_path / "in")
+    before = content_of(tmp_path)
+    exports.export(kind, an_answer(), tmp_path / "out", source)
+    made = content_of(tmp_path)
+    assert all(made[name] == content for name, content in before.items())
+    assert all(name.startswith(("out/", "in/")) for name in made)
+    with pytest.raises(UserError, match="out is there already"):
+        exports.export(kind, an_answer(), tmp_path / "out", source)
+    assert content_of(tmp_path) == made
+
+
+@pytest.mark.parametrize("kind", [kind for kind in exports.KINDS if kind != "links"])
+def test_images_without_files_become_png_of_the_same_pixels(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (len(IDS), 8, 8, 3), np.uint8)
+    exports.export(kind, an_answer(), tmp_path / "out", ArrayImages(pixels))
+    found = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").rglob("*.png"))]
+    assert sorted(map(bytes, found)) == sorted(map(bytes, pixels))
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    source = files(tmp_path / "in")
+    source.paths[2].unlink()
+    with pytest.raises(UserError, match=r"2\.png is gone"):
+        exports.export("coco", an_answer(), tmp_path / "out", source)
+
+
+def test_fiftyone_labels_are_classes_by_number(tmp_path):
+    exports.export("fiftyone", an_answer(), tmp_path / "out", files(tmp_path / "in"))
+    said = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert said["classes"] == list(NAMES)
+    assert {name: one["label"] for name, one in said["labels"].items()} == {f"{row:06d}": row % 2 for row in range(len(IDS))}
+    assert {path.stem for path in (tmp_path / "out" / "data").iterdir()} == set(said["labels"])
+    assert said["labels"]["000000"]["attributes"] == {"image_id": IDS[0], "part": "labelled", "given_label": NAMES[0]}
+
+
+def test_fiftyone_imports_it(tmp_path):
+    fiftyone = pytest.importorskip("fiftyone", reason="pip install fiftyone")
+    exports.export("fiftyone", an_answer(), tmp_path / "out", files(tmp_path / "in"))
+    kind = fiftyone.types.FiftyOneImageClassificationDataset
+    dataset = fiftyone.Dataset.from_dir(dataset_dir=str(tmp_path / "out"), dataset_type=kind)
+    assert sorted(sample.ground_truth.label for sample in dataset) == sorted(NAMES * 3)
+    assert dataset.first().ground_truth.confidence == 0.5
+
+
+def tasks(tmp_path):
+    exports.export("labelstudio", an_answer(), tmp_path / "out", files(tmp_path / "in"))
+    folder = tmp_path / "out"
+    return json.loads((folder / "tasks.json").read_text()), (folder / "label_config.xml").read_text()
+
+
+def test_labelstudio_tasks_name_files_and_choices_of_the_config(tmp_path):
+    made, config = tasks(tmp_path)
+    choices = [choice.get("value") for choice in ET.fromstring(config).iter("Choice")]
+    assert choices == list(NAMES)
+    for row, task in enumerate(made):
+        (path,) = parse_qs(urlsplit(task["data"]["image"]).query)["d"]
+        assert (tmp_path / "out" / path).is_file()
+        assert task["predictions"][0]["result"][0]["value"]["choices"] == [NAMES[row % 2]]
+    assert [("annotations" in task) for task in made] == [True] + [False] * (len(IDS) - 1)
+    assert made[0]["annotations"][0]["result"][0]["value"]["choices"] == [NAMES[0]]
+
+
+def test_labelstudio_validates_them(tmp_path):
+    interface = pytest.importorskip("label_studio_sdk.label_interface", reason="pip install label-studio-sdk")
+    made, config = tasks(tmp_path)
+    label_interface = interface.LabelInterface(config)
+    label_interface.validate()
+    for task in made:
+        assert label_interface.validate_prediction(task["predictions"][0])
+        assert all(label_interface.validate_annotation(annotation) for annotation in task.get("annotations", ()))
+
+
+def test_coco_boxes_are_whole_images(tmp_path):
+    exports.export("coco", an_answer(), tmp_path / "out", files(tmp_path / "in"))
+    said = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [category["name"] for category in said["categories"]] == list(NAMES)
+    assert [category["supercategory"] for category in said["categories"]] == ["known", "novel"]
+    for image, box in zip(said["images"], said["annotations"], strict=True):
+        assert Image.open(tmp_path / "out" / "images" / image["file_name"]).size == (image["width"], image["height"])
+        assert box["bbox"] == [0, 0, image["width"], image["height"]] and box["image_id"] == image["id"]
+
+
+def test_pycocotools_reads_it(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco", reason="pip install pycocotools")
+    exports.export("coco", an_answer(), tmp_path / "out", files(tmp_path / "in"))
+    found = coco.COCO(str(tmp_path / "out" / "annotations.json"))
+    (rose,) = found.getCatIds(catNms=[NAMES[0]])
+    assert found.getImgIds(catIds=[rose]) == [1, 3, 5]
+    boxes = found.loadRes([{key: one[key] for key in ("image_id", "category_id", "bbox", "score")} for one in found.anns.values()])
+    assert len(boxes.anns) == len(IDS)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.text(max_size=120))
+def test_every_name_is_one_that_any_system_takes(text):
+    name = exports.safe_name(text)
+    assert name and len(name) <= 81 and not set(name) & set('/\\<>:"|?*\0') and not name.startswith(".")
+    assert name == name.rstrip(" .") and name.encode() and name.split(".")[0].lower() not in ("con", "nul", "prn", "aux")
+
+
+def test_names_that_differ_in_capitals_only_get_a_number():
+    names = exports._Names()
+    assert [names.free("Rose"), names.free("rose"), names.free("rose (2)"), names.free("a", ".jpg"), names.free("A", ".JPG")] == [
+        "Rose",
+        "rose (2)",
+        "rose (2) (2)",
+        "a.jpg",
+        "A (2).JPG",
+    ]
+
+
+def test_kinds_are_parsed_and_an_unknown_one_is_named():
+    assert exports.kinds(" coco, folders,coco,") == ("folders", "coco")
+    assert exports.kinds("") == ()
+    with pytest.raises(UserError, match=r"no kind 'fiftytwo'.*did you mean 'fiftyone'"):
+        exports.kinds("fiftytwo")
