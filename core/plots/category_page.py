@@ -138,13 +138,12 @@ def _head(answer: Answer) -> list[list[str]]:
     plain = (str, int, float, np.integer, np.floating)
     others = [key for key in told if key not in SILENT.union(word[0] for word in WORDS)]
     said += [[key.replace("_", " "), _shown(key, told[key]), ""] for key in others if isinstance(told[key], plain)]
+    if not answer.facts.get("calibrated", True):
+        said.append(["confidence", "not calibrated", "too few held-out labelled images to tell how right it is"])
     groups = len(np.unique(answer.duplicates[answer.duplicates >= 0]))
     outliers = int(np.sum(answer.positions == POSITIONS.index("outlier")))
-    return [
-        *said,
-        ["outliers", f"{outliers:,}", "images like no other"],
-        ["near-duplicates", f"{groups:,}", "groups of nearly the same image"],
-    ]
+    said.append(["outliers", f"{outliers:,}", "images like no other"])
+    return [*said, ["near-duplicates", f"{groups:,}", "groups of nearly the same image"]]
 
 
 def _shown(key: str, value: Any) -> str:

@@ -80,10 +80,7 @@ def test_the_head_says_what_is_known_without_truth(tmp_path):
     said = {words: value for words, value, _ in data_of(written(answer_of(n_classes=3, n_classes_interval=(2, 4)), tmp_path))["facts"]}
     assert said["categories found"] == "3" and said["between"] == "2 and 4" and said["core share"] == "100 %"
     assert not any("accuracy" in words for words in said)
-    told = answer_of(
-        held_out_accuracy=0.925, silhouette=0.314159, stability=float("nan"), note="one seed", n_classes_curve={2: 0.1, 3: 0.4}
-    )
-    data = data_of(written(told, tmp_path))
+    data = data_of(written(answer_of(held_out_accuracy=0.925, silhouette=0.314159, calibrated=True), tmp_path))
     said = {words: value for words, value, _ in data["facts"]}
     assert said["held-out accuracy of known classes"] == "92 %" and said["silhouette"] == "0.314"
     assert "confidence" not in said
