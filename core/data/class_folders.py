@@ -60,7 +60,7 @@ def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[En
     return entries
 
 
-def scan(folder: Path, root: Path, follow_links: bool = False) -> dict[str, ClassFolder]:
+def scan(folder: Path, root: Path, follow_links: bool | None = None) -> dict[str, ClassFolder]:
     """Return what each class folder in `folder` holds, sorted by class; links may not lead out of `root` unless they are followed."""
     check(folder, root, follow_links)
     found: dict[str, ClassFolder] = {}
@@ -109,17 +109,18 @@ def below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def check(path: Path, root: Path, follow_links: bool = False) -> None:
+def check(path: Path, root: Path, follow_links: bool | None = None) -> None:
     """Raise UserError for a link that leads out of `root`, unless it may, and for a name that no report could hold."""
     try:
         path.name.encode()
     except UnicodeEncodeError:
         raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
     if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
-        raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead")
+        allow = "" if follow_links is None else ", or give follow_links=true"
+        raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead{allow}")
 
 
-def below_folder(folder: Path, root: Path, follow_links: bool = False) -> ClassFolder:
+def below_folder(folder: Path, root: Path, follow_links: bool | None = None) -> ClassFolder:
     """Return the images of a folder and of those below it, in order of their paths; see `scan` for links."""
     files: list[Path] = []
     nested, ignored = 0, Counter[str]()
@@ -135,7 +136,7 @@ def below_folder(folder: Path, root: Path, follow_links: bool = False) -> ClassF
     return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
 
 
-def _walk(folder: Path, root: Path, follow_links: bool, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -> Iterator[Path]:
     """Yield the files below a folder, and folders that are links: to follow those could count an image twice, or never end.
 
     Where links are followed, each folder is walked once, by whatever way it is reached first.

@@ -87,13 +87,23 @@ def _of_classes(root: Path, part: str, follow_links: bool) -> list[Found]:
     return [Found(path, class_folders.below(path, root), name, part) for name, one in classes.items() for path in one.files]
 
 
-def assemble(name: str, found: Sequence[Found], bad_images: str, where: str, truth: Sequence[str] = ()) -> DiscoveryData:
+def assemble(
+    name: str,
+    found: Sequence[Found],
+    bad_images: str,
+    where: str,
+    truth: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    held_out: Sequence[bool] = (),
+) -> DiscoveryData:
     """Return the data set of image files, once they are examined.
 
     Args:
         found: every file; training images in the order in which they come.
         where: what an error line names.
         truth: the true class of each file, '' where nobody knows; for reports only.
+        groups: the group of each file, '' for one that is alone.
+        held_out: whether the user has set each file apart for model selection; none of them = that is drawn.
     """
     truth = truth or [""] * len(found)
     checked = examined([one.path for one in found])
@@ -120,11 +130,19 @@ def assemble(name: str, found: Sequence[Found], bad_images: str, where: str, tru
         names,
         frozenset(range(len(known))),
         given=given,
+        held_out=np.array([held_out[i] for i in train]) if any(held_out) else None,
+        groups=_numbered([groups[i] for i in train]) if any(groups) else None,
         twins=_twins([digests[i] for i in train], given),
         skipped=tuple(Skipped(str(path), reason) for path, reason in bad),
     )
     _say(data, where)
     return data
+
+
+def _numbered(groups: Sequence[str]) -> np.ndarray:
+    """Return (N,) int64 group numbers; images without a group are one each."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(group for group in groups if group))}
+    return np.array([numbers[group] if group else len(numbers) + i for i, group in enumerate(groups)], np.int64)
 
 
 def _images(found: Sequence[Found], rows: list[int], labels: np.ndarray, digests: dict[int, str]) -> ImageSet:

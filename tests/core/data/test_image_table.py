@@ -1,0 +1,147 @@
+"""A table of images is read as people write it, and a truth in it changes nothing but the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.data import catalog, image_table
+from core.data.problem import pose
+from core.data.splits import split_of
+from core.errors import UserError
+
+NAMES = tuple(f"day {i % 3}/bild ü{i:02d}.png" for i in range(12))
+LABELS = ("oak", "elm", "oak", "elm", "", "", "", "", "", "", "", "")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Return a folder of twelve different images."""
+    folder = tmp_path_factory.mktemp("table")
+    for i, name in enumerate(NAMES):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(folder / name)
+    return folder
+
+
+def table(root: Path, rows: list[str], header: str = "path,label", file: str = "list.csv", encoding: str = "utf-8") -> str:
+    (root / file).write_bytes("\n".join([header, *rows]).encode(encoding))
+    return str(root / file)
+
+
+def plain_rows(labels: tuple[str, ...] = LABELS) -> list[str]:
+    return [f"{name},{label}" for name, label in zip(NAMES, labels, strict=True)]
+
+
+def refusal(*args, **options) -> str:
+    with pytest.raises(UserError) as error:
+        image_table.load(*args, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_separators_and_line_ends_say_the_same(root, encoding, mark, end):
+    rows = [f'"{name}"{mark} {label} ' for name, label in zip(NAMES, LABELS, strict=True)]
+    (root / "other.csv").write_bytes(end.join([f"PATH{mark}Label", *rows, ""]).encode(encoding))
+    data = image_table.load(str(root / "other.csv"), "data")
+    assert data.train.ids == NAMES and data.class_names == ("elm", "oak") and data.name == "folder/other"
+    assert [data.class_names[c] if c >= 0 else "" for c in data.train.labels] == list(LABELS)
+    assert data.given.tolist() == [bool(label) for label in LABELS]
+
+
+def test_the_catalog_takes_a_table_for_images_of_ones_own(root):
+    file = table(root, plain_rows())
+    assert catalog.load("folder", "data", "", "", False, file).train.ids == NAMES
+    with pytest.raises(UserError, match="dataset = digits; leave one of them out"):
+        catalog.load("digits", "data", "", "", False, file)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["", "oak", "elm", "ash", "zelkova"]), min_size=8, max_size=8))
+def test_a_truth_changes_the_truth_alone(root, truth):
+    """With, without and with any wrong truth: ids, known classes, split and digests are equal."""
+    without = image_table.load(table(root, plain_rows()), "data")
+    rows = [f"{row},{said}" for row, said in zip(plain_rows(), ["", "", "", "", *truth], strict=True)]
+    told = image_table.load(table(root, rows, "path,label,truth", "truth.csv"), "data")
+    one, other = (pose(data, split_of(data, 1.0, 0.5, 1)) for data in (without, told))
+    assert one.data.digest == other.data.digest and one.split.digest == other.split.digest and one.data.train.ids == other.data.train.ids
+    assert one.data.known_names == other.data.known_names == ("elm", "oak")
+    assert [other.truth.class_names[c] if c >= 0 else "" for c in other.truth.train[4:]] == truth
+
+
+def test_groups_and_splits_are_taken_over(root):
+    splits = ["val", "", "train", "", "", "", "", "", "", "", "TEST", "test"]
+    rows = [f"{row},g{i // 4},{split}" for i, (row, split) in enumerate(zip(plain_rows(), splits, strict=True))]
+    rows[8:10] = [row.replace(",g2,", ",,") for row in rows[8:10]]
+    data = image_table.load(table(root, rows, "path,label,group,split"), "data")
+    assert data.test.ids == NAMES[10:] and data.groups.tolist() == [0] * 4 + [1] * 4 + [10, 11]
+    assert data.held_out.tolist() == [True] + [False] * 9
+    split = split_of(data, 1.0, 0.5, 1)
+    assert split.validation.tolist() == [0] and split.labelled.tolist() == [1, 2, 3]
+
+
+def test_labels_that_count_as_novel_become_truth(root):
+    labels = ("oak", "elm", "ash", "elm", *LABELS[4:])
+    data = image_table.load(table(root, plain_rows(labels)), "data", novel_classes="ash")
+    assert data.class_names == ("elm", "oak", "ash") and data.known_classes == {0, 1}
+    assert not data.given[2] and data.train.labels[2] == 2
+    assert "there is no class 'asp'; did you mean 'ash'?" in refusal(table(root, plain_rows(labels)), "data", novel_classes="asp")
+
+
+def test_paths_are_below_data_root_where_it_is_given(root, tmp_path):
+    file = table(tmp_path, plain_rows())
+    assert "12 of 12 files that are not there" in refusal(file, "data") and image_table.load(file, str(root)).train.ids == NAMES
+    whole = [f"{root / name},{label}" for name, label in zip(NAMES, LABELS, strict=True)]
+    assert image_table.load(table(tmp_path, whole), "data").train.ids == tuple(str(root / name) for name in NAMES)
+
+
+def test_a_path_out_of_the_root_is_refused_unless_links_may_lead_out(root, tmp_path):
+    file = table(tmp_path, [f"../{root.name}/{name},{label}" for name, label in zip(NAMES, LABELS, strict=True)])
+    (tmp_path.parent / root.name).symlink_to(root) if not (tmp_path.parent / root.name).exists() else None
+    assert "follow_links=true" in refusal(file, "data")
+    assert len(image_table.load(file, "data", follow_links=True).train) == 12
+
+
+@pytest.mark.parametrize(
+    "header, rows, said",
+    [
+        ("file,label", ["a,b"], "has no column path"),
+        ("paht,label", ["a,b"], "did you mean 'paht'?"),
+        ("path,label", [], "lists no image"),
+        ("path,label", [",oak"], "line 2: the cell of path is empty"),
+        ("path,label,split", [f"{NAMES[0]},oak,vall"], "line 2: split = 'vall' is none of train, val, test; did you mean 'val'?"),
+        ("path,label,split", [f"{NAMES[0]},,val"], "split = val needs a label"),
+        ("path,label", [f"{NAMES[0]},oak", f"{NAMES[0]},elm", f"{NAMES[1]},"], "lines 2 and 3: 'oak' and 'elm'"),
+        ("path,label", ["a.png,", "b.png,", f"{NAMES[0]},"], "names 2 of 3 files that are not there"),
+        ("path,label", [f"{NAMES[0]},oak"], "labels every image of it"),
+        ("path,label,group,split", [f"{NAMES[0]},oak,g,", f"{NAMES[1]},,g,test", f"{NAMES[2]},,,"], "one group in train and in test: g"),
+    ],
+)
+def test_what_a_table_cannot_say_is_one_line(root, header, rows, said):
+    assert said in refusal(table(root, rows, header), "data")
+
+
+def test_a_repeated_line_counts_once_and_is_said(root, capsys):
+    data = image_table.load(table(root, [*plain_rows(), plain_rows()[0]]), "data")
+    assert data.train.ids == NAMES and "1 lines repeat an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "<NA>", "null"])
+def test_a_label_that_is_a_missing_value_is_none(root, missing):
+    data = image_table.load(table(root, plain_rows((*LABELS[:4], missing, *LABELS[5:]))), "data")
+    assert not data.given[4] and data.class_names == ("elm", "oak")
+
+
+def test_many_missing_files_are_all_listed_in_a_file(root):
+    line = refusal(table(root, [f"gone{i}.png," for i in range(9)]), "data")
+    file = Path(line.split("(all are listed in ")[1].split(")")[0])
+    assert len(file.read_text().splitlines()) == 9 and "and 4 more" in line
+    file.unlink()
