@@ -18,7 +18,7 @@ from core.evaluation import features as features_module
 from core.plots import class_count, confusion, figure, gallery
 from core.stages import after, execute, inputs
 from core.stages.discovery import answer as answers
-from core.stages.discovery import materials, rebuild
+from core.stages.discovery import exports, materials, rebuild
 from core.stages.discovery.config import CacheConfig
 from core.stages.discovery.register import Served, register, test_digest
 from core.tracking import provenance
@@ -106,6 +106,10 @@ class _Report:
         """Write the answer's files and its page."""
         pipeline = self.pipeline
         answers.write(self.made, folder, self.run.run_id, pipeline.data, pipeline.config.suggest)
+        given = pipeline.config.export_to
+        for kind in exports.kinds(pipeline.config.export):
+            place = Path(given).expanduser() if given else folder / "export"
+            exports.export(kind, self.made.answer, place / kind, pipeline.data.train.source)
 
     def _register(self, summary: dict[str, Any]) -> dict[str, str]:
         figures = summary["table"]["selected model"]

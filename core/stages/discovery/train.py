@@ -220,7 +220,8 @@ class Training(CheckpointedTraining):
         lines = [f"| epoch | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
         for name, (epoch, metrics) in rows.items():
             cells = [" / ".join(_figure(metrics, f"{where}/v2_{part}") for part in ("all", "old", "new")) for where in judged]
-            told = [_figure(metrics, "val/accuracy_old"), f"{metrics['n_clusters']:.0f}", _figure(metrics, "selection/silhouette")]
+            found = f"{metrics['n_clusters']:.0f}" if "n_clusters" in metrics else "n/a"
+            told = [_figure(metrics, "val/accuracy_old"), found, _figure(metrics, "selection/silhouette")]
             lines.append(f"| {name} ({epoch}) | {' | '.join([*cells, *told])} |")
         about = f"**{m.data.name}**: {config.model_name}, {len(m.split.labelled)} labelled and {len(m.split.unlabelled)} unlabelled images."
         files = "Picture: `plots/curves.png`; best checkpoint: see the tag `taxon.best_checkpoint`."

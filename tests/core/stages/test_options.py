@@ -61,6 +61,7 @@ NEUTRAL = {
     "save_ckpt_every": {"save_ckpt_every": 1},
     "save_features_and_exit": {"save_features_and_exit": True},
     "download": {"download": False},
+    "n_classes": {"n_classes": 5},
 }
 # options with a test of their own below or elsewhere
 ELSEWHERE = {
@@ -77,6 +78,9 @@ ELSEWHERE = {
     "gpu",
     "dataset",
     "data_root",
+    "images",
+    "bad_images",
+    "follow_links",
     "superclass_name",
     "train_all_superclasses",
     "config",
