@@ -96,6 +96,14 @@ class FileImages:
             return list(pool.map(_decode, [self.paths[i] for i in indices]))
 
 
+def small(source: ImageSource, indices: np.ndarray, side: int) -> list[np.ndarray] | np.ndarray:
+    """Return what `source.load` does, for eyes or thumbnails: JPEG files are decoded at the smallest scale not below `side` pixels."""
+    if not isinstance(source, FileImages):
+        return source.load(indices)
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        return list(pool.map(lambda i: _decode(source.paths[i], (side, side)), indices))
+
+
 def verified(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return the sha256 of each file after decoding it; UnreadableImages with all files that are no readable images."""
     checked = examined(paths)
@@ -135,10 +143,13 @@ def _listed(unreadable: Sequence[tuple[Path, str]]) -> str:
     return f" (all are listed in {file.name})"
 
 
-def _decode(path: Path) -> np.ndarray:
-    """Return the upright image as (H,W,3) uint8; UserError when the file has become unreadable since it was checked."""
+def _decode(path: Path, draft: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the upright image as (H,W,3) uint8, `draft` as `read_rgb` takes it.
+
+    UserError when the file has become unreadable since it was checked.
+    """
     try:
-        return np.asarray(read_rgb(path))
+        return np.asarray(read_rgb(path, draft))
     except Exception as error:  # as above
         raise UserError(f"{path}: not a readable image ({_one_line(error)}); it was readable when the run started") from None
 

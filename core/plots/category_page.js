@@ -32,6 +32,7 @@
   let chosen = new Set();
   let before = null; // the state when a field was entered, until something is typed there
   let unsaved = false;
+  let told = ""; // what is to be said until the next change
   const store = `taxon ${data.run} ${data.digest}`;
 
   function remember() {
@@ -45,6 +46,7 @@
   }
   function changed() {
     unsaved = true;
+    told = "";
     try { localStorage.setItem(store, JSON.stringify(state)); } catch { /* a frame without an origin has no storage */ }
     refresh();
   }
@@ -56,7 +58,9 @@
   }
 
   const tidy = (text) => text.normalize("NFC").replace(/\s+/g, " ").trim();
-  const nameOf = (i) => tidy(state[i].name) || categories[i].name;
+  // A name that nobody changed stays what it is, whatever blanks or accents a folder's name has.
+  const asFound = (i) => state[i].name === "" || state[i].name === categories[i].name;
+  const nameOf = (i) => (asFound(i) ? categories[i].name : tidy(state[i].name) || categories[i].name);
   const active = (i) => state[i].merge === null && !state[i].drop;
   const root = (i) => (state[i].merge === null ? i : state[i].merge);
   const mergedInto = (i) => categories.flatMap((_, other) => (state[other].merge === i ? [other] : []));
@@ -68,10 +72,13 @@
     categories.forEach((_, i) => {
       if (!active(i)) return;
       if (state[i].split) state[i].names.forEach((name, half) => add(tidy(name), [i, half]));
-      else add(nameOf(i), [i, -1]);
+      else add(tidy(nameOf(i)), [i, -1]);
     });
     return found;
   }
+  // Folders may have names that differ in blanks only: that is for nobody to mend here.
+  const clash = (where) => where.length > 1
+    && !(where.every(([i, half]) => half < 0 && asFound(i)) && new Set(where.map(([i]) => categories[i].name)).size === where.length);
 
   function merge(group) {
     const all = [...new Set(group.flatMap((i) => [root(i), ...mergedInto(root(i))]))];
@@ -120,7 +127,21 @@
     made.style.backgroundPosition = `${-(at % data.columns) * size}px ${-Math.floor(at / data.columns) * size}px`;
     return made;
   }
-  const tiles = (which, label) => el("ul", { className: "tiles", role: "list", ariaLabel: label }, ...which.map((i) => tile(i)));
+  // One stop of the Tab key for a row of tiles; arrow keys go through it.
+  function tiles(which, label) {
+    const list = el("ul", { className: "tiles", role: "list", ariaLabel: label, onkeydown: step }, ...which.map((i) => tile(i)));
+    for (const one of list.children) one.tabIndex = one === list.firstChild ? 0 : -1;
+    return list;
+  }
+  function step(event) {
+    const ways = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" };
+    const other = event.target[ways[event.key]];
+    if (!other) return;
+    event.preventDefault();
+    event.target.tabIndex = -1;
+    other.tabIndex = 0;
+    other.focus();
+  }
   const row = (title, which) => (which.length ? el("div", null, el("h3", null, title), tiles(which, title)) : null);
 
   /* Cards of the categories. */
@@ -233,11 +254,13 @@
     let twice = "";
     const wrongs = categories.map(() => []);
     for (const [name, where] of used) {
-      if (where.length < 2) continue;
+      if (!clash(where)) continue;
       twice = twice || name;
       for (const [i] of where) wrongs[i].push([name, [...new Set(where.map((one) => one[0]))]]);
     }
-    cards.forEach((card, i) => show(card, i, wrongs[i]));
+    const merged = categories.map(() => []);
+    state.forEach((said, i) => merged[said.merge]?.push(i));
+    cards.forEach((card, i) => show(card, i, wrongs[i], merged[i]));
     for (const link of document.querySelectorAll("[data-names]")) link.textContent = nameOf(+link.dataset.names);
     const novel = categories.flatMap((c, i) => (!c.known && active(i) ? [i] : []));
     const named = novel.filter((i) => (state[i].split ? state[i].names.some(tidy) : tidy(state[i].name)));
@@ -245,11 +268,11 @@
     $("undo").disabled = !past.length;
     $("merge").disabled = chosen.size < 2;
     $("merge").textContent = chosen.size ? `Merge chosen (${chosen.size})` : "Merge chosen";
-    say(twice ? `The name \u201c${twice}\u201d is used twice: give another name, or merge the two.` : "");
+    say(twice ? `The name \u201c${twice}\u201d is used twice: give another name, or merge the two.` : told);
     draw();
     return twice;
   }
-  function show(card, i, wrongs) {
+  function show(card, i, wrongs, within) {
     const said = state[i], away = said.merge !== null, whole = !away && !said.drop;
     card.box.classList.toggle("gone", !whole);
     card.box.classList.toggle("chosen", chosen.has(i));
@@ -261,17 +284,15 @@
     card.note.textContent = away ? `${nameOf(i)} \u2192 merged into ${nameOf(said.merge)}` : said.drop ? `${nameOf(i)} is dropped: its images stay unlabelled` : said.split ? `${nameOf(i)}, split in two` : "";
     card.split.textContent = said.split ? "Join again" : "Split";
     card.split.hidden = !whole;
-    card.split.disabled = members[i].length < 2 || mergedInto(i).length > 0;
+    card.split.disabled = members[i].length < 2 || within.length > 0;
     card.drop.textContent = said.drop ? "Keep after all" : "Drop";
     card.drop.hidden = away;
     card.back.hidden = !away;
-    const clash = wrongs.length > 0;
-    for (const field of [card.name, ...card.halves]) field.setAttribute("aria-invalid", clash && wrongs.some(([name]) => tidy(field.value || (field === card.name ? categories[i].name : "")) === name));
+    for (const field of [card.name, ...card.halves]) field.setAttribute("aria-invalid", wrongs.some(([name]) => tidy(field.value || (field === card.name ? categories[i].name : "")) === name));
     card.wrong.replaceChildren(...wrongs.flatMap(([name, where]) => [
       `\u201c${name}\u201d is used twice. `,
       where.length > 1 ? el("button", { type: "button", textContent: "Merge these", onclick: () => merge(where) }) : "",
     ]));
-    const within = mergedInto(i);
     const total = within.reduce((sum, other) => sum + categories[other].size, categories[i].size);
     card.merged.replaceChildren(...(within.length ? [`Merged, together ${plural(total, "image")}: ${within.map(nameOf).join(", ")}`] : []));
     if (card.near) fill(card);
@@ -311,11 +332,12 @@
     return [edge + ((at[k][0] - centre[0]) * zoom + 0.5) * (w - 2 * edge), edge + ((at[k][1] - centre[1]) * zoom + 0.5) * (h - 2 * edge)];
   }
   const value = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const sure = (confidence) => `hsl(${Math.round(40 + 160 * confidence)} 65% ${Math.round(62 - 22 * confidence)}%)`;
   function paint(i) {
     const own = place.get(images.cluster[i]);
     if (own === undefined || state[root(own)].drop) return "#9a9a95";
     if ($("colour").value === "known") return value(categories[root(own)].known ? "--known" : "--novel");
-    if ($("colour").value === "confidence") return `hsl(${Math.round(120 * (images.confidence[i] ?? 0))} 60% 45%)`;
+    if ($("colour").value === "confidence") return sure(images.confidence[i] ?? 0);
     return colourOf(root(own));
   }
   function draw() {
@@ -342,6 +364,7 @@
       pen.fill();
     });
     pen.globalAlpha = 1;
+    label();
     const k = where.get(pointed);
     if (k === undefined) return;
     const [x, y] = onScreen(k);
@@ -350,6 +373,39 @@
     pen.beginPath();
     pen.arc(x, y, size + 4, 0, 7);
     pen.stroke();
+  }
+  // Names where most of a category lies, large ones first, none over another; the one that is pointed at always.
+  function label() {
+    const taken = [], groups = categories.map(() => []);
+    points.forEach((i, k) => { const own = place.get(images.cluster[i]); if (own !== undefined && !state[root(own)].drop) groups[root(own)].push(k); });
+    const first = (i) => (lit >= 0 && i === root(lit) ? Infinity : groups[i].length);
+    pen.font = "600 12px system-ui, sans-serif";
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.lineJoin = "round";
+    pen.lineWidth = 4;
+    for (const i of categories.map((_, i) => i).filter((i) => groups[i].length).sort((a, b) => first(b) - first(a)).slice(0, 60)) {
+      const middle = (axis) => groups[i].map((k) => onScreen(k)[axis]).sort((a, b) => a - b)[groups[i].length >> 1];
+      const name = nameOf(i), text = name.length > 24 ? `${name.slice(0, 23)}\u2026` : name, wide = pen.measureText(text).width / 2 + 4;
+      const x = Math.min(Math.max(middle(0), wide), canvas.clientWidth - wide), y = middle(1);
+      if (y < 0 || y > canvas.clientHeight || taken.some(([tx, ty, tw]) => Math.abs(x - tx) < wide + tw && Math.abs(y - ty) < 16)) continue;
+      taken.push([x, y, wide]);
+      pen.globalAlpha = lit < 0 || i === root(lit) ? 1 : 0.3;
+      pen.strokeStyle = value("--card");
+      pen.strokeText(text, x, y);
+      pen.fillStyle = value("--text");
+      pen.fillText(text, x, y);
+    }
+    pen.globalAlpha = 1;
+  }
+  function legend() {
+    const how = $("colour").value, mark = (colour, word) => {
+      const dot = el("span", { className: "dot", ariaHidden: "true" });
+      dot.style.background = colour;
+      return el("span", { className: "key" }, dot, word);
+    };
+    const marks = { known: [mark("var(--known)", "known"), mark("var(--novel)", "novel")], confidence: [0, 0.5, 1].map((c) => mark(sure(c), share(c))) };
+    $("legend").replaceChildren(...(marks[how] || []));
   }
   function light(i) { if (lit !== i) { lit = i; draw(); } }
   function point(i) {
@@ -367,13 +423,14 @@
     $("one").replaceChildren(tile(i, 128, "span"), el("div", null, ...lines.map((line) => el("p", { textContent: line }))));
     delete $("one").firstChild.dataset.image;
   }
-  function nearest(x, y, allowed = () => true) {
+  // The image with the least `cost` of the way to it, (dx, dy) in pixels; where it is Infinity the image is no candidate.
+  function nearest(x, y, cost = Math.hypot) {
     let best = -1, least = Infinity;
     points.forEach((i, k) => {
-      const [px, py] = onScreen(k), distance = (px - x) ** 2 + (py - y) ** 2;
-      if (distance < least && allowed(i, px, py)) { best = i; least = distance; }
+      const [px, py] = onScreen(k), way = cost(px - x, py - y, i);
+      if (way < least) { best = i; least = way; }
     });
-    return [best, Math.sqrt(least)];
+    return [best, least];
   }
   canvas.addEventListener("pointerdown", (event) => { grip = [event.offsetX, event.offsetY, ...centre, false]; });
   canvas.addEventListener("pointermove", (event) => {
@@ -401,9 +458,9 @@
     event.preventDefault();
     const from = where.has(pointed) ? onScreen(where.get(pointed)) : [canvas.clientWidth / 2, canvas.clientHeight / 2];
     const [dx, dy] = ways[event.key];
-    const [i] = nearest(...from, (other, x, y) => {
-      const along = (x - from[0]) * dx + (y - from[1]) * dy, aside = Math.abs((x - from[0]) * dy) + Math.abs((y - from[1]) * dx);
-      return other !== pointed && along > 0 && aside <= 2 * along;
+    const [i] = nearest(...from, (x, y, other) => {
+      const along = x * dx + y * dy, aside = Math.abs(x * dy) + Math.abs(y * dx);
+      return other === pointed || along <= 0 ? Infinity : along + 3 * aside;
     });
     if (i >= 0) point(i);
   });
@@ -416,13 +473,15 @@
   $("closer").addEventListener("click", () => closer(1.6));
   $("farther").addEventListener("click", () => closer(1 / 1.6));
   $("whole").addEventListener("click", () => closer(0));
-  $("colour").addEventListener("change", draw);
+  $("colour").addEventListener("change", () => { legend(); draw(); });
   window.addEventListener("resize", draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  document.addEventListener("pointerover", (event) => {
-    const over = event.target.closest?.("[data-image]");
-    if (over) point(+over.dataset.image);
-  });
+  for (const kind of ["pointerover", "focusin"]) {
+    document.addEventListener(kind, (event) => {
+      const over = event.target.closest?.("[data-image]");
+      if (over) point(+over.dataset.image);
+    });
+  }
   if (!points.length) canvas.closest("section").hidden = true;
 
   /* Saving, and going on with what was saved. */
@@ -471,17 +530,25 @@
   }
   function take(text) {
     let given;
-    try { given = JSON.parse(text); } catch { return say("This file is no JSON: choose a clusters.json that this page saved."); }
-    if (given?.format !== data.format || !Array.isArray(given.clusters)) return say("This file is no clusters.json of this page.");
-    if (given.digest !== data.digest) return say("This clusters.json belongs to another run: open the report of that run.");
+    const refuse = (why) => { told = why; refresh(); };
+    try { given = JSON.parse(text); } catch { return refuse("This file is no JSON: choose a clusters.json that this page saved."); }
+    if (given?.format !== data.format || !Array.isArray(given.clusters)) return refuse("This file is no clusters.json: choose one that this page saved.");
+    if (given.digest !== data.digest) return refuse("This clusters.json belongs to another run: open the report of that run.");
+    const into = new Map(given.clusters.map((said) => [said.cluster, said.merge]));
+    const end = (cluster) => {
+      const seen = new Set();
+      while (place.has(into.get(cluster)) && !seen.has(cluster)) { seen.add(cluster); cluster = into.get(cluster); }
+      return place.get(cluster);
+    };
     change(() => {
       state = fresh();
       for (const said of given.clusters) {
         const i = place.get(said.cluster);
         if (i === undefined) continue;
         const own = said.name === categories[i].name && !categories[i].known ? "" : String(said.name ?? "");
-        const into = place.get(said.merge);
-        state[i] = { name: own, merge: into === undefined ? null : into, split: !!said.split, names: [0, 1].map((half) => String(said.names?.[half] ?? "")), drop: !!said.drop };
+        const target = end(said.cluster), merge = target === i || target === undefined ? null : target;
+        const names = [0, 1].map((half) => String(said.names?.[half] ?? ""));
+        state[i] = { name: own, merge, split: merge === null && !!said.split, names, drop: merge === null && !!said.drop };
       }
     });
   }
@@ -534,7 +601,11 @@
   curve();
   try {
     const kept = JSON.parse(localStorage.getItem(store));
-    if (Array.isArray(kept) && kept.length === state.length && JSON.stringify(kept) !== JSON.stringify(state)) { past.push(JSON.stringify(state)); state = kept; }
+    if (Array.isArray(kept) && kept.length === state.length && JSON.stringify(kept) !== JSON.stringify(state)) {
+      past.push(JSON.stringify(state));
+      state = kept;
+      told = "What was said here last time is back; Undo takes it away.";
+    }
   } catch { /* as above */ }
   arrange();
   refresh();

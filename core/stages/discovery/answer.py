@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from core.clustering.n_classes import Count
 from core.data import near_duplicates
-from core.data.images import FileImages
+from core.data.images import FileImages, small
 from core.data.problem import NOBODY_SAID, Problem
 from core.data.splits import Split
 from core.evaluation import answer_files, answering
@@ -65,7 +66,7 @@ def write(made: answering.Made, folder: Path, run_id: str, data: Problem, n_sugg
     """Write the files of an answer, its page and the reliability of its confidence into a run's folder."""
     answer = made.answer
     answer_files.write(answer, folder, run_id, data.skipped, suggest(answer, n_suggested))
-    category_page.write(folder / "report.html", answer, data.train.source.load, run_id, data.name)
+    category_page.write(folder / "report.html", answer, partial(small, data.train.source, side=2 * category_page.TILE), run_id, data.name)
     if made.reliability is not None:
         (folder / "plots").mkdir(exist_ok=True)
         figure.save(reliability.reliability(*made.reliability), folder / "plots" / "reliability.png")

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from core import digest
-from core.data.images import ArrayImages, DiscoveryData, FileImages, ImageSet, UnreadableImages, empty_set, verified
+from core.data.images import ArrayImages, DiscoveryData, FileImages, ImageSet, UnreadableImages, empty_set, small, verified
 from core.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
@@ -22,6 +22,18 @@ def test_file_images_decode_what_was_saved(tmp_path):
     np.testing.assert_array_equal(loaded[0], PIXELS[2])
     np.testing.assert_array_equal(loaded[1], PIXELS[0])
     assert len(source) == 4 and source.digest == FileImages(paths).digest != FileImages(paths[:3]).digest
+
+
+def test_small_images_are_no_smaller_than_asked_and_keep_their_order(tmp_path):
+    for name, shade in (("a.jpg", 20), ("b.jpg", 220)):
+        Image.new("RGB", (1000, 600), (shade,) * 3).save(tmp_path / name)
+    Image.new("RGB", (30, 20), (120,) * 3).save(tmp_path / "c.png")
+    source = FileImages([tmp_path / name for name in ("a.jpg", "b.jpg", "c.png")])
+    second, third, first = small(source, np.array([1, 2, 0]), 128)
+    assert first.shape == second.shape == (150, 250, 3) and third.shape == (20, 30, 3)
+    assert [round(one.mean()) for one in (first, second, third)] == [20, 220, 120]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(small(ArrayImages(pixels), np.array([2, 0]), 128), pixels[[2, 0]])
 
 
 def test_exif_orientation_turns_the_image(tmp_path):
