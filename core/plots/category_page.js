@@ -33,6 +33,7 @@
   let before = null; // the state when a field was entered, until something is typed there
   let unsaved = false;
   let told = ""; // what is to be said until the next change
+  let calm = false; // and whether it is no complaint
   const store = `taxon ${data.run} ${data.digest}`;
 
   function remember() {
@@ -239,7 +240,7 @@
   }
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) { const card = cards[+entry.target.dataset.card]; card.near = true; fill(card); }
-  }, { rootMargin: "600px" });
+  }, { root: document, rootMargin: "600px" });
   cards.forEach((card) => { card.box.dataset.card = card.i; seen.observe(card.box); });
 
   function go(i) {
@@ -268,7 +269,7 @@
     $("undo").disabled = !past.length;
     $("merge").disabled = chosen.size < 2;
     $("merge").textContent = chosen.size ? `Merge chosen (${chosen.size})` : "Merge chosen";
-    say(twice ? `The name \u201c${twice}\u201d is used twice: give another name, or merge the two.` : told);
+    say(twice ? `The name \u201c${twice}\u201d is used twice: give another name, or merge the two.` : told, !twice && calm);
     draw();
     return twice;
   }
@@ -297,7 +298,8 @@
     card.merged.replaceChildren(...(within.length ? [`Merged, together ${plural(total, "image")}: ${within.map(nameOf).join(", ")}`] : []));
     if (card.near) fill(card);
   }
-  function say(text) {
+  function say(text, calm = false) {
+    $("said").classList.toggle("calm", calm);
     $("said").hidden = !text;
     if ($("said").textContent !== text) $("said").textContent = text;
   }
@@ -530,7 +532,7 @@
   }
   function take(text) {
     let given;
-    const refuse = (why) => { told = why; refresh(); };
+    const refuse = (why) => { told = why; calm = false; refresh(); };
     try { given = JSON.parse(text); } catch { return refuse("This file is no JSON: choose a clusters.json that this page saved."); }
     if (given?.format !== data.format || !Array.isArray(given.clusters)) return refuse("This file is no clusters.json: choose one that this page saved.");
     if (given.digest !== data.digest) return refuse("This clusters.json belongs to another run: open the report of that run.");
@@ -574,8 +576,12 @@
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 
   /* The head. */
-  $("facts").append(...data.facts.map(([words, shown, meaning]) =>
-    el("div", null, el("dt", { textContent: words }), el("dd", null, el("b", { textContent: shown }), el("small", { textContent: meaning })))));
+  const pair = (words, shown) => [el("dt", { textContent: words }), el("dd", null, shown)];
+  for (const [words, shown, meaning] of data.facts) {
+    $("facts").append(el("div", null, ...pair(words, el("b", { textContent: shown }))));
+    if (meaning) $("meanings").append(...pair(words, meaning));
+  }
+  for (const [words, shown] of data.more) $("meanings").append(...pair(words, shown));
   $("sample").textContent = count < data.total
     ? `This page shows a sample of ${number.format(count)} of the ${number.format(data.total)} images: the central ones of every category, and others drawn at random. assignments.csv holds all.`
     : "";
@@ -604,7 +610,8 @@
     if (Array.isArray(kept) && kept.length === state.length && JSON.stringify(kept) !== JSON.stringify(state)) {
       past.push(JSON.stringify(state));
       state = kept;
-      told = "What was said here last time is back; Undo takes it away.";
+      told = "What you said here last time is back; Undo takes it away.";
+      calm = true;
     }
   } catch { /* as above */ }
   arrange();

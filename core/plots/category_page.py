@@ -26,32 +26,33 @@ from core.evaluation.answer import POSITIONS, Answer, Category
 from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
 from core.progress import bar
 
-Load = Callable[[np.ndarray], list[np.ndarray] | np.ndarray]
+Load = Callable[[np.ndarray], Sequence[np.ndarray] | np.ndarray]
 
 FORMAT = "taxon-clusters/1"
 TILE = 64  # pixels; a multiple of the 16 of a JPEG block with halved colours, so that neighbours on a sheet do not mix
 COLUMNS = 10
 A_SHEET = COLUMNS * COLUMNS
+AT_ONCE = 10  # images asked for together: a heap's may be photographs of a hundred megabytes each
 TILE_BYTES = 4000  # 5,000 tiles as base64 are then at most 27 MB
 QUALITIES = (80, 65, 45, 25, 10)  # the first whose sheet keeps TILE_BYTES
 CROPPED = 4 / 3  # a longer image is cut to this shape at most, and shown with bars
 CRISP = 16  # pixels; images so small are enlarged without smoothing
 
-# What is said of each fact, in the order in which the page shows them: (key, words, what it means).
+# Facts of the head, in their order, beside those of the answer itself: (key, words, what it means).
 WORDS = (
-    ("n_classes", "categories found", "K', as many as the estimate or the given number says"),
-    ("n_classes_interval", "between", "the numbers of categories that fit nearly as well"),
-    ("over_cluster", "over-clustered", "so many times as many clusters as estimated, for a person to merge"),
-    ("held_out_accuracy", "held-out accuracy of known classes", "labelled images that training never saw; says nothing of novel ones"),
+    ("held_out_accuracy", "held-out accuracy of known classes", "of labelled images that training never saw; says nothing of novel ones"),
     ("silhouette", "silhouette", "how well the clusters lie apart: 1 is best, 0 is none"),
-    ("stability", "stability", "how far the clusters stay the same when found again: 1 is best"),
-    ("core_share", "core share", "images in the dense middle of a category"),
-    ("calibration_error", "error of the confidence", "how far confidence and accuracy differ on held-out labelled images: 0 is best"),
+    ("stability", "stability", "how alike the clusters are when found again in other samples: 1 is best, 0 is chance"),
+    ("core_share", "core share", "images that are surely of their category"),
 )
-# Facts that are shown elsewhere on the page, that others imply, or that only a program wants.
-SILENT = frozenset(("n_classes_curve", "curve", "images", "n_known", "n_novel", "parts", "border_share", "outlier_share", "outliers"))
-SILENT |= {"duplicates", "duplicate_groups", "held_out", "calibrated", "calibration", "temperature"}
+# Facts that the page shows elsewhere, that others imply, or that only a program wants.
+SILENT = frozenset(
+    ("n_classes", "n_known", "n_novel", "n_classes_interval", "n_classes_curve", "curve", "estimated_classes", "estimated_low")
+)
+SILENT |= {"estimated_high", "number_of_classes", "images", "parts", "border_share", "outlier_share", "outliers", "duplicates"}
+SILENT |= {"duplicate_groups", "calibrated", "calibration", "temperature"}
 SHARES = frozenset(("core_share", "held_out_accuracy", "calibration_error"))
+OTHERS = {"held_out": "held-out labelled images", "calibration_error": "error of the confidence on them (0 is best)"}
 
 
 def write(path: Path, answer: Answer, load: Load, run: str, title: str, limit: int = 5000) -> None:
@@ -60,7 +61,7 @@ def write(path: Path, answer: Answer, load: Load, run: str, title: str, limit: i
     Args:
         path: the file; its folder is made.
         answer: what was found.
-        load: gives the RGB images (uint8 HxWx3 each) of some rows of the answer; they need be no larger than 2 x TILE pixels.
+        load: gives the RGB images (uint8 HxWx3 each) of some rows of the answer, AT_ONCE at a time; 2 x TILE pixels suffice.
         run: id of the run that found it, for `clusters.json`.
         title: of the page.
         limit: images shown at most. Of a larger answer a seeded sample is shown, in which each category keeps its central ones.
@@ -110,6 +111,7 @@ def facts(answer: Answer, rows: np.ndarray, run: str, title: str) -> dict[str, A
         "title": title,
         "total": len(answer),
         "facts": _head(answer),
+        "more": _more(answer.facts),
         "curve": _curve(answer.facts),
         "n_classes": answer.facts.get("n_classes", len(answer.categories)),
         "positions": POSITIONS,
@@ -121,29 +123,54 @@ def facts(answer: Answer, rows: np.ndarray, run: str, title: str) -> dict[str, A
 
 
 def _head(answer: Answer) -> list[list[str]]:
-    """Return (words, value, what it means) of each fact; those of the answer itself first."""
-    labelled = sum(1 for label in answer.labels if label)
+    """Return (words, value, what it means) of each fact of the head."""
+    told, labelled = dict(answer.facts), sum(1 for label in answer.labels if label)
     known = sum(category.known for category in answer.categories)
-    counts = f"{known:,} known, {len(answer.categories) - known:,} novel"
+    counts = f"K': {known:,} known, {len(answer.categories) - known:,} novel"
     said = [
         ["images", f"{len(answer):,}", f"{labelled:,} with a label, {len(answer) - labelled:,} without"],
-        ["categories", f"{len(answer.categories):,}", counts],
+        ["categories", f"{len(answer.categories):,}", f"{counts}{_why(told.get('number_of_classes'))}"],
+        *_estimate(told),
     ]
-    told = dict(answer.facts)
     if "core_share" not in told and len(answer):
         told["core_share"] = float(np.mean(answer.positions == POSITIONS.index("core")))
-    for key, words, meaning in WORDS:
-        if told.get(key) is not None:
-            said.append([words, _shown(key, told[key]), meaning])
-    plain = (str, int, float, np.integer, np.floating)
-    others = [key for key in told if key not in SILENT.union(word[0] for word in WORDS)]
-    said += [[key.replace("_", " "), _shown(key, told[key]), ""] for key in others if isinstance(told[key], plain)]
-    if not answer.facts.get("calibrated", True):
-        said.append(["confidence", "not calibrated", "too few held-out labelled images to tell how right it is"])
+    said += [[words, _shown(key, told[key]), meaning] for key, words, meaning in WORDS if told.get(key) is not None]
+    if len(answer):
+        words = told.get("calibration", "mean of all images")
+        said.append(["confidence", _shown("core_share", float(np.mean(answer.confidences))), str(words)])
     groups = len(np.unique(answer.duplicates[answer.duplicates >= 0]))
     outliers = int(np.sum(answer.positions == POSITIONS.index("outlier")))
-    said.append(["outliers", f"{outliers:,}", "images like no other"])
-    return [*said, ["near-duplicates", f"{groups:,}", "groups of nearly the same image"]]
+    said.append(["outliers", f"{outliers:,}", "images like no other; outliers.csv lists them"])
+    return [*said, ["near-duplicates", f"{groups:,}", "groups of nearly the same image; duplicates.csv lists them"]]
+
+
+def _why(number: object) -> str:
+    return f"; the number was {number}" if number else ""
+
+
+def _estimate(told: Mapping[str, Any]) -> list[list[str]]:
+    """Return the line of the estimated number of categories and its interval, where there is one."""
+    low, high = told.get("n_classes_interval") or (told.get("estimated_low"), told.get("estimated_high"))
+    if low is None or high is None:
+        return []
+    number = told.get("estimated_classes", told.get("n_classes"))
+    between = f"{_shown('', low)} to {_shown('', high)}"
+    shown = between if number is None else f"{_shown('', number)} ({between})"
+    return [["estimated categories", shown, "the estimate from the images, and the numbers that fit nearly as well"]]
+
+
+def _more(told: Mapping[str, Any]) -> list[list[str]]:
+    """Return (words, value) of the facts that the head has no place for."""
+    named = SILENT.union(key for key, _, _ in WORDS)
+    plain = (str, int, float, np.integer, np.floating)
+    said = [
+        [OTHERS.get(key, key.replace("_", " ")), _shown(key, told[key])]
+        for key in told
+        if key not in named and isinstance(told[key], plain)
+    ]
+    if "held_out_accuracy" in told and told["held_out_accuracy"] is None:
+        said.append(["known classes", "nobody can say how well they are recognised: no labelled image was held out"])
+    return said
 
 
 def _shown(key: str, value: Any) -> str:
@@ -220,18 +247,20 @@ def _sheets(rows: np.ndarray, load: Load) -> Iterator[str]:
     """Yield the sheets of tiles of the rows, A_SHEET each, as base64 of a JPEG."""
     starts = range(0, len(rows), A_SHEET)
     for start in bar(starts, "thumbnails", total=len(starts)):
-        yield base64.b64encode(sheet(load(rows[start : start + A_SHEET]))).decode("ascii")
+        mine = rows[start : start + A_SHEET]
+        tiles = [tile(image) for i in range(0, len(mine), AT_ONCE) for image in load(mine[i : i + AT_ONCE])]
+        yield base64.b64encode(sheet(tiles)).decode("ascii")
 
 
-def sheet(images: Sequence[np.ndarray] | np.ndarray) -> bytes:
-    """Return a JPEG with a tile of each image (uint8 HxWx3), COLUMNS a row, of at most TILE_BYTES a tile."""
-    picture = Image.new("RGB", (COLUMNS * TILE, -(-len(images) // COLUMNS) * TILE), "#888888")
-    for place, image in enumerate(images):
-        picture.paste(tile(image), (place % COLUMNS * TILE, place // COLUMNS * TILE))
+def sheet(tiles: Sequence[Image.Image]) -> bytes:
+    """Return a JPEG of the tiles, COLUMNS a row, of at most TILE_BYTES a tile."""
+    picture = Image.new("RGB", (COLUMNS * TILE, -(-len(tiles) // COLUMNS) * TILE), "#888888")
+    for place, one in enumerate(tiles):
+        picture.paste(one, (place % COLUMNS * TILE, place // COLUMNS * TILE))
     for quality in QUALITIES:
         written = io.BytesIO()
         picture.save(written, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
-        if written.tell() <= TILE_BYTES * len(images):
+        if written.tell() <= TILE_BYTES * len(tiles):
             break
     return written.getvalue()
 

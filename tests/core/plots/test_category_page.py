@@ -76,24 +76,44 @@ def test_the_page_holds_the_answer(tmp_path):
     assert [halves[one] for one in answer_of().ids] == answer_of().halves.tolist()
 
 
+def head_of(folder: Path, **facts: Any) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Return what the head shows, what each of it means, and what is said beside it."""
+    data = data_of(written(answer_of(**facts), folder))
+    shown = {words: value for words, value, _ in data["facts"]}
+    return shown, {words: meaning for words, _, meaning in data["facts"]}, dict(data["more"])
+
+
 def test_the_head_says_what_is_known_without_truth(tmp_path):
-    said = {words: value for words, value, _ in data_of(written(answer_of(n_classes=3, n_classes_interval=(2, 4)), tmp_path))["facts"]}
-    assert said["categories found"] == "3" and said["between"] == "2 and 4" and said["core share"] == "100 %"
-    assert not any("accuracy" in words for words in said)
-    data = data_of(written(answer_of(held_out_accuracy=0.925, silhouette=0.314159, calibrated=True), tmp_path))
-    said = {words: value for words, value, _ in data["facts"]}
-    assert said["held-out accuracy of known classes"] == "92 %" and said["silhouette"] == "0.314"
-    assert "confidence" not in said
-    data = data_of(written(answer_of(calibrated=False, temperature=0.1, images=13, parts={"unlabelled": 11}), tmp_path))
-    said = {words: value for words, value, _ in data["facts"]}
-    assert said["confidence"] == "not calibrated" and not {"temperature", "parts"} & set(said) and said["images"] == "13"
+    shown, meaning, more = head_of(tmp_path, estimated_classes=4, estimated_low=3, estimated_high=6, number_of_classes="asked for")
+    assert shown["categories"] == "3" and meaning["categories"] == "K': 1 known, 2 novel; the number was asked for"
+    assert shown["estimated categories"] == "4 (3 to 6)" and shown["core share"] == "100 %" and shown["confidence"] == "50 %"
+    assert not any("accuracy" in words for words in (*shown, *meaning.values(), *more))
+    shown, meaning, more = head_of(
+        tmp_path, held_out_accuracy=0.925, silhouette=0.314159, calibration="not calibrated: too few", held_out=40
+    )
+    assert shown["held-out accuracy of known classes"] == "92 %" and shown["silhouette"] == "0.314"
+    assert meaning["confidence"] == "not calibrated: too few" and more == {"held-out labelled images": "40"}
+
+
+def test_the_head_says_what_nobody_can_say(tmp_path):
+    shown, _, more = head_of(
+        tmp_path, held_out_accuracy=None, silhouette=None, n_classes_interval=(2, 4), temperature=0.1, parts={"labelled": 2}
+    )
+    assert "accuracy" not in str(shown) + str(more) and more.keys() == {"known classes"} and "silhouette" not in shown
+    assert shown["estimated categories"] == "2 to 4"
 
 
 def test_the_head_takes_what_it_does_not_know_as_it_is(tmp_path):
-    told = {"stability": float("nan"), "note": "one seed", "n_classes_curve": {2: 0.1, 3: 0.4}}
-    data = data_of(written(answer_of(**told), tmp_path))
-    said = {words: value for words, value, _ in data["facts"]}
-    assert said["stability"] == "not known" and said["note"] == "one seed" and data["curve"] == [[2.0, 0.1], [3.0, 0.4]]
+    told = {"stability": float("nan"), "note": "one seed", "curve": [[2, 0.1], [3, 0.4], [4, None]]}
+    shown, _, more = head_of(tmp_path, **told)
+    assert shown["stability"] == "not known" and more == {"note": "one seed"}
+    assert data_of(written(answer_of(**told), tmp_path))["curve"] == [[2.0, 0.1], [3.0, 0.4]]
+
+
+def test_few_images_are_in_memory_at_a_time(tmp_path):
+    asked = []
+    written(answer_of((90, 50)), tmp_path, load=lambda rows: asked.append(len(rows)) or grey(rows))
+    assert sum(asked) == 140 and max(asked) <= 10
 
 
 def test_names_ids_labels_and_the_title_stay_text(tmp_path):

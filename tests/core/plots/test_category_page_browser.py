@@ -196,6 +196,7 @@ def test_what_was_said_is_there_again_when_the_page_is_opened_again(page, downlo
     place = page.browser.current_url
     leave(page.browser)
     page.browser.get(place)
+    assert "last time is back" in page.said
     assert [entry["name"] for entry in saved(page, downloads)["clusters"]] == [*NAMES[:2], "elm", *NAMES[3:]]
     page.find("#undo").click()
     assert page.card(2).find_element("css selector", "input[type=text]").get_attribute("value") == ""
@@ -227,6 +228,39 @@ def test_a_saved_file_can_be_gone_on_with(page, downloads, tmp_path):
     for old in downloads.iterdir():
         old.unlink()
     assert saved(page, downloads) == first
+
+
+def test_of_a_file_that_merges_in_chains_the_end_is_taken_and_a_ring_merges_nothing(page, downloads, tmp_path):
+    first = saved(page, downloads)
+    for entry, into in zip(first["clusters"], (None, 2, 1, 4, 0), strict=True):
+        entry["merge"] = into
+    (tmp_path / "chained.json").write_text(json.dumps(first))
+    page.find("#load").send_keys(str(tmp_path / "chained.json"))
+    wait(lambda: page.find("#undo").is_enabled(), "taken file")
+    next(downloads.iterdir()).unlink()
+    assert [entry["merge"] for entry in saved(page, downloads)["clusters"]] == [None, None, None, 0, 0]
+
+
+def test_names_of_folders_stay_as_they_are_until_somebody_types(browser, downloads, tmp_path):
+    names = ("two  blanks", "two blanks", "e\u0301", " novel")
+    category_page.write(tmp_path / "report.html", answer_of((3, 3, 3, 3), names), grey, "run1", "Blanks")
+    browser.get((tmp_path / "report.html").as_uri())
+    page = Page(browser)
+    for old in downloads.iterdir():
+        old.unlink()
+    assert not page.said and [entry["name"] for entry in saved(page, downloads)["clusters"]] == list(names)
+    page.type(3, "\u00e9")  # the same letter, written in one character
+    assert "is used twice" in page.said
+    leave(browser)
+
+
+def test_arrow_keys_go_through_a_row_of_thumbnails(page):
+    keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+    stops = "return [...document.querySelectorAll('#category-1 ul')].map((row) => row.querySelectorAll('[tabindex=\"0\"]').length)"
+    assert set(page.browser.execute_script(stops)) == {1}
+    page.card(1).find_element("css selector", ".tile").send_keys(keys.ARROW_RIGHT)
+    assert page.browser.execute_script("return document.activeElement.ariaLabel") == "heap/00009.jpg"
+    assert "heap/00009.jpg" in page.find("#one").text and set(page.browser.execute_script(stops)) == {1}
 
 
 def test_pointing_at_the_map_and_its_keys_show_the_image(page):
