@@ -36,9 +36,9 @@ PSEUDO_PIPELINE = Stage(
         "model_name",
         "weights",
         "stage1_epochs",
-        "update_interval",
         "total_epochs",
-        "gpu",
+        "images",
+        "n_classes",
     ),
 )
 TRAIN_SUPERCLASS = Stage(
