@@ -173,7 +173,7 @@
     card.drop = el("button", { type: "button", onclick: () => drop(i) });
     card.back = el("button", { type: "button", textContent: "Take out", onclick: () => change(() => { state[i].merge = null; }) });
     card.wrong = el("p", { className: "wrong", id: `wrong-${category.cluster}`, role: "status" });
-    card.merged = el("p", { className: "merged" });
+    card.merged = el("div", { className: "merged" });
     card.rows = el("div", { className: "rows" });
     card.word = el("span", { className: "word", textContent: word });
     card.note = el("span", { className: "note" });
@@ -221,9 +221,9 @@
     card.filled = how;
     if (how === "halves") {
       card.rows.replaceChildren(...[0, 1].map((half) => {
-        const which = members[i].filter((image) => images.half[image] === half);
-        const label = el("label", null, `Half ${half + 1} (${plural(which.length, "image")} shown) `, card.halves[half]);
-        return el("div", { className: "half" }, label, tiles(which.slice(0, 24), `Half ${half + 1}`));
+        const which = members[i].filter((image) => images.half[image] === half), total = category.halves[half];
+        const label = el("label", null, `Half ${half + 1}, ${plural(total, "image")} `, card.halves[half]);
+        return el("div", { className: "half" }, label, tiles(which.slice(0, 24), `Half ${half + 1}`), further(which.slice(24), which.length < total));
       }));
       return;
     }
@@ -231,12 +231,14 @@
     card.rows.replaceChildren(...named.map(([title, which]) => row(title, which)).filter(Boolean));
     if (!members[i].length) card.rows.append(el("p", { className: "note", textContent: "No image." }));
     const listed = new Set(named.flatMap((pair) => pair[1]));
-    const others = members[i].filter((image) => !listed.has(image));
-    if (!others.length) return;
-    const more = el("details", { ontoggle: () => { if (more.open && !more.querySelector("ul")) more.append(tiles(others, "Further images")); } },
-      el("summary", { textContent: `${plural(others.length, "further image")}${members[i].length < category.size ? ` of a sample (of ${number.format(category.size)})` : ""}` }));
-    more.className = "half";
-    card.rows.append(more);
+    card.rows.append(further(members[i].filter((image) => !listed.has(image)), members[i].length < category.size));
+  }
+  // The rest of a category, made when somebody opens it.
+  function further(which, sampled) {
+    if (!which.length) return "";
+    const more = el("details", { className: "half", ontoggle: () => { if (more.open && !more.querySelector("ul")) more.append(tiles(which, "Further images")); } },
+      el("summary", { textContent: plural(which.length, "further image") + (sampled ? ", a sample" : "") }));
+    return more;
   }
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) { const card = cards[+entry.target.dataset.card]; card.near = true; fill(card); }
@@ -282,7 +284,7 @@
     if (card.name.value !== said.name) card.name.value = said.name;
     card.name.hidden = !whole || said.split;
     card.halves.forEach((field, half) => { if (field.value !== said.names[half]) field.value = said.names[half]; });
-    card.note.textContent = away ? `${nameOf(i)} \u2192 merged into ${nameOf(said.merge)}` : said.drop ? `${nameOf(i)} is dropped: its images stay unlabelled` : said.split ? `${nameOf(i)}, split in two` : "";
+    card.note.textContent = away ? `${nameOf(i)} \u2192 merged into ${nameOf(said.merge)}` : said.drop ? `${nameOf(i)} is dropped: ${categories[i].known ? "what nobody labelled in it stays" : "its images stay"} unlabelled` : said.split ? `${nameOf(i)}, split in two` : "";
     card.split.textContent = said.split ? "Join again" : "Split";
     card.split.hidden = !whole;
     card.split.disabled = members[i].length < 2 || within.length > 0;
@@ -295,7 +297,12 @@
       where.length > 1 ? el("button", { type: "button", textContent: "Merge these", onclick: () => merge(where) }) : "",
     ]));
     const total = within.reduce((sum, other) => sum + categories[other].size, categories[i].size);
-    card.merged.replaceChildren(...(within.length ? [`Merged, together ${plural(total, "image")}: ${within.map(nameOf).join(", ")}`] : []));
+    const parts = within.map((other) => [other, nameOf(other)]), now = JSON.stringify([parts, card.near]);
+    if (card.parts !== now) {
+      card.parts = now;
+      card.merged.replaceChildren(...(parts.length ? [el("p", { textContent: `Merged, together ${plural(total, "image")}:` })] : []),
+        ...parts.map(([other, name]) => el("div", null, el("h3", { textContent: name }), card.near ? tiles(categories[other].central.slice(0, 8), name) : "")));
+    }
     if (card.near) fill(card);
   }
   function say(text, calm = false) {
@@ -508,10 +515,9 @@
     const text = `${JSON.stringify({ format: data.format, run: data.run, digest: data.digest, clusters: clusters() }, null, 1)}\n`;
     $("json").value = text;
     $("copied").textContent = "";
-    const next = " Then: mlflow run . -e relabel -P clusters=clusters.json";
     $("saved-how").textContent = framed
-      ? `This viewer lets no page save a file: copy the text into a file clusters.json, or download report.html and open it.${next}`
-      : `Saved as clusters.json among your downloads. If your browser did not save it, copy the text.${next}`;
+      ? "This viewer lets no page save a file: copy the text into a file clusters.json, or download report.html and open it."
+      : "Saved as clusters.json among your downloads. If your browser did not save it, copy the text.";
     if (!framed) {
       const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "application/json" })), download: "clusters.json" });
       document.body.append(link);
@@ -521,12 +527,15 @@
       unsaved = false;
     }
     $("saved").showModal();
+    $("copy").focus();
+    $("json").scrollTop = 0;
   }
   function copy() {
     $("json").focus();
     $("json").select();
     // The older way first: the newer one is forbidden in a frame without an origin.
     const done = document.execCommand("copy");
+    $("json").scrollTop = 0;
     $("copied").textContent = done ? "Copied." : "Press Ctrl+C (Cmd+C): the text is selected.";
     unsaved = unsaved && !done;
   }

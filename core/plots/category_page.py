@@ -213,6 +213,7 @@ def _category(answer: Answer, category: Category, place: Mapping[int, int]) -> d
         "expected_purity": _number(category.expected_purity),
         "confidence": _number(category.confidence),
         "exemplars": [answer.ids[row] for row in category.exemplars],
+        "halves": np.bincount(answer.halves[answer.clusters == category.cluster], minlength=2).tolist(),
         "central": positions(category.exemplars),
         "borders": positions(category.borders),
         "outliers": positions(category.outliers),

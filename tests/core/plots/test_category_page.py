@@ -148,14 +148,20 @@ def test_each_image_has_the_tile_at_its_place(tmp_path):
 
 
 def test_a_large_heap_shows_a_sample_that_keeps_the_central_images(tmp_path):
-    answer = answer_of((5000, 40, 3))
+    answer = answer_of((5000, 41, 3))
     rows = category_page.sample(answer, 60)
     assert len(rows) == 60 and len(set(rows.tolist())) == 60
     for category in answer.categories:
         assert {*category.exemplars, *category.borders, *category.outliers} <= set(rows.tolist())
     assert np.array_equal(rows, category_page.sample(answer, 60)) and not np.array_equal(rows, category_page.sample(answer, 60, seed=1))
     data = data_of(written(answer, tmp_path, limit=60))
-    assert data["total"] == 5043 and len(data["images"]["id"]) == 60
+    assert data["total"] == 5044 and len(data["images"]["id"]) == 60
+    # Sizes are those of the heap, not of the sample.
+    assert [(category["size"], category["halves"]) for category in data["categories"]] == [
+        (5000, [2500, 2500]),
+        (41, [21, 20]),
+        (3, [1, 2]),
+    ]
 
 
 @settings(deadline=None, max_examples=40)

@@ -241,6 +241,19 @@ def test_of_a_file_that_merges_in_chains_the_end_is_taken_and_a_ring_merges_noth
     assert [entry["merge"] for entry in saved(page, downloads)["clusters"]] == [None, None, None, 0, 0]
 
 
+def test_a_split_shows_both_halves_and_a_merge_what_joined(page):
+    page.press(1, "Split")
+    labels = [label.text.strip() for label in page.card(1).find_elements("css selector", ".half label")]
+    assert labels == ["Half 1, 3 images", "Half 2, 3 images"]
+    rows = page.card(1).find_elements("css selector", ".rows ul")
+    shown = [[one.get_attribute("aria-label")[-6:-4] for one in row.find_elements("css selector", ".tile")] for row in rows]
+    assert shown == [["08", "10", "12"], ["09", "11", "13"]]
+    page.choose(2, 3)
+    page.find("#merge").click()
+    joined = page.card(2).find_element("css selector", ".merged")
+    assert "together 9 images" in joined.text and "novel 3" in joined.text and len(joined.find_elements("css selector", ".tile")) == 3
+
+
 def test_names_of_folders_stay_as_they_are_until_somebody_types(browser, downloads, tmp_path):
     names = ("two  blanks", "two blanks", "e\u0301", " novel")
     category_page.write(tmp_path / "report.html", answer_of((3, 3, 3, 3), names), grey, "run1", "Blanks")
