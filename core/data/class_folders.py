@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -124,7 +125,7 @@ def below_folder(folder: Path, root: Path, follow_links: bool | None = None) -> 
     """Return the images of a folder and of those below it, in order of their paths; see `scan` for links."""
     files: list[Path] = []
     nested, ignored = 0, Counter[str]()
-    for path in _walk(folder, root, follow_links, {folder.resolve()}):
+    for path in walk(folder, root, follow_links, {folder.resolve()}):
         if path.is_dir():
             ignored["links"] += 1
         elif path.suffix.lower() in EXTENSIONS:
@@ -136,22 +137,23 @@ def below_folder(folder: Path, root: Path, follow_links: bool | None = None) -> 
     return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
 
 
-def _walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -> Iterator[Path]:
+def walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -> Iterator[Path]:
     """Yield the files below a folder, and folders that are links: to follow those could count an image twice, or never end.
 
     Where links are followed, each folder is walked once, by whatever way it is reached first.
     """
-    for path in sorted(folder.iterdir()):
+    for name in sorted(os.listdir(folder)):  # names: of a folder of a million files, paths would need half a gigabyte
+        path = folder / name
         if _is_noise(path):
             continue
         if not path.is_dir():
             yield path
         elif path.is_symlink() and not follow_links:
-            check(path, root)
+            check(path, root, follow_links)
             yield path
         elif (real := path.resolve()) not in seen:
             seen.add(real)
-            yield from _walk(path, root, follow_links, seen)
+            yield from walk(path, root, follow_links, seen)
 
 
 def _has_image(folder: Path) -> bool:

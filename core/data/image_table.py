@@ -31,7 +31,7 @@ from core.errors import UserError, nearest
 COLUMNS = ("path", "label", "truth", "group", "split")
 SPLITS = ("train", "val", "test")
 DEFAULT_ROOT = ("", "data")  # of the option data_root: nobody has given one
-_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _rows(file: Path) -> list[Row]:
     try:
         cells = pandas.read_csv(
             io.StringIO(text),
-            sep=_separator(first),
+            sep=separator(first),
             dtype=str,
             keep_default_na=False,
             skipinitialspace=True,
@@ -117,7 +117,7 @@ def _rows(file: Path) -> list[Row]:
 
 def _text(content: bytes) -> str:
     """Return the text of a file of any usual encoding, with line feeds as line ends."""
-    encoding = next((name for bom, name in _BOMS if content.startswith(bom)), "utf-8")
+    encoding = next((name for bom, name in BOMS if content.startswith(bom)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
@@ -125,7 +125,7 @@ def _text(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _separator(header: str) -> str:
+def separator(header: str) -> str:
     """Return what separates the cells of a header: the most frequent of semicolon, tab and comma."""
     return max(";\t,", key=lambda mark: (header.count(mark), mark == ","))
 
@@ -139,7 +139,7 @@ def _settled(row: Row, file: Path) -> Row:
         raise UserError(f"{file}, line {row.line}: split = '{row.split}' is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
     if split == "val" and row.label in MISSING:
         raise UserError(f"{file}, line {row.line}: split = val needs a label, by which the image is judged; give one or leave split empty")
-    path = row.path.replace("\\", "/") if "\\" in row.path and not Path(row.path).is_absolute() else row.path
+    path = slashed(row.path)
     label, truth = ("" if text in MISSING else plain(text) for text in (row.label, row.truth))
     return Row(row.line, path, label, truth, row.group, split)
 
@@ -163,7 +163,7 @@ def _once(rows: list[Row], file: Path) -> list[Row]:
 
 def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path]:
     """Return the file of each row; UserError with all that are missing, and for a path that leaves the root."""
-    paths = [Path(row.path).expanduser() if Path(row.path).is_absolute() else root / row.path for row in rows]
+    paths = [file_of(row.path, root) for row in rows]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         more = _listed(missing) if len(missing) > SHOWN else ""
@@ -174,6 +174,17 @@ def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> l
         if not Path(row.path).is_absolute() and not follow_links and not path.resolve().is_relative_to(root):
             raise UserError(f"{file}, line {row.line}: {row.path} leads out of {root}; allow it with follow_links=true")
     return paths
+
+
+def slashed(path: str) -> str:
+    """Return a path as this system has it: one that Windows wrote has backslashes."""
+    return path.replace("\\", "/") if "\\" in path and not Path(path).is_absolute() else path
+
+
+def file_of(path: str, root: Path) -> Path:
+    """Return the file that a cell names, below `root` unless its path is absolute."""
+    path = slashed(path)
+    return Path(path).expanduser() if Path(path).is_absolute() else root / path
 
 
 def _require_whole_groups(rows: Sequence[Row], file: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ import torch
 from core.data.views import ResizedImages, ViewSpec, augment, draw_parameters, evaluation_view
 from core.errors import UserError
 
+S = TypeVar("S")
 T = TypeVar("T")
 PREFETCH = 2  # batches that are ready or in work while the consumer uses another
 
@@ -166,17 +167,25 @@ def evaluation_batches(
 
 def prefetched(build: Callable[[int], T], steps: int, num_workers: int) -> Generator[T]:
     """Yield build(0), ..., build(steps - 1) in order, built ahead by `num_workers` threads (0 = in the caller's thread)."""
+    yield from ahead(build, range(steps), num_workers)
+
+
+def ahead(build: Callable[[S], T], items: Iterable[S], num_workers: int) -> Generator[T]:
+    """Yield build(item) of each of `items` in order, built ahead by `num_workers` threads (0 = in the caller's thread).
+
+    `items` is gone through in the caller's thread, a few steps before what is yielded, and is never held as a whole.
+    """
     if not num_workers:
-        yield from map(build, range(steps))
+        yield from map(build, items)
         return
     torch.get_num_threads()  # fixes this thread's setting before the workers lower the one that new threads start with
     pool = ThreadPoolExecutor(num_workers, "views", initializer=_compute_on_one_thread)
     try:
-        steps_left = iter(range(steps))
-        pending = deque(pool.submit(build, step) for step in islice(steps_left, max(PREFETCH, num_workers)))
+        items_left = iter(items)
+        pending = deque(pool.submit(build, item) for item in islice(items_left, max(PREFETCH, num_workers)))
         while pending:
             result = pending.popleft().result()
-            pending.extend(pool.submit(build, step) for step in islice(steps_left, 1))
+            pending.extend(pool.submit(build, item) for item in islice(items_left, 1))
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

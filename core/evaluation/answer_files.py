@@ -24,6 +24,7 @@ from core.errors import UserError
 from core.evaluation.answer import ALONE, POSITIONS, Answer, Category
 
 FORMAT = "taxon-clusters/1"
+MARK = b"\xef\xbb\xbf"
 ASSIGNMENTS = (
     *("path", "id", "cluster", "name", "known", "confidence", "margin", "position"),
     *("duplicate_group", "part", "label", "half"),
@@ -112,12 +113,16 @@ def duplicates(answer: Answer) -> Iterable[Row]:
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
     """Return a CSV of the rows' values of these columns. None and a missing value are empty, as is -1 of a group: the image is alone."""
+    return MARK + (",".join(columns) + "\r\n").encode() + lines(columns, rows)
+
+
+def lines(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
+    """Return what `table` writes below the header: for a file that grows."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(name, row.get(name)) for name in columns])
-    return b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "backslashreplace")
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def rows_of(path: str | Path) -> list[dict[str, str]]:

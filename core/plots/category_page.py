@@ -109,7 +109,7 @@ def facts(answer: Answer, rows: np.ndarray, run: str, title: str) -> dict[str, A
         "run": run,
         "digest": answer.digest,
         "title": title,
-        "total": len(answer),
+        "total": answer.facts.get("images", len(answer)),  # the answer may itself be a sample
         "facts": _head(answer),
         "more": _more(answer.facts),
         "curve": _curve(answer.facts),

@@ -66,6 +66,17 @@ class DiscoveryPredictor:
         self.backbone.tail.eval()
         self.centres, self.clusters = tensors["centres"].numpy(), about["clusters"]
         self.temperature = about.get("temperature", TEMPERATURE)
+        self.calibrated = bool(about.get("calibrated", "temperature" in about))
+        # Within which cosine distance of its centre 95 % of a cluster's images lie; of models that do not say it nothing is outside.
+        self.radii = np.array([np.inf if one.get("radius") is None else one["radius"] for one in self.clusters], np.float64)
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> DiscoveryPredictor:
+        """Compute on `device` from now on; return self."""
+        self.backbone.trunk.to(device)
+        self.backbone.tail.to(device)
+        self.device = device
+        return self
 
     def predict(self, table: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return one answer per row of a table with a column `image`; see `core.serving.answers.answer`."""
@@ -76,12 +87,15 @@ class DiscoveryPredictor:
         return {"class": self.clusters[cluster]["name"], "cluster": cluster, "known": self.clusters[cluster]["known"]}
 
     @torch.no_grad()
+    def features(self, views: torch.Tensor) -> np.ndarray:
+        """Return the L2-normalised features (B, d) of B evaluation views."""
+        return normalise(self.backbone.tail(self.backbone.trunk(views.to(self.device))).cpu().numpy())
+
     def shares(self, images: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster (B,) of B resized images and the shares of all (B, K)."""
-        features = normalise(self.backbone.tail(self.backbone.trunk(evaluation_view(torch.cat(images), self.spec))).numpy())
-        return assign(features, self.centres), confidences(
-            features, self.centres, self.temperature
-        )  # the very functions whose answers are evaluated
+        features = self.features(evaluation_view(torch.cat(images), self.spec))
+        # the very functions whose answers are evaluated
+        return assign(features, self.centres), confidences(features, self.centres, self.temperature)
 
 
 def _load_pyfunc(path: str) -> DiscoveryPredictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -129,6 +130,50 @@ def find(client: Client, name: str, wanted: str) -> Version:
             f"candidate '{wanted}': {why}{nearest(wanted, held)} (give a version's number, an alias, models:/... or runs:/<id>)"
         )
     return version
+
+
+def meant(client: Client, wanted: str, option: str = "model") -> Version:
+    """Return the version that an input means, whatever its name.
+
+    Args:
+        wanted: models:/<name>/<number>, models:/<name>@<alias>, a name alone (its champion, else its newest version), a run that has
+            registered one (its id, or runs:/<id>).
+        option: the parameter, for messages.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    if not wanted:
+        raise UserError(f"{option} is empty; give a registered model (models:/<name>@{CHAMPION}) or the run that registered it")
+    if wanted.startswith("runs:/") or re.fullmatch(r"[0-9a-f]{32}", wanted):
+        return _of_run(client, wanted.removeprefix("runs:/").split("/")[0], f"{option} = '{wanted}'")
+    path = wanted.removeprefix("models:/")
+    at = max(path.rfind("@"), path.rfind("/"))
+    name, which = (path, "") if at < 0 else (path[:at], path[at + 1 :])
+    require_name(client, name)
+    found = all_versions(client, name)
+    numbers = {version.number: version for version in found}
+    if which.isdigit() and path[at] == "/":
+        if which not in numbers:
+            there = ", ".join(list(numbers)[-10:]) or "none"
+            raise UserError(f"{option} = '{wanted}': {name} has no version {which} (deleted, or never there); there are {there}")
+        return numbers[which]
+    version, why = aliased(client, name, which or CHAMPION)
+    if version is None and (which or not found):
+        raise UserError(f"{option} = '{wanted}': {why}; give models:/{name}/<number>, or promote a version first")
+    return version or found[-1]
+
+
+def _of_run(client: Client, run_id: str, what: str) -> Version:
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        raise UserError(f"{what}: this store has no run {run_id}; give models:/<name>@{CHAMPION} or another run") from None
+    with registry_named(what):
+        found = [_version(one) for one in client.search_model_versions(f"run_id = '{run_id}'") if one.status == "READY"]
+    if not found:
+        raise UserError(f"{what}: the run has registered no model; give a run of pseudo_pipeline, or models:/<name>@{CHAMPION}")
+    return max(found, key=lambda version: int(version.number))
 
 
 def fetch(version: Version, folder: Path) -> Path:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from core.stages.discovery.assign_config import AssignConfig
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig, TrainConfig
 from core.stages.stage import Stage
 
+ASSIGN = Stage(
+    "assign",
+    AssignConfig,
+    "core.stages.discovery.assign:run",
+    headline=("model", "data_root", "images", "output", "gpu"),
+)
 CACHE_FEATURES = Stage(
     "cache_features",
     CacheConfig,
@@ -50,6 +57,7 @@ TRAIN_SUPERCLASS = Stage(
 )
 
 STAGES = (
+    ASSIGN,
     CACHE_FEATURES,
     DATA_SPLIT_GENERATOR,
     OFFLINE_SSDDBC_SUPERCLASS,
