@@ -312,11 +312,20 @@ def started_with(run_id: str, entry_point: str) -> tuple[dict[str, str], dict[st
     return data.params, data.tags
 
 
-def _existing(client: Client, run_id: str) -> Entity:
+def params_of(run_id: str, entry_point: str, user: str) -> dict[str, str]:
+    """Return the parameters of a run; UserError unless it is one of `entry_point`. `user` is who asks."""
+    data = _existing(Client(), run_id, "read").data
+    is_of = data.tags.get("taxon.entry_point", "no entry point of taxon")
+    if is_of != entry_point:
+        raise UserError(f"run '{run_id}' is one of {is_of}, and {user} takes a {entry_point} run; give the id of one")
+    return dict(data.params)
+
+
+def _existing(client: Client, run_id: str, done: str = "continued") -> Entity:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise UserError(f"run '{run_id}' cannot be continued: {str(error).splitlines()[0][:160]}; give a run of this store") from None
+        raise UserError(f"run '{run_id}' cannot be {done}: {str(error).splitlines()[0][:160]}; give a run of this store") from None
 
 
 def reopen(run_id: str) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.stages.discovery.assign_config import AssignConfig
-from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig, TrainConfig
+from core.stages.discovery.config import CacheConfig, PipelineConfig, RelabelConfig, SplitConfig, SsddbcConfig, TrainConfig
 from core.stages.stage import Stage
 
 ASSIGN = Stage(
@@ -48,6 +48,7 @@ PSEUDO_PIPELINE = Stage(
         "n_classes",
     ),
 )
+RELABEL = Stage("relabel", RelabelConfig, "core.stages.discovery.relabel:run", headline=("clusters", "run", "output", "take"))
 TRAIN_SUPERCLASS = Stage(
     "train_superclass",
     TrainConfig,
@@ -62,5 +63,6 @@ STAGES = (
     DATA_SPLIT_GENERATOR,
     OFFLINE_SSDDBC_SUPERCLASS,
     PSEUDO_PIPELINE,
+    RELABEL,
     TRAIN_SUPERCLASS,
 )

@@ -1,0 +1,299 @@
+"""The relabel stage: what a person has decided about the categories becomes labels, in a table that the next pipeline reads.
+
+clusters.json + the run's answer -> names, merges, splits, drops -> the run's images, still the same? -> images.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from core import config as configuration
+from core.data import texts
+from core.data.images import NOBODY_SAID, DiscoveryData, FileImages, ImageSet
+from core.errors import UserError
+from core.evaluation import answer_files, decisions
+from core.evaluation.decisions import Decided, Saved
+from core.progress import bar
+from core.stages import held_out, inputs
+from core.stages.discovery import materials
+from core.stages.discovery.config import DataOptions, RelabelConfig
+from core.stages.discovery.exports import safe_name
+from core.stages.discovery.stages import PSEUDO_PIPELINE
+from core.tracking.recorder import Recorder
+from core.tracking.run import params_of
+from core.tracking.store import scratch
+from core.tracking.uri import local_artifacts, resolve
+from core.training import recipes
+
+COLUMNS = ("path", "label", "group", "split")
+FOLDER, TABLE = "relabelled", "images.csv"
+SHOWN = 3  # images that a line about a heap that has changed names of each kind
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer of a run: its id, `assignments.csv`, the sha256 of each image by its id, and its own `clusters.json`."""
+
+    run: str
+    rows: Sequence[Mapping[str, str]]
+    contents: Mapping[str, str]
+    clusters: Saved
+
+
+def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
+    """Write the table of labelled images; return how many images of which class there are in it."""
+    output = new_folder(config.output)
+    saved = _read(config.clusters)
+    run_id = (config.run or saved.run).removeprefix("runs:/").rstrip("/")
+    params = params_of(run_id, PSEUDO_PIPELINE.name, "relabel")
+    found = answer_of(run_id)
+    people = {row["label"] for row in found.rows if row["label"]}
+    decided = decisions.decide(saved, found.clusters, config.clusters, people)
+    data = _data(run_id, params)
+    require_unchanged(data, found)
+    for line in decided.notices:
+        print(f"taxon: {line}", file=sys.stderr)
+    table = rows(data, found, decided, config.take)
+    summary = {"run": run_id, "digest": saved.digest, "take": config.take} | counted(table)
+    run.dataset(data.name, data.digest, params.get("resolved.data_root", ""), "relabel")
+    place = _store(data, table, summary, output, run)
+    _say(summary, place, params)
+    return summary
+
+
+def new_folder(output: str) -> Path | None:
+    """Return the folder that is to be made; None where none is asked for. UserError where something is there already."""
+    if not output:
+        return None
+    folder = Path(output).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"output = '{output}' is there already: give a new folder, or remove it")
+    return folder
+
+
+def _read(clusters: str) -> Saved:
+    if not clusters:
+        raise UserError("clusters is empty; give the clusters.json that the report.html of a pseudo_pipeline run saved")
+    path = inputs.file_at(clusters, "clusters", "clusters.json")
+    return decisions.parse(texts.read(path, "clusters"), clusters)
+
+
+def answer_of(run_id: str) -> Found:
+    """Return the answer that a run has stored; UserError for a run that has none."""
+    try:
+        paths = [resolve(f"runs:/{run_id}/{name}", "run") for name in ("assignments.csv", "contents.csv", "clusters.json")]
+    except UserError as error:
+        raise UserError(f"run {run_id} has no answer ({error}); let its pseudo_pipeline end first, or name the run that has one") from None
+    assigned, contents = (answer_files.rows_of(path) for path in paths[:2])
+    own = decisions.parse(texts.read(paths[2], "clusters"), str(paths[2]))
+    return Found(run_id, assigned, {row["id"]: row["sha256"] for row in contents}, dataclasses.replace(own, run=run_id))
+
+
+def _data(run_id: str, params: Mapping[str, str]) -> DiscoveryData:
+    """Read the images that a run was started with, once more."""
+    names = [f.name for f in dataclasses.fields(DataOptions) if f"resolved.{f.name}" in params]
+    values = {name: params[f"resolved.{name}"] for name in names}
+    words = [f"--{name}={value.lower() if value in ('True', 'False') else value}" for name, value in values.items()]
+    options = configuration.parse(DataOptions, words, PSEUDO_PIPELINE.name)
+    try:
+        return materials.read(options)
+    except UserError as error:
+        raise UserError(f"the images of run {run_id} cannot be read again: {error}") from None
+
+
+def require_unchanged(data: DiscoveryData, found: Found) -> None:
+    """Raise UserError, naming the first few, where images are missing, new, changed, or labelled otherwise than the run found them."""
+    now = dict(zip(data.train.ids, held_out.contents(data.train, np.arange(len(data.train))), strict=True))
+    given = dict(zip(data.train.ids, _given(data), strict=True))
+    said = {row["id"]: row["label"] for row in found.rows}
+    kinds = {
+        "missing": [one for one in found.contents if one not in now],
+        "changed": [one for one, content in found.contents.items() if now.get(one, content) != content],
+        "new": [one for one in now if one not in found.contents],
+        "labelled otherwise": [one for one, label in said.items() if label and given.get(one) and given[one] != label],
+    }
+    if not any(kinds.values()):
+        return
+    words = []
+    for kind, ids in kinds.items():
+        more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+        words += [f"{kind}: {', '.join(ids[:SHOWN])}{more}"] if ids else []
+    raise UserError(f"the images are no longer those of run {found.run} ({'; '.join(words)}): put them back, or run pseudo_pipeline again")
+
+
+def _given(data: DiscoveryData) -> list[str]:
+    """Return the label that the user's folders or table give each training image, '' for none; a benchmark's are its truth, so none."""
+    if data.given is None:
+        return [""] * len(data.train)
+    labels = np.where(data.given, data.train.labels, NOBODY_SAID)
+    return ["" if label == NOBODY_SAID else data.class_names[label] for label in labels]
+
+
+def rows(data: DiscoveryData, found: Found, decided: Decided, take: str) -> list[Row]:
+    """Return the rows of the table, those of training images in their order, then the test images.
+
+    What people have labelled keeps its label; of a named category all but its outliers is labelled (`take` = all), or its core alone.
+    Images of one content have one label. Paths are absolute, or below the table's folder where the images are in no files of their own.
+    """
+    by_id = {row["id"]: row for row in found.rows}
+    assigned = [by_id[one] for one in data.train.ids]
+    taken = ("core",) if take == "core" else ("core", "border")
+    own = [row["label"] or label for row, label in zip(assigned, _given(data), strict=True)]
+    own = [decided.renamed.get(label, label) for label in own]
+    made = [decided.labels[int(row["cluster"]), int(row["half"])] if row["position"] in taken else "" for row in assigned]
+    contents = [found.contents[one] for one in data.train.ids]
+    settled = {
+        content: label for content, label in reversed(list(zip(contents * 2, own + made, strict=True))) if label
+    }  # people's go first
+    labelled = [label or settled.get(content, "") for content, label in zip(contents, own, strict=True)]
+    groups = grouped([row["duplicate_group"] for row in assigned], data.groups)
+    chosen = np.zeros(len(data.train), bool) if data.held_out is None else data.held_out
+    splits = ["val" if held and label else "train" for held, label in zip(chosen, own, strict=True)]
+    train = [_row(*cells) for cells in zip(_paths(data.train), labelled, groups, splits, strict=True)]
+    names = ["" if label == NOBODY_SAID else data.class_names[label] for label in data.test.labels]
+    return train + [_row(path, decided.renamed.get(name, name), "", "test") for path, name in zip(_paths(data.test), names, strict=True)]
+
+
+def _row(path: str, label: str, group: str, split: str) -> Row:
+    return dict(zip(COLUMNS, (path, label, group, split), strict=True))
+
+
+def _paths(images: ImageSet) -> list[str]:
+    """Return the path of each image: absolute, or, of one in no file of its own, that of the file which is made of it."""
+    if isinstance(images.source, FileImages):
+        return [os.path.abspath(path) for path in images.source.paths]
+    return ["/".join(("images", *map(safe_name, one.split("/")))) + ".png" for one in images.ids]
+
+
+def grouped(duplicates: Sequence[str], given: np.ndarray | None) -> list[str]:
+    """Return the group of each of N images, '' for one that is alone: near-duplicates, and what the user has grouped, are together.
+
+    Args:
+        duplicates: number of the group of near-duplicates as text, '' = none.
+        given: (N,) numbers of the user's groups; None = there are none.
+    """
+    n = len(duplicates)
+    near = np.array([n + int(number) if number else i for i, number in enumerate(duplicates)], np.int64)
+    offset = int(near.max(initial=n)) + 1
+    theirs = np.arange(n) if given is None else offset + given
+    rows, columns = np.tile(np.arange(n), 2), np.concatenate([near, theirs])
+    size = int(max(columns.max(initial=0) + 1, n))
+    _, component = connected_components(coo_array((np.ones(2 * n, np.int8), (rows, columns)), shape=(size, size)), directed=False)
+    component = component[:n]
+    counts = Counter(component.tolist())
+    names: dict[int, str] = {}
+    for number in component.tolist():
+        if counts[number] > 1:
+            names.setdefault(number, f"group {len(names) + 1}")
+    return [names.get(number, "") for number in component.tolist()]
+
+
+def counted(table: Sequence[Row]) -> dict[str, Any]:
+    """Return how many images of the table are labelled with which class, how many are not, and how many are for testing."""
+    train = [row for row in table if row["split"] != "test"]
+    classes = Counter(row["label"] for row in train if row["label"])
+    return {"classes": dict(sorted(classes.items())), "unlabelled": len(train) - classes.total(), "test": len(table) - len(train)}
+
+
+def _store(data: DiscoveryData, table: Sequence[Row], summary: dict[str, Any], output: Path | None, run: Recorder) -> Path | None:
+    """Write the table, and images that are in no files, as artifacts and into the new folder; return where the table is for sure.
+
+    The folder appears as a whole, and last.
+    """
+    folder = scratch(FOLDER)
+    parent = None if output is None else _made(output.parent)
+    made = folder if output is None else Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}-", dir=parent))
+    try:
+        _write_images(data, made)
+        (made / TABLE).write_bytes(_csv(table))
+        if output is not None:
+            (folder / TABLE).write_bytes(_csv([row | {"path": os.path.join(output, row["path"])} for row in table]))
+        run.folder(folder, FOLDER)
+        run.json(summary, "summary.json", FOLDER)
+        if output is not None:
+            made.chmod(0o777 & ~_umask())
+            made.replace(output)
+            return output / TABLE
+    finally:
+        for place in {folder, made}:
+            shutil.rmtree(place, ignore_errors=True)
+    stored = local_artifacts(getattr(run, "artifact_uri", "runs:/"))
+    return None if stored is None else stored / FOLDER / TABLE
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {folder} cannot be made ({error.strerror}); give a folder that can") from None
+    return folder
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_images(data: DiscoveryData, folder: Path) -> None:
+    """Write PNG files of the images that are in no files of their own."""
+    for images in (data.train, data.test):
+        if isinstance(images.source, FileImages):
+            continue
+        for i, path in enumerate(bar(_paths(images), "writing images")):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.source.load(np.array([i]))[0]).save(folder / path)
+
+
+def _csv(table: Sequence[Row]) -> bytes:
+    """Return the table as CSV. No cell is guarded against spreadsheets, as those of an answer are: paths and labels are read back."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return b"\xef\xbb\xbf" + text.getvalue().encode()
+
+
+def _say(summary: dict[str, Any], place: Path | None, params: Mapping[str, str]) -> None:
+    """Print how many images are labelled with which class, and the command that goes on."""
+    for name, count in summary["classes"].items():
+        print(f"  {name:40s} {count:8d}")
+    print(f"{sum(summary['classes'].values())} images labelled, {summary['unlabelled']} unlabelled, {summary['test']} for testing")
+    if not summary["unlabelled"]:
+        print(f"every image has a class: nothing is left to discover ({place or TABLE})")
+        return
+    if place is None:
+        print(f"fetch it first: mlflow artifacts download --artifact-path {FOLDER} --run-id <this run> --dst-path .")
+    print(f"next: {next_command(str(place or f'{FOLDER}/{TABLE}'), params)}", flush=True)
+
+
+def next_command(table: str, params: Mapping[str, str]) -> str:
+    """Return the command of the next pipeline: with the network of the last one, where it is not what image files get by themselves."""
+    words = ["mlflow", "run", ".", "-e", PSEUDO_PIPELINE.name, "-P", f"images={table}"]
+    model = params.get("resolved.model_name", "")
+    if model and model != recipes.recipe_for("folder", "auto").model_name:
+        words += ["-P", f"model_name={model}"]
+    size = params.get("resolved.image_size", "")
+    if size and size != str(recipes.recipe_for("folder", model or "auto").image_size):
+        words += ["-P", f"image_size={size}"]
+    if params.get("resolved.weights"):
+        words += ["-P", f"weights={params['resolved.weights']}"]
+    return shlex.join(words)
