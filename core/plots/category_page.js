@@ -66,6 +66,7 @@
   const root = (i) => (state[i].merge === null ? i : state[i].merge);
   const mergedInto = (i) => categories.flatMap((_, other) => (state[other].merge === i ? [other] : []));
 
+  const missing = new Set(data.missing);
   /* Names in use: name -> places [category, half or -1]. */
   function uses() {
     const found = new Map();
@@ -254,12 +255,14 @@
   /* Everything that depends on what was said. */
   function refresh() {
     const used = uses();
-    let twice = "";
+    let wrong = "", first = -1;
     const wrongs = categories.map(() => []);
     for (const [name, where] of used) {
-      if (!clash(where)) continue;
-      twice = twice || name;
-      for (const [i] of where) wrongs[i].push([name, [...new Set(where.map((one) => one[0]))]]);
+      const twice = clash(where), empty = missing.has(name) && !where.every(([i]) => asFound(i));
+      if (!twice && !empty) continue;
+      const cards = [...new Set(where.map((one) => one[0]))], why = twice ? "is used twice" : "means \u201cno value\u201d in a table";
+      if (!wrong) { wrong = `The name \u201c${name}\u201d ${why}: give another name${twice ? ", or merge the two" : ""}.`; first = cards[cards.length - 1]; }
+      for (const i of cards) wrongs[i].push([name, twice ? cards : [], why]);
     }
     const merged = categories.map(() => []);
     state.forEach((said, i) => merged[said.merge]?.push(i));
@@ -271,9 +274,9 @@
     $("undo").disabled = !past.length;
     $("merge").disabled = chosen.size < 2;
     $("merge").textContent = chosen.size ? `Merge chosen (${chosen.size})` : "Merge chosen";
-    say(twice ? `The name \u201c${twice}\u201d is used twice: give another name, or merge the two.` : told, !twice && calm);
+    say(wrong || told, !wrong && calm);
     draw();
-    return twice;
+    return first;
   }
   function show(card, i, wrongs, within) {
     const said = state[i], away = said.merge !== null, whole = !away && !said.drop;
@@ -292,8 +295,8 @@
     card.drop.hidden = away;
     card.back.hidden = !away;
     for (const field of [card.name, ...card.halves]) field.setAttribute("aria-invalid", wrongs.some(([name]) => tidy(field.value || (field === card.name ? categories[i].name : "")) === name));
-    card.wrong.replaceChildren(...wrongs.flatMap(([name, where]) => [
-      `\u201c${name}\u201d is used twice. `,
+    card.wrong.replaceChildren(...wrongs.flatMap(([name, where, why]) => [
+      `\u201c${name}\u201d ${why}. `,
       where.length > 1 ? el("button", { type: "button", textContent: "Merge these", onclick: () => merge(where) }) : "",
     ]));
     const total = within.reduce((sum, other) => sum + categories[other].size, categories[i].size);
@@ -506,10 +509,9 @@
     });
   }
   function save() {
-    const twice = refresh();
-    if (twice) {
-      const [i] = uses().get(twice)[1];
-      go(i);
+    const wrong = refresh();
+    if (wrong >= 0) {
+      go(wrong);
       return;
     }
     const text = `${JSON.stringify({ format: data.format, run: data.run, digest: data.digest, clusters: clusters() }, null, 1)}\n`;

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from core.data.class_names import MISSING
 from core.evaluation.answer import POSITIONS, Answer, Category
 from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
 from core.progress import bar
@@ -115,6 +116,7 @@ def facts(answer: Answer, rows: np.ndarray, run: str, title: str) -> dict[str, A
         "curve": _curve(answer.facts),
         "n_classes": answer.facts.get("n_classes", len(answer.categories)),
         "positions": POSITIONS,
+        "missing": sorted(MISSING),
         "tile": TILE,
         "columns": COLUMNS,
         "categories": [_category(answer, category, place) for category in answer.categories],
@@ -155,7 +157,7 @@ def _estimate(told: Mapping[str, Any]) -> list[list[str]]:
         return []
     number = told.get("estimated_classes", told.get("n_classes"))
     between = f"{_shown('', low)} to {_shown('', high)}"
-    shown = between if number is None else f"{_shown('', number)} ({between})"
+    shown = between if number is None else _shown("", number) + (f" ({between})" if low != high else "")
     return [["estimated categories", shown, "the estimate from the images, and the numbers that fit nearly as well"]]
 
 

@@ -101,6 +101,7 @@ def test_the_head_says_what_nobody_can_say(tmp_path):
     )
     assert "accuracy" not in str(shown) + str(more) and more.keys() == {"known classes"} and "silhouette" not in shown
     assert shown["estimated categories"] == "2 to 4"
+    assert head_of(tmp_path, estimated_classes=5, estimated_low=5, estimated_high=5)[0]["estimated categories"] == "5"
 
 
 def test_the_head_takes_what_it_does_not_know_as_it_is(tmp_path):

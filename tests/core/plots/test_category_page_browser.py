@@ -176,6 +176,15 @@ def test_a_name_used_twice_is_said_at_once_and_not_saved(page, downloads):
     assert [entry["merge"] for entry in saved(page, downloads)["clusters"]] == [None, 0, None, None, None]
 
 
+def test_a_name_that_means_no_value_is_said_at_once_and_not_saved(page, downloads):
+    page.type(1, "NA")
+    assert "no value" in page.said and not page.card(1).find_element("css selector", ".wrong").find_elements("css selector", "button")
+    page.find("#save").click()
+    assert not page.find("#saved").is_displayed() and not list(downloads.iterdir())
+    page.type(1, "NA-1")
+    assert not page.said and saved(page, downloads)["clusters"][1]["name"] == "NA-1"
+
+
 def test_each_step_can_be_taken_back(page, downloads):
     page.type(2, "elm")
     page.press(3, "Drop")
