@@ -107,6 +107,7 @@ def split_of(data: DiscoveryData, prop_train_labels: float, val_fraction: float,
         chosen = np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
     else:
         chosen = np.sort(rng.choice(given, round(prop_train_labels * len(given)), replace=False)) if len(given) else given
+    chosen = _with_each_class(data, chosen, rng)
     groups = np.arange(len(labels)) if data.groups is None else data.groups
     twins = np.flatnonzero(data.twins) if data.twins is not None else np.zeros(0, np.int64)
     others = np.setdiff1d(np.arange(len(labels)), np.concatenate([chosen, twins]))
@@ -119,6 +120,23 @@ def split_of(data: DiscoveryData, prop_train_labels: float, val_fraction: float,
     identity = digest.of_json([settings, "given", [digest.of_array(part) for part in parts]])
     labelled, validation, unlabelled, left_out = parts
     return Split(labelled, validation, unlabelled, seed, prop_train_labels, val_fraction, labels_per_class, identity, left_out, True)
+
+
+def _with_each_class(data: DiscoveryData, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the chosen indices and one more of each class of a heap that would have none to train on.
+
+    UserError for a class whose given images are all held out by the user.
+    """
+    labels, given = data.train.labels, np.zeros(len(data.train), bool) if data.given is None else data.given
+    may_train = given if data.held_out is None else given & ~data.held_out
+    lost = np.setdiff1d(labels[given], labels[chosen[may_train[chosen]]])
+    added = []
+    for c in lost:
+        members = np.flatnonzero(may_train & (labels == c))
+        if not len(members):
+            raise UserError(f"every labelled image of class '{data.class_names[c]}' is held out (split = val): leave one to learn from")
+        added.append(rng.choice(members, 1))
+    return np.sort(np.concatenate([chosen, *added]))
 
 
 def _hold_out_groups(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.data import digits
-from core.data.splits import make_split, split_report
+from core.data.images import ArrayImages, DiscoveryData, ImageSet, empty_set
+from core.data.splits import make_split, split_of, split_report
 from core.data.superclasses import find
 from core.errors import UserError
 
@@ -148,3 +150,66 @@ def test_the_labelled_share_is_that_of_known_images_that_are_not_held_out(prop, 
 
 def test_a_number_of_labels_says_nothing_of_the_share():
     assert make_split(np.repeat(np.arange(5), 40), range(4), 0.8, 0.1, 1, labels_per_class=10).labelled_share is None
+
+
+@st.composite
+def heaps(draw):
+    """A heap of up to 60 images: any of them labelled, in groups or not, some unlabelled ones copies, some labelled ones held out."""
+    n, seed = draw(st.integers(1, 60)), draw(st.integers(0, 999))
+    rng = np.random.default_rng(seed)
+    n_classes = draw(st.integers(1, 5))
+    given_ = rng.random(n) < draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    labels = np.where(given_, rng.integers(0, n_classes, n), -1)
+    twins = ~given_ & (rng.random(n) < 0.2) if draw(st.booleans()) else None
+    groups = rng.integers(0, draw(st.integers(1, 20)), n) if draw(st.booleans()) else None
+    known = frozenset(labels[given_].tolist())
+    names = tuple(f"class {c}" for c in range(n_classes))
+    images = ImageSet(tuple(f"i{i}" for i in range(n)), labels.astype(np.int64), ArrayImages(np.zeros((n, 1, 1, 3), np.uint8)))
+    return DiscoveryData("heap", images, empty_set(), names, known, given=given_, twins=twins, groups=groups)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(heaps(), st.floats(0.01, 1.0), st.floats(0.0, 0.9), st.integers(0, 2**31), st.integers(0, 3))
+def test_a_split_of_a_heap_is_a_partition_and_every_class_keeps_a_labelled_image(data, prop, fraction, seed, count):
+    split = split_of(data, prop, fraction, seed, count)
+    parts = (split.labelled, split.validation, split.unlabelled, split.left_out)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(data.train)))
+    assert all(part.dtype == np.int64 and (np.diff(part) > 0).all() for part in parts)
+    assert data.given[split.labelled].all() and data.given[split.validation].all()
+    assert set(data.train.labels[split.labelled]) == set(data.train.labels[data.given])
+    twins = np.zeros(len(data.train), bool) if data.twins is None else data.twins
+    np.testing.assert_array_equal(split.left_out, np.flatnonzero(twins))
+    again = split_of(data, prop, fraction, seed, count)
+    assert again.digest == split.digest and all(np.array_equal(getattr(again, n), getattr(split, n)) for n in ("labelled", "validation"))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(heaps(), st.floats(0.05, 0.9), st.integers(0, 999))
+def test_a_group_of_a_heap_is_never_held_out_in_part(data, fraction, seed):
+    split = split_of(data, 1.0, fraction, seed)
+    groups = np.arange(len(data.train)) if data.groups is None else data.groups
+    assert not set(groups[split.validation]) & set(groups[np.concatenate([split.labelled, split.unlabelled])])
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(heaps(), st.integers(0, 999))
+def test_what_the_user_holds_out_is_held_out_and_nothing_else(data, seed):
+    rng = np.random.default_rng(seed)
+    first = {int(np.flatnonzero(data.given & (data.train.labels == c))[0]) for c in data.known_classes}
+    held = data.given & (rng.random(len(data.train)) < 0.5) & ~np.isin(np.arange(len(data.train)), list(first))
+    split = split_of(dataclasses.replace(data, held_out=held), 1.0, 0.5, seed)
+    np.testing.assert_array_equal(split.validation, np.flatnonzero(held))
+
+
+def test_a_class_that_is_held_out_as_a_whole_is_refused():
+    images = ImageSet(("a", "b", "c"), np.array([0, 0, -1]), ArrayImages(np.zeros((3, 1, 1, 3), np.uint8)))
+    given_ = np.array([True, True, False])
+    data = DiscoveryData("heap", images, empty_set(), ("oak",), frozenset([0]), given=given_, held_out=given_)
+    with pytest.raises(UserError, match=r"every labelled image of class 'oak' is held out \(split = val\): leave one to learn from"):
+        split_of(data, 1.0, 0.1, 1)
+
+
+def test_of_a_benchmark_the_labels_are_drawn():
+    data = digits.load()
+    split, plain = split_of(data, 0.8, 0.1, 3), make_split(data.train.labels, data.known_classes, 0.8, 0.1, 3, 0, data.class_names)
+    assert split.digest == plain.digest and not split.of_heap and not len(split.left_out)
