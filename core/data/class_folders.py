@@ -116,25 +116,45 @@ def check(path: Path, root: Path, follow_links: bool | None = None) -> None:
         path.name.encode()
     except UnicodeEncodeError:
         raise UserError(f"the file name {path.name!r} in {path.parent} is not valid UTF-8: rename it") from None
-    if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
+    if not path.is_symlink():
+        return
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # the latter is what Python raises for links in a circle
+        raise UserError(f"{path} is a link that leads to itself: remove it") from None
+    if not follow_links and not real.is_relative_to(root):
         allow = "" if follow_links is None else ", or give follow_links=true"
         raise UserError(f"{path} is a link that leads out of {root}: copy the files there instead{allow}")
 
 
 def below_folder(folder: Path, root: Path, follow_links: bool | None = None) -> ClassFolder:
     """Return the images of a folder and of those below it, in order of their paths; see `scan` for links."""
+    check(folder, root, follow_links)
     files: list[Path] = []
-    nested, ignored = 0, Counter[str]()
+    ignored = Counter[str]()
     for path in walk(folder, root, follow_links, {folder.resolve()}):
         if path.is_dir():
             ignored["links"] += 1
         elif path.suffix.lower() in EXTENSIONS:
             check(path, root, follow_links)
             files.append(path)
-            nested += path.parent != folder
         else:
             ignored[path.suffix.lower()] += 1
+    files = _each_once(files) if follow_links else files
+    nested = sum(path.parent != folder for path in files)
     return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
+
+
+def _each_once(files: list[Path]) -> list[Path]:
+    """Return the files without links to others of them, and of links to one file the first."""
+    seen = {path.resolve() for path in files if not path.is_symlink()}
+    kept = []
+    for path in sorted(files):
+        real = path.resolve() if path.is_symlink() else None
+        if real is None or real not in seen:
+            kept.append(path)
+        seen |= {real} if real is not None else set()
+    return kept
 
 
 def walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -> Iterator[Path]:

@@ -80,6 +80,9 @@ def _of_classes(root: Path, part: str, follow_links: bool) -> list[Found]:
     if not folder.is_dir():
         return []
     classes = class_folders.scan(folder, root, follow_links)
+    loose = class_folders.left_out(folder, {}) if not classes else ""
+    if loose:
+        raise UserError(f"{folder} has no class folder ({loose}): put each image into a folder of its class, {folder}/<class>/")
     class_folders.say_left_out(folder, classes, f"{root.name}/{part}")
     for name, one in classes.items():
         if not one.files:

@@ -1,0 +1,192 @@
+"""A heap is read as it lies: what people labelled, what nobody did, what is left out and why; whatever is wrong is one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.data import catalog, heap
+from core.data.images import NOBODY_SAID
+from core.data.splits import split_of
+from tests.core.stages.tiny import refused
+
+
+def write(path: Path, number: int) -> Path:
+    """Write an image of its own for each number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 9, 3), number, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Return a heap: two labelled classes of two images, four images in folders that mean nothing."""
+    folder = tmp_path / "leaves"
+    for i, name in enumerate(("oak/a", "oak/b", "elm/c", "elm/old/d")):
+        write(folder / "labelled" / f"{name}.png", i)
+    for i, name in enumerate(("e", "monday/f", "monday/morning/g", "elm/h")):
+        write(folder / "unlabelled" / f"{name}.png", 10 + i)
+    return folder
+
+
+def said(data) -> list[str]:
+    """Return the class of each training image, '' where nobody knows."""
+    return ["" if label == NOBODY_SAID else data.class_names[label] for label in data.train.labels]
+
+
+def test_labelled_folders_are_classes_and_unlabelled_ones_mean_nothing(root):
+    data = heap.load(root)
+    assert data.name == "folder/leaves" and data.class_names == ("elm", "oak") and data.known_classes == {0, 1}
+    assert data.train.ids[:4] == ("labelled/elm/c.png", "labelled/elm/old/d.png", "labelled/oak/a.png", "labelled/oak/b.png")
+    assert set(data.train.ids[4:]) == {f"unlabelled/{name}.png" for name in ("e", "monday/f", "monday/morning/g", "elm/h")}
+    assert said(data) == ["elm", "elm", "oak", "oak", "", "", "", ""] and data.given.tolist() == [True] * 4 + [False] * 4
+    assert data.twins is None and data.groups is None and data.held_out is None and not data.skipped and not len(data.test)
+
+
+@pytest.mark.parametrize("name", ["labelled", "unlabelled"])
+def test_the_catalog_recognises_a_heap_and_never_reads_the_digits_for_it(root, name):
+    assert catalog.recognised(str(root)) == "folder"
+    assert catalog.load("folder", str(root), "", "", False).train.ids == heap.load(root).train.ids
+    shutil.rmtree(root / name)
+    assert catalog.recognised(str(root)) == "folder"
+    shutil.rmtree(root)
+    root.mkdir()
+    assert "unlabelled" in refused(lambda: catalog.recognised(str(root)))
+
+
+@pytest.mark.parametrize("how", ["absent", "empty"])
+def test_without_a_labelled_image_everything_is_to_be_discovered(root, how):
+    shutil.rmtree(root / "labelled")
+    if how == "empty":
+        (root / "labelled").mkdir()
+    data = heap.load(root)
+    assert said(data) == [""] * 4 and data.class_names == () and not data.given.any() and data.known_classes == frozenset()
+    split = split_of(data, 1.0, 0.1, 1)
+    assert (len(split.labelled), len(split.validation), split.unlabelled.tolist()) == (0, 0, [0, 1, 2, 3])
+
+
+def test_labelled_images_in_no_class_folder_are_refused(root):
+    shutil.rmtree(root / "labelled")
+    write(root / "labelled" / "a.png", 1)
+    assert "labelled has no class folder (1 image in no class folder ignored): put each image" in refused(lambda: heap.load(root))
+
+
+def test_the_test_part_may_have_classes_of_its_own_which_nobody_trains(root):
+    for i, name in enumerate(("oak/x", "ash/y")):
+        write(root / "test" / f"{name}.png", 30 + i)
+    data = heap.load(root)
+    assert data.class_names == ("elm", "oak", "ash") and data.known_classes == {0, 1}
+    assert data.test.ids == ("test/ash/y.png", "test/oak/x.png") and data.test.labels.tolist() == [2, 1]
+    assert said(data)[:4] == ["elm", "elm", "oak", "oak"]
+
+
+def test_copies_of_labelled_images_take_part_in_nothing_and_that_is_said(root, capsys):
+    shutil.copy(root / "labelled/oak/a.png", root / "unlabelled/again.png")
+    data = heap.load(root)
+    (twin,) = np.flatnonzero(data.twins)
+    assert data.train.ids[twin] == "unlabelled/again.png" and not data.given[twin]
+    split = split_of(data, 1.0, 0.0, 1)
+    assert split.left_out.tolist() == [twin] and twin not in split.unlabelled
+    assert "1 unlabelled images are copies of labelled ones" in capsys.readouterr().err
+
+
+def test_an_image_labelled_twice_is_refused_where_the_labels_differ_and_kept_where_they_agree(root):
+    shutil.copy(root / "labelled/oak/a.png", root / "labelled/oak/again.png")
+    assert len(heap.load(root).train) == 9
+    shutil.copy(root / "labelled/oak/a.png", root / "labelled/elm/wrong.png")
+    line = refused(lambda: heap.load(root))
+    assert "labelled with two classes: labelled/elm/wrong.png (elm) and labelled/oak/a.png (oak)" in line
+    for i in range(6):
+        shutil.copy(root / "labelled/oak/a.png", root / f"labelled/elm/wrong{i}.png")
+    assert "keep one of each" in refused(lambda: heap.load(root))
+
+
+def test_a_class_of_one_image_and_a_small_heap_are_said(root, capsys):
+    write(root / "labelled/ash/z.png", 40)
+    heap.load(root)
+    lines = capsys.readouterr().err.splitlines()
+    assert any("one labelled image only of ash" in line for line in lines)
+    assert any("fewer unlabelled images (4) than labelled ones (5)" in line for line in lines)
+    split = split_of(heap.load(root), 1.0, 0.9, 1)
+    assert set(split.labelled.tolist()) >= {0} and len(split.labelled) == 3 and len(split.validation) == 2  # each class keeps one
+
+
+def test_nothing_is_said_of_a_heap_that_is_as_it_should_be(root, capsys):
+    shutil.rmtree(root / "labelled/elm/old")
+    write(root / "labelled/elm/d.png", 3)
+    heap.load(root)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bad_images", ["auto", "skip"])
+def test_unreadable_images_are_left_out_with_their_reason(root, bad_images, capsys):
+    (root / "unlabelled/broken.png").write_bytes(b"no image")
+    (root / "labelled/oak/empty.jpg").write_bytes(b"")
+    data = heap.load(root, bad_images=bad_images)
+    assert len(data.train) == 8
+    assert [(Path(one.path).name, one.reason) for one in data.skipped] == [("empty.jpg", "empty file"), ("broken.png", "unknown format")]
+    assert "2 unreadable images are left out (skipped.csv)" in capsys.readouterr().err
+
+
+def test_unreadable_images_end_the_run_where_that_is_asked_for(root):
+    (root / "unlabelled/broken.png").write_bytes(b"no image")
+    assert "broken.png: not a readable image" in refused(lambda: heap.load(root, bad_images="refuse"))
+
+
+@pytest.mark.parametrize("broken", ["unlabelled", "labelled/oak"])
+def test_a_part_or_a_class_of_which_nothing_can_be_read_is_refused(root, broken):
+    for path in (root / broken).rglob("*.png"):
+        path.write_bytes(b"no image")
+    line = refused(lambda: heap.load(root))
+    assert ("none of the unlabelled images" if broken == "unlabelled" else "no image of the labelled class 'oak'") in line
+
+
+@pytest.mark.parametrize("how", ["absent", "empty", "texts"])
+def test_an_empty_heap_is_refused(root, how):
+    shutil.rmtree(root / "unlabelled")
+    if how != "absent":
+        (root / "unlabelled" / "monday").mkdir(parents=True)
+    if how == "texts":
+        (root / "unlabelled" / "monday" / "readme.txt").write_text("none")
+    assert "unlabelled holds no image" in refused(lambda: heap.load(root))
+
+
+def test_an_empty_class_and_novel_classes_are_refused(root):
+    (root / "labelled/ash").mkdir()
+    assert "ash holds no image" in refused(lambda: heap.load(root))
+    assert "its novel classes are unknown; leave novel_classes out" in refused(lambda: heap.load(root, novel_classes="elm"))
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "part", "class"])
+def test_a_link_out_of_the_root_is_refused_unless_it_may(root, tmp_path, what):
+    outside = write(tmp_path / "outside" / "x.png", 50).parent
+    place = {"file": "unlabelled/l.png", "folder": "unlabelled/monday/l", "part": "unlabelled", "class": "labelled/ash"}[what]
+    if what == "part":
+        shutil.rmtree(root / "unlabelled")
+    (root / place).symlink_to(outside / "x.png" if what == "file" else outside)
+    assert "is a link that leads out of" in refused(lambda: heap.load(root))
+    ids = heap.load(root, follow_links=True).train.ids
+    assert f"{place}/x.png" in ids or place in ids
+
+
+def test_links_in_a_circle_end_and_each_file_is_read_once(root):
+    (root / "unlabelled/monday/up").symlink_to(root / "unlabelled")
+    (root / "unlabelled/again").symlink_to(root / "unlabelled/monday")
+    (root / "unlabelled/one more.png").symlink_to(root / "unlabelled/e.png")
+    data = heap.load(root, follow_links=True)
+    files = [path.resolve() for path in data.train.source.paths]
+    assert len(files) == len(set(files)) == 8
+
+
+def test_a_link_to_itself_is_refused_in_one_line(root):
+    (root / "unlabelled/self.png").symlink_to(root / "unlabelled/self.png")
+    assert "self.png is a link that leads to itself: remove it" in refused(lambda: heap.load(root))
+
+
+def test_a_link_to_nothing_is_an_unreadable_image(root):
+    (root / "unlabelled/gone.png").symlink_to(root / "unlabelled/nothing.png")
+    assert [Path(one.path).name for one in heap.load(root).skipped] == ["gone.png"]
