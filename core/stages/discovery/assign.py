@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from core import cores, digest
 from core.clustering.kmeans import assign
@@ -333,9 +332,8 @@ COLUMNS = {"ids": "id", "paths": "path", "labels": "label", "parts": "part"}
 
 
 def _shown(row: dict[str, Any], batch: Read, features: np.ndarray, i: int) -> Shown:
-    """Return what the page needs of an image, no larger than twice a tile."""
+    """Return what the page needs of an image, no larger than a tile."""
     pixels = np.ascontiguousarray(batch.pixels[i].permute(1, 2, 0).numpy())
-    side = 2 * category_page.TILE
-    if max(pixels.shape[:2]) > side:
-        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
+    if max(pixels.shape[:2]) > category_page.TILE:
+        pixels = np.asarray(category_page.tile(pixels))
     return Shown(row, batch.contents[i], features[i].copy(), pixels)
