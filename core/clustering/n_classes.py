@@ -21,17 +21,18 @@ from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 
 from core.clustering.kmeans import semi_supervised_kmeans
-from core.clustering.neighbours import build
+from core.clustering.neighbours import Neighbours, build
 from core.clustering.silhouette import mean_silhouettes
 from core.finite import require_finite
 
-MOST = 4_000  # points; of more, a sample: it is counted after every epoch
-LABELS = 1_500  # of the sample's points at most are labelled, the same number of each class as far as there are so many
+MOST = 3_000  # points; of more, a sample: it is counted after every epoch
+LABELS = 1_200  # of the sample's points at most are labelled, the same number of each class as far as there are so many
 LEAST_LABELS = 3  # of a class in the sample
 DIMENSIONS = 48  # principal components: distances in more of them are mostly noise
 FOLDS = 5  # groups of labelled classes that are hidden in turn
 STRANGERS = 2  # clusters at least beside the labelled classes, where their labelled share is measured
-STARTS = 3  # of each k-means
+STARTS, MANY = 3, 30  # of each k-means; one is enough where clusters are many
+COMPARED = 1_500  # unlabelled points at most whose silhouettes are computed, against all
 SILHOUETTE_WEIGHT = 0.75
 AS_GOOD = 0.015  # of the score: numbers that differ by less are told apart by size, the smaller one is taken
 EACH = 8  # numbers from the smallest on are all tried; beyond, every next is an eighth larger, and the best is then looked at closely
@@ -60,7 +61,7 @@ class Count:
 class _Points:
     """x (N, d) principal components; codes (N,) class 0..L-1 or -1, of n_known classes; folds: groups of classes to hide.
 
-    share: of a labelled class's points are labelled.
+    neighbours: their distances. share: of a labelled class's points are labelled.
     """
 
     x: np.ndarray
@@ -68,6 +69,7 @@ class _Points:
     n_known: int
     folds: tuple[np.ndarray, ...]
     seed: int
+    neighbours: Neighbours
     share: float = 1.0
 
 
@@ -85,7 +87,8 @@ def estimate(features: np.ndarray, labels: np.ndarray, seed: int) -> Count:
     rng = np.random.default_rng([seed, len(labels)])
     chosen = _sample(all_codes, rng)
     folds = tuple(np.array_split(rng.permutation(len(known)), min(FOLDS, len(known)))) if len(known) else ()
-    points = _Points(_components(features[chosen]), all_codes[chosen], len(known), folds, seed)
+    x = _components(features[chosen])
+    points = _Points(x, all_codes[chosen], len(known), folds, seed, build(x, min(1, len(x) - 1)))
     return _search(dataclasses.replace(points, share=_labelled_share(points)) if len(known) else points)
 
 
@@ -144,7 +147,7 @@ def _search(points: _Points) -> Count:
         around = sorted(tried)
         at = around.index(count.n)
         first, last = around[max(at - 1, 0)], around[min(at + 1, len(around) - 1)]
-        numbers = [k for k in range(first, last + 1) if k not in tried]
+        numbers = [k for k in range(first, last + 1, max(1, (last - first) // EACH)) if k not in tried]
         if not numbers:
             return count
 
@@ -167,7 +170,8 @@ def _scores(points: _Points, k: int) -> np.ndarray:
     """Return the scores (folds,) of k clusters, one for each group of hidden classes; a single one without labels."""
     found = _clusters(points, points.codes, k)
     free = np.flatnonzero(points.codes < 0)
-    silhouette = float(mean_silhouettes(build(points.x, 1), free, found[None].astype(np.int32))[0]) if len(free) and k > 1 else 0.0
+    free = free[:: -(-len(free) // COMPARED)] if len(free) else free
+    silhouette = float(mean_silhouettes(points.neighbours, free, found[None])[0]) if len(free) and k > 1 else 0.0
     if not points.n_known:
         return np.array([silhouette])
     return np.array([_recovered(points, k, hidden) for hidden in points.folds]) + SILHOUETTE_WEIGHT * silhouette
@@ -175,7 +179,7 @@ def _scores(points: _Points, k: int) -> np.ndarray:
 
 def _clusters(points: _Points, codes: np.ndarray, k: int) -> np.ndarray:
     rng = np.random.default_rng([points.seed, k])
-    return semi_supervised_kmeans(points.x, codes, codes >= 0, k, rng, STARTS).labels
+    return semi_supervised_kmeans(points.x, codes, codes >= 0, k, rng, STARTS if k <= MANY else 1).labels
 
 
 def _labelled_share(points: _Points) -> float:
