@@ -55,14 +55,31 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255 instead of scaling them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "I" and np.asarray(image).max() > 255:  # 16 bits as PGM and some PNG files have them
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
     if image.has_transparency_data:  # dropped, it would show whatever colour an editor left under what is invisible
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 or 32 bits or of floats as 8 bits, which Pillow would clip to 255 instead of scaling them.
+
+    16 bits are scaled as they are defined, so that two images stay comparable; `I` may hold 8 or 16 bits, as PGM and some PNG and TIFF
+    files have them; floats are taken for 0..1, 0..255 or 0..65535, the first range that holds them. What is above is scaled to its maximum.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        grey = values >> 8
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey = np.where(values == clear, 255, grey)  # on white, as all that is transparent
+        return Image.fromarray(grey.astype(np.uint8))
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = values.max(initial=0.0)
+    ranges = ((1.0, 255.0), (255.0, 1.0), (65535.0, 1 / 256)) if image.mode == "F" else ((255.0, 1.0), (65535.0, 1 / 256))
+    factor = next((factor for limit, factor in ranges if top <= limit), 255.0 / max(top, 1.0))
+    return Image.fromarray((values * factor).clip(0, 255).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -125,3 +125,96 @@ def test_each_orientation_turns_as_pillow_does(orientation):
     content = saved("PNG", exif=b"Exif\0\0" + exif([], orientation))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
     assert np.array_equal(np.asarray(decoding.read_rgb(content)), expected)
+
+
+RAMP = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+
+
+def grey(image, kind):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return np.asarray(decoding.read_rgb(buffer.getvalue()))[..., 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM", "I"])
+def test_sixteen_bits_are_scaled_and_not_clipped(kind):
+    if kind == "PGM":
+        found = np.asarray(decoding.read_rgb(b"P5 40 40 65535\n" + RAMP.astype(">u2").tobytes()))[..., 0]
+    else:
+        found = grey(Image.fromarray(RAMP.astype(np.int32) if kind == "I" else RAMP), "TIFF" if kind == "I" else kind)
+    np.testing.assert_array_equal(found, RAMP >> 8)
+    assert len(np.unique(found)) == 256
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0, 1e6])
+def test_floats_are_scaled_from_the_range_that_holds_them(top):
+    values = (RAMP / 65535 * top).astype(np.float32)
+    found = grey(Image.fromarray(values), "TIFF").astype(int)
+    assert np.abs(found - RAMP / 65535 * 255).max() <= 1.01
+    values[0, 0], values[0, 1], values[0, 2] = np.nan, np.inf, -5.0
+    assert grey(Image.fromarray(values), "TIFF")[0, :3].tolist() == [0, 0, 0]
+
+
+def test_whole_numbers_of_eight_and_of_many_bits_keep_their_grey():
+    small = (RAMP >> 8).astype(np.int32)
+    np.testing.assert_array_equal(grey(Image.fromarray(small), "TIFF"), small)
+    large = RAMP.astype(np.int32) * 1000
+    assert np.abs(grey(Image.fromarray(large), "TIFF").astype(int) - (RAMP >> 8)).max() <= 1
+
+
+def raw_png(values, colour, *extra):
+    """A 16-bit PNG of values (H, W, channels), which Pillow cannot write."""
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + b"".join([chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+def test_sixteen_bit_colours_and_transparency_are_read():
+    colours = np.random.default_rng(1).integers(0, 65536, (6, 5, 3))
+    np.testing.assert_array_equal(np.asarray(decoding.read_rgb(raw_png(colours, 2))), colours >> 8)
+    clear = np.full((4, 4, 1), 0x1234)
+    clear[0] = 0x8000
+    found = np.asarray(decoding.read_rgb(raw_png(clear, 0, chunk(b"tRNS", b"\x12\x34"))))
+    assert (found[0] == 0x80).all() and (found[1:] == 255).all()
+
+
+def test_what_is_transparent_is_white_whatever_lies_below_it():
+    palette = Image.fromarray(PIXELS).quantize(8)
+    index, colours = np.asarray(palette), np.asarray(palette.convert("RGB"))
+    for kind in ("PNG", "GIF"):
+        buffer = io.BytesIO()
+        palette.save(buffer, kind, transparency=3)
+        found = np.asarray(decoding.read_rgb(buffer.getvalue()))
+        assert (found[index == 3] == 255).all() and np.array_equal(found[index != 3], colours[index != 3])
+    layered = np.dstack([PIXELS, np.where(index == 3, 0, 255).astype(np.uint8)])
+    for kind in ("PNG", "WEBP", "TIFF", "AVIF"):
+        buffer = io.BytesIO()
+        Image.fromarray(layered).save(buffer, kind)
+        assert (np.asarray(decoding.read_rgb(buffer.getvalue()))[index == 3] >= 250).mean() > 0.9, kind
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_colours_for_print_are_those_on_a_screen(kind):
+    smooth = Image.fromarray(PIXELS).resize((4, 3)).resize((48, 36), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    smooth.convert("CMYK").save(buffer, kind)
+    found = np.asarray(decoding.read_rgb(buffer.getvalue())).astype(int)
+    assert np.abs(found - np.asarray(smooth)).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_of_several_frames_the_first_is_the_image(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    assert np.abs(np.asarray(decoding.read_rgb(buffer.getvalue())).astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_an_avif_is_read_and_turned():
+    wide = Image.new("RGB", (30, 20), "red")
+    wide.paste("blue", (0, 0, 10, 20))
+    buffer, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6
+    wide.save(buffer, "AVIF", exif=turned, quality=95)
+    found = np.asarray(decoding.read_rgb(buffer.getvalue())).astype(int)
+    assert found.shape == (30, 20, 3) and np.abs(found[2, 10] - [0, 0, 255]).max() < 30 and np.abs(found[-3, 10] - [255, 0, 0]).max() < 30
