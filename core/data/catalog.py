@@ -11,8 +11,8 @@ from core.errors import UserError, nearest
 
 DATASETS = ("digits", "cifar100", "folder")
 _LAYOUTS = (
-    "expected <data_root>/unlabelled/** with, where there are any, <data_root>/labelled/<class>/** (a heap), "
-    "<data_root>/train/<class>/*.jpg (a benchmark), <data_root>/cifar-100-binary.tar.gz, or images=<file.csv>"
+    "expected <data_root>/train/<class>/*.jpg (a benchmark), <data_root>/unlabelled/** with, where there are any, "
+    "<data_root>/labelled/<class>/** (a heap), <data_root>/cifar-100-binary.tar.gz, or images=<file.csv>"
 )
 
 
