@@ -68,9 +68,15 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
 
 def _unlabelled(root: Path, follow_links: bool) -> list[Found]:
     folder = root / UNLABELLED
-    files = class_folders.below_folder(folder, root, follow_links).files if folder.is_dir() else ()
+    found = class_folders.below_folder(folder, root, follow_links) if folder.is_dir() else class_folders.ClassFolder(())
+    kinds = ", ".join(f"{kind or 'no extension'} {count}" for kind, count in sorted(found.ignored.items()))
+    phone = "; HEIC cannot be read: save such photos as JPEG" if {".heic", ".heif"} & found.ignored.keys() else ""
+    files = found.files
     if not files:
-        raise UserError(f"{folder} holds no image ({class_folders.USUAL}): put the images to be sorted there, in any folders")
+        other = f", only other files ({kinds}{phone})" if kinds else ""
+        raise UserError(f"{folder} holds no image ({class_folders.USUAL}){other}: put the images to be sorted there, in any folders")
+    if kinds:
+        print(f"taxon: {root.name}/{UNLABELLED}: {sum(found.ignored.values())} files ignored ({kinds}{phone})", file=sys.stderr)
     return [Found(path, class_folders.below(path, root), "", UNLABELLED) for path in files]
 
 

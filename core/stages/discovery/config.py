@@ -274,7 +274,9 @@ class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, L
 class SplitConfig(DataOptions):
     """Write the labelled/unlabelled split of every superclass (or of the one named) as JSON."""
 
-    dataset: Dataset = option("cifar100", "data set")
+    dataset: Literal["auto", Dataset] = option(
+        "auto", "data set; auto = what lies in data_root where one is given, or the images of a table, else cifar100", digest="checkpoint"
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ ENTRY_POINT = "data_split_generator"
 
 def run(config: SplitConfig, run: Recorder) -> dict[str, Any]:
     """Write `superclass_XX_<name>.json` for each superclass (or the data set's one split) and the summary of all."""
-    config = recipes.resolve(config)
+    nothing = config.dataset == "auto" and config.data_root in ("", recipes.DATA_ROOT) and not config.images
+    config = recipes.resolve(dataclasses.replace(config, dataset="cifar100") if nothing else config)
     folder = scratch("splits")
     try:
         reports = {}

@@ -155,6 +155,16 @@ def test_an_empty_heap_is_refused(root, how):
     assert "unlabelled holds no image" in refused(lambda: heap.load(root))
 
 
+def test_files_that_are_no_images_are_counted_and_those_of_phones_explained(root, capsys):
+    (root / "unlabelled/notes.txt").write_text("none")
+    (root / "unlabelled/monday/photo.HEIC").write_bytes(b"photo")
+    heap.load(root)
+    assert "leaves/unlabelled: 2 files ignored (.heic 1, .txt 1; HEIC cannot be read: save such photos as JPEG)" in capsys.readouterr().err
+    for path in (root / "unlabelled").rglob("*.png"):
+        path.unlink()
+    assert "holds no image (.jpg, .jpeg, .png, .bmp, .webp, ...), only other files (.heic 1, .txt 1;" in refused(lambda: heap.load(root))
+
+
 def test_an_empty_class_and_novel_classes_are_refused(root):
     (root / "labelled/ash").mkdir()
     assert "ash holds no image" in refused(lambda: heap.load(root))
