@@ -129,8 +129,11 @@ def _head(answer: Answer) -> list[list[str]]:
     told, labelled = dict(answer.facts), sum(1 for label in answer.labels if label)
     known = sum(category.known for category in answer.categories)
     counts = f"K': {known:,} known, {len(answer.categories) - known:,} novel"
+    # An answer may itself be a sample: what is told of all images then counts.
+    total = int(told.get("images", len(answer)))
+    counted = f"{labelled:,} with a label, {total - labelled:,} without" if total == len(answer) else f"{len(answer):,} of them are shown"
     said = [
-        ["images", f"{len(answer):,}", f"{labelled:,} with a label, {len(answer) - labelled:,} without"],
+        ["images", f"{total:,}", counted],
         ["categories", f"{len(answer.categories):,}", f"{counts}{_why(told.get('number_of_classes'))}"],
         *_estimate(told),
     ]
@@ -141,8 +144,10 @@ def _head(answer: Answer) -> list[list[str]]:
         words = told.get("calibration", "mean of all images")
         said.append(["confidence", _shown("core_share", float(np.mean(answer.confidences))), str(words)])
     groups = len(np.unique(answer.duplicates[answer.duplicates >= 0]))
-    outliers = int(np.sum(answer.positions == POSITIONS.index("outlier")))
+    outliers = int(told.get("outliers", np.sum(answer.positions == POSITIONS.index("outlier"))))
     said.append(["outliers", f"{outliers:,}", "images like no other; outliers.csv lists them"])
+    if told.get("duplicate_groups", groups) is None:  # nobody has looked for them
+        return said
     return [*said, ["near-duplicates", f"{groups:,}", "groups of nearly the same image; duplicates.csv lists them"]]
 
 

@@ -73,7 +73,7 @@ def run(config: AssignConfig, run: Recorder) -> dict[str, Any]:
         run.started()
         (place / "answer").mkdir()
         summary = Assignment(config, predictor.to(device), images, place / "answer").work(run.run_id, str(version))
-        run.folder(place / "answer", "answer")
+        run.folder(place / "answer")
         if output is not None:
             shutil.copytree(place / "answer", output, dirs_exist_ok=True)
     finally:
@@ -185,7 +185,7 @@ class Assignment:
         return self.config.batch_size
 
     def work(self, run_id: str, model: str) -> dict[str, Any]:
-        """Write assignments.csv, skipped.csv and contents.csv, then clusters.csv, clusters.json and report.html; return what was found."""
+        """Write the tables of images, then clusters.csv, clusters.json and report.html; return what was found."""
         self.stream()
         if not self.sizes.sum():
             path, reason = self.first_bad
@@ -205,10 +205,11 @@ class Assignment:
         """Assign every image, in order."""
         start = time.perf_counter()
         batches = ahead(partial(read, spec=self.predictor.spec), batched(self.images, self.batch_size), self.config.num_workers)
-        tables = (("assignments.csv", answer_files.ASSIGNMENTS), ("contents.csv", CONTENTS), ("skipped.csv", SKIPPED))
-        files: dict[str, IO[bytes]] = {name: (self.folder / name).open("wb") for name, _ in tables}
+        tables = {"assignments.csv": answer_files.ASSIGNMENTS, "outliers.csv": answer_files.OUTLIERS}
+        tables |= {"contents.csv": CONTENTS, "skipped.csv": SKIPPED}
+        files: dict[str, IO[bytes]] = {name: (self.folder / name).open("wb") for name in tables}
         try:
-            for name, columns in tables:
+            for name, columns in tables.items():
                 files[name].write(answer_files.table(columns, ()))
             with bar((), "assigning", total=self.images.count) as progress:
                 for batch in batches:
@@ -232,6 +233,8 @@ class Assignment:
         features = self.predictor.features(batch.views)
         rows, distances = self.rows(batch, features)
         files["assignments.csv"].write(answer_files.lines(answer_files.ASSIGNMENTS, rows))
+        strange = [row for row in rows if row["position"] == "outlier"]
+        files["outliers.csv"].write(answer_files.lines(answer_files.OUTLIERS, strange))
         contents = [{"id": row["id"], "sha256": content} for row, content in zip(rows, batch.contents, strict=True)]
         files["contents.csv"].write(answer_files.lines(CONTENTS, contents))
         for i, row in enumerate(rows):
@@ -313,6 +316,7 @@ class Assignment:
             **{f"{name}_share": round(float(self.standing[i] / n), DECIMALS) for i, name in enumerate(POSITIONS)},
             "outliers": int(self.standing[POSITIONS.index("outlier")]),
             "calibrated": self.predictor.calibrated,
+            "calibration": "calibrated when the model was trained" if self.predictor.calibrated else "not calibrated",
         }
 
     def say(self) -> dict[str, Any]:

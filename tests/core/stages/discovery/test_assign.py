@@ -55,7 +55,7 @@ def assigned(place: Path, **options: Any) -> tuple[dict[str, Any], MemoryRun]:
 
 
 def rows_of(run: MemoryRun, name: str = "assignments.csv") -> list[dict[str, str]]:
-    return answer_files.rows_of(run.place / "answer" / name)
+    return answer_files.rows_of(run.place / name)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +85,15 @@ def test_neither_batches_nor_threads_change_a_row(place, whole):
 
 def test_the_page_shows_a_sample_and_says_the_sizes_of_all(place):
     summary, run = assigned(place, shown=20)
-    data = data_of((run.place / "answer" / "report.html").read_text())
+    data = data_of((run.place / "report.html").read_text())
     assert data["total"] == 80 and 4 <= len(data["images"]["id"]) <= 24 and data["run"] == run.run_id
+    head = {words: (value, meaning) for words, value, meaning in data["facts"]}
+    assert head["images"] == ("80", f"{len(data['images']['id'])} of them are shown") and "near-duplicates" not in head
     assert {c["name"]: c["size"] for c in data["categories"]} == summary["categories"] and sum(summary["categories"].values()) == 80
     rows = {row["id"]: row for row in rows_of(run)}
     for name, cluster, share in zip(*(data["images"][key] for key in ("id", "cluster", "confidence")), strict=True):
         assert rows[name]["cluster"] == str(cluster) and abs(float(rows[name]["confidence"]) - share) < 1e-5
-    kept = json.loads((run.place / "answer" / "clusters.json").read_text())
+    kept = json.loads((run.place / "clusters.json").read_text())
     assert kept["digest"] == data["digest"] and [c["size"] for c in kept["clusters"]] == [c["size"] for c in data["categories"]]
 
 
@@ -103,7 +105,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(place, tmp_path):
     summary, run = assigned(place, data_root=str(tmp_path / "heap"), output=str(tmp_path / "out" / "here"))
     assert (summary["images"], summary["skipped"]) == (4 * tiny.TEST + 1, 2)
     assert {Path(row["path"]).name: row["reason"] for row in rows_of(run, "skipped.csv")}["empty.png"] == "empty file"
-    assert (tmp_path / "out" / "here" / "assignments.csv").read_bytes() == (run.place / "answer" / "assignments.csv").read_bytes()
+    assert (tmp_path / "out" / "here" / "assignments.csv").read_bytes() == (run.place / "assignments.csv").read_bytes()
     with pytest.raises(UserError, match="2 of 23 files"):
         assigned(place, data_root=str(tmp_path / "heap"), bad_images="refuse")
 
@@ -135,6 +137,8 @@ def test_images_far_from_their_centre_are_outliers(place, whole, monkeypatch):
     summary, run = assigned(place)
     for row in rows_of(run):
         assert (row["position"] == "outlier") == (row["cluster"] == "0")
+    strange = {row["id"] for row in rows_of(run) if row["cluster"] == "0"}
+    assert {row["id"] for row in rows_of(run, "outliers.csv")} == strange and strange
     assert summary["core_share"] < whole[0]["core_share"]
 
 
@@ -160,7 +164,7 @@ def test_the_entry_point_assigns_and_keeps_the_files_on_its_run(place, capsys, m
     assert entry_point.main(words) == 0
     assert "20 images: " in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"assignments.csv", "clusters.csv", "clusters.json", "contents.csv", "report.html", "skipped.csv"}
+    assert names == {"assignments.csv", "clusters.csv", "clusters.json", "contents.csv", "outliers.csv", "report.html", "skipped.csv"}
     (found,) = MlflowClient().search_runs(["1"], "tags.`mlflow.runName` LIKE 'assign%'")
     assert found.data.metrics["assigned/images"] == 20 and found.data.tags["taxon.model"] == f"models:/{NAME}/1"
     assert entry_point.main(["--model=nothing", f"--data_root={place}"]) == 2
@@ -190,7 +194,7 @@ def test_four_times_as_many_images_need_no_more_memory(place, tmp_path):
             os.link(tmp_path / "one.bmp", folder / f"{i:05d}.bmp")
         words = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"run{n}"), NAME]
         done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
-        with (tmp_path / f"run{n}" / "answer" / "assignments.csv").open(encoding="utf-8-sig") as file:
+        with (tmp_path / f"run{n}" / "assignments.csv").open(encoding="utf-8-sig") as file:
             assert sum(1 for _ in csv.DictReader(file)) == n
         peaks.append(int(done.stdout.split()[-1]) / 1024)
     assert peaks[1] < peaks[0] + 25, peaks
