@@ -32,5 +32,5 @@ def test_what_lies_in_a_folder_is_recognised(tmp_path):
 @pytest.mark.parametrize(("where", "said"), [("nowhere", "is not a folder"), ("pets/train", "holds no data set that is known")])
 def test_a_folder_that_is_no_data_set_names_the_layouts(tmp_path, where, said):
     picture(tmp_path / "pets" / "train" / "dog" / "a.png")
-    with pytest.raises(UserError, match=rf"data_root '.*' {said}; expected .*/unlabelled/.*<data_root>/train/<class>.*images=<file.csv>"):
+    with pytest.raises(UserError, match=rf"data_root '.*' {said}; expected <data_root>/train/<class>.*/unlabelled/.*images=<file.csv>"):
         catalog.recognised(str(tmp_path / where))
