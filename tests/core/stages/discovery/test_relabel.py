@@ -233,7 +233,8 @@ def test_the_next_command_keeps_the_network():
 def test_naming_the_digits_categories_and_reading_them_back(client, tracking_env, monkeypatch, capsys):
     """Each category is named by what most of its images are; the labels of the table are as right as the clustering."""
     monkeypatch.setattr(pipeline, "StageServer", InProcess)
-    grid = {"k_min": 3, "k_max": 3, "density_min": 40, "density_max": 50, "density_step": 10, "max_workers": 1}
+    monkeypatch.setattr("core.plots.category_page.write", lambda *_: None)
+    grid = {"k_min": 3, "k_max": 3, "density_min": 50, "density_max": 50, "max_workers": 1, "n_classes": 10, "threads": 1}
     options = {"stage1_epochs": 1, "update_interval": 1, "total_epochs": 2, "compare_without": False, "gpu": "cpu", "register": False}
     with tracking.open_run("pseudo_pipeline", "digits") as run:
         pipeline.run(PipelineConfig(**grid, **options), run)
