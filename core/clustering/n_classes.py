@@ -3,8 +3,8 @@
 A labelled class whose labels are hidden is a novel class whose members are known. At the right number of clusters semi-supervised k-means,
 given the other labels, makes it a cluster of its own: with fewer it shares one with other classes, with more it falls apart. That F1,
 averaged over the labelled classes, and the silhouette of the unlabelled points under all labels (which sees the novel classes
-themselves) are the score of a number; the smallest number that is as good as the best is the estimate. Without any label the silhouette
-alone decides.
+themselves) are the score of a number; the smallest number that is as good as the best is the estimate. Without any label the number of
+the highest silhouette is.
 
     count = estimate(features, labels, seed)
     count.n, (count.low, count.high), count.curve
@@ -143,7 +143,8 @@ def _search(points: _Points) -> Count:
     while True:
         for k in numbers:
             tried[k] = _scores(points, k)
-        count = _chosen(tried)
+        # A hidden class that is found stays found until there are clusters to split it; a silhouette has a peak.
+        count = _chosen(tried, AS_GOOD if points.n_known else 0.0)
         around = sorted(tried)
         at = around.index(count.n)
         first, last = around[max(at - 1, 0)], around[min(at + 1, len(around) - 1)]
@@ -152,15 +153,15 @@ def _search(points: _Points) -> Count:
             return count
 
 
-def _chosen(tried: dict[int, np.ndarray]) -> Count:
-    """Return the smallest number whose mean score is as good as the best's, and those that are not clearly worse."""
+def _chosen(tried: dict[int, np.ndarray], as_good: float) -> Count:
+    """Return the smallest number whose mean score is the best's but for `as_good`, and those that are not clearly worse."""
     numbers = sorted(tried)
     scores = np.array([tried[k] for k in numbers])  # (numbers, folds)
     means = scores.mean(axis=1)
     best = int(means.argmax())
     gaps = scores[best] - scores
     errors = gaps.std(axis=1, ddof=1) / math.sqrt(scores.shape[1]) if scores.shape[1] > 1 else np.zeros(len(numbers))
-    chosen = int(np.flatnonzero(means >= means[best] - AS_GOOD)[0])
+    chosen = int(np.flatnonzero(means >= means[best] - as_good)[0])
     close = np.flatnonzero(means >= means[best] - np.maximum(errors, AS_GOOD))
     curve = tuple((k, float(mean)) for k, mean in zip(numbers, means, strict=True))
     return Count(numbers[chosen], numbers[int(close[0])], numbers[int(close[-1])], curve)
