@@ -67,7 +67,7 @@ def write(answer: Answer, folder: Path, run_id: str, skipped: Sequence[Skipped] 
 def assignments(answer: Answer) -> Iterable[Row]:
     """Yield the row of each image, in their order."""
     for i in range(len(answer)):
-        yield _image(answer, i) | {"duplicate_group": int(answer.duplicates[i]), "half": int(answer.halves[i])}
+        yield image_row(answer, i) | {"duplicate_group": int(answer.duplicates[i]), "half": int(answer.halves[i])}
 
 
 def clusters(answer: Answer) -> Iterable[Row]:
@@ -101,14 +101,14 @@ def outliers(answer: Answer) -> Iterable[Row]:
     strange = np.flatnonzero(answer.positions == POSITIONS.index("outlier"))
     rank = {row: i for category in answer.categories for i, row in enumerate(category.outliers)}
     for row in sorted(strange.tolist(), key=lambda row: (answer.clusters[row], rank.get(row, len(answer)), row)):
-        yield _image(answer, row)
+        yield image_row(answer, row)
 
 
 def duplicates(answer: Answer) -> Iterable[Row]:
     """Yield the row of each image that has near-duplicates, group by group."""
     grouped = np.flatnonzero(answer.duplicates != ALONE)
     for row in grouped[np.argsort(answer.duplicates[grouped], kind="stable")]:
-        yield _image(answer, int(row)) | {"group": int(answer.duplicates[row])}
+        yield image_row(answer, int(row)) | {"group": int(answer.duplicates[row])}
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
@@ -144,7 +144,8 @@ def rows_of(path: str | Path) -> list[dict[str, str]]:
     return [dict(zip(lines[0], map(_text, line), strict=True)) for line in lines[1:]]
 
 
-def _image(answer: Answer, row: int) -> dict[str, Any]:
+def image_row(answer: Answer, row: int) -> dict[str, Any]:
+    """Return what the tables say of an image."""
     category = answer.categories[int(answer.clusters[row])]
     return {
         "path": answer.paths[row],

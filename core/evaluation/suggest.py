@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.evaluation.answer import ALONE, POSITIONS, Answer
+from core.evaluation.answer_files import image_row
 
 _UNLABELLED = "unlabelled"
 
@@ -31,7 +32,7 @@ def suggest(answer: Answer, n: int) -> list[dict[str, Any]]:
             continue
         taken.add(row)
         groups.add(group)
-        rows.append({"rank": len(rows) + 1, **_image(answer, row), "reason": reason})
+        rows.append({"rank": len(rows) + 1, **image_row(answer, row), "reason": reason})
     return rows
 
 
@@ -53,15 +54,3 @@ def _wanted(answer: Answer) -> Iterator[tuple[int, str]]:
         queues.append([(int(row), reason) for row in members[np.argsort(answer.margins[members], kind="stable")]])
     for turn in zip_longest(*queues):
         yield from (pick for pick in turn if pick is not None)
-
-
-def _image(answer: Answer, row: int) -> dict[str, Any]:
-    category = answer.categories[int(answer.clusters[row])]
-    return {
-        "path": answer.paths[row],
-        "id": answer.ids[row],
-        "cluster": category.cluster,
-        "name": category.name,
-        "position": POSITIONS[int(answer.positions[row])],
-        "confidence": float(answer.confidences[row]),
-    }
