@@ -9,6 +9,7 @@ from typing import Any
 
 from core import config as configuration
 from core import digest
+from core.data.image_table import DEFAULT_ROOT
 from core.data.problem import Posed, Problem, Truth
 from core.data.splits import Split
 from core.errors import UserError
@@ -99,8 +100,10 @@ def places_of(config: Any) -> dict[str, str]:
     A checkpoint of a reused stage names where they lay for the command that made it. Full paths: the default `data` would stand for
     those.
     """
-    images = str(Path(config.images).expanduser().resolve()) if config.images else ""
-    return {"data_root": str(Path(config.data_root).expanduser().resolve()), "images": images, "weights": keys.weights_file(config)}
+    places = {name: str(Path(getattr(config, name)).expanduser().resolve()) for name in ("data_root", "images") if getattr(config, name)}
+    if config.images and config.data_root in DEFAULT_ROOT:  # nobody has given it: paths are below the table's folder
+        places["data_root"] = config.data_root
+    return {"data_root": "", "images": "", **places, "weights": keys.weights_file(config)}
 
 
 def _changes(config: Any) -> dict[str, Any]:
