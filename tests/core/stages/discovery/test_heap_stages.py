@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from core.clustering import pseudo_labels
-from core.stages.discovery import cache, splits, ssddbc
-from core.stages.discovery.config import CacheConfig, SplitConfig, SsddbcConfig
+from core.stages.discovery import cache, rebuild, splits, ssddbc
+from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
 
@@ -118,3 +118,12 @@ def test_numbers_of_classes_that_cannot_be_are_refused(sources, place, n_classes
 
 def test_selection_by_a_truth_that_nobody_knows_is_refused(sources, place):
     assert "select_by = oracle needs true classes" in refused(lambda: place.publish(**made(sources, "heap", select_by="oracle")))
+
+
+def test_a_table_keeps_its_own_folder_for_the_stages_of_a_pipeline(tmp_path, monkeypatch):
+    """The default data_root is nobody's: made a whole path, the table's relative paths would be taken below it."""
+    monkeypatch.chdir(tmp_path)
+    places = rebuild.places_of(PipelineConfig(images="list.csv"))
+    assert (places["data_root"], places["images"]) == ("data", str(tmp_path / "list.csv"))
+    given = rebuild.places_of(PipelineConfig(images="list.csv", data_root="photos"))
+    assert given["data_root"] == str(tmp_path / "photos") and rebuild.places_of(PipelineConfig())["images"] == ""
