@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.clustering import kmeans
+from core.clustering import kmeans, n_classes
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
 from core.stages.discovery import train
@@ -152,16 +152,21 @@ def test_a_learning_rate_far_too_large_is_said_so(place):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Return the points of every k-means fit, as tuples."""
+    """Return the points of every k-means fit, and those whose classes are counted."""
     fits = []
-    fit = kmeans.semi_supervised_kmeans
+    fit, count = kmeans.semi_supervised_kmeans, n_classes.estimate
 
     def spy(features, *rest, **options):
         fits.append({row.tobytes() for row in np.asarray(features, np.float32)})
         return fit(features, *rest, **options)
 
+    def counting(features, *rest):
+        fits.append({row.tobytes() for row in np.asarray(features, np.float32)})
+        return count(features, *rest)
+
     monkeypatch.setattr(discovery, "semi_supervised_kmeans", spy)
     monkeypatch.setattr(kmeans, "semi_supervised_kmeans", spy)
+    monkeypatch.setattr(n_classes, "estimate", counting)
     return fits
 
 
