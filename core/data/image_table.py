@@ -100,7 +100,7 @@ def _rows(file: Path) -> list[Row]:
             skipinitialspace=True,
             engine="python",
             quoting=csv.QUOTE_MINIMAL,
-        )
+        ).fillna("")  # the cells that a short row lacks
     except (ValueError, csv.Error, pandas.errors.ParserError) as error:
         raise UserError(f"images = '{file}' is no table ({' '.join(str(error).split())[:100]}); its first line names the columns") from None
     names = {str(name).strip().lower(): name for name in cells.columns}
@@ -139,7 +139,7 @@ def _settled(row: Row, file: Path) -> Row:
         raise UserError(f"{file}, line {row.line}: split = '{row.split}' is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
     if split == "val" and row.label in MISSING:
         raise UserError(f"{file}, line {row.line}: split = val needs a label, by which the image is judged; give one or leave split empty")
-    path = slashed(row.path)
+    path = Path(slashed(row.path)).as_posix()  # ./a and a are one file
     label, truth = ("" if text in MISSING else plain(text) for text in (row.label, row.truth))
     return Row(row.line, path, label, truth, row.group, split)
 

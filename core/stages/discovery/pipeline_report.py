@@ -117,7 +117,7 @@ class _Report:
         answer = self.made.answer
         radii = self.made.radii.tolist()
         clusters = [{"name": one.name, "known": one.known, "radius": radii[one.cluster]} for one in answer.categories]
-        served = Served(clusters, self.made.temperature, figures, digest)
+        served = Served(clusters, self.made.temperature, figures, digest, bool(answer.facts["calibrated"]))
         return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, served)}
 
 

@@ -38,12 +38,14 @@ class Served:
         temperature: of its confidences, calibrated on held-out images.
         metrics: figures shown beside it.
         test: digest of the test part, '' for none (`test_digest`).
+        calibrated: whether enough images were held out to calibrate on.
     """
 
     clusters: list[dict[str, Any]]
     temperature: float
     metrics: dict[str, float]
     test: str = ""
+    calibrated: bool = False
 
 
 def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clustering, served: Served) -> str:
@@ -59,6 +61,7 @@ def register(run: Recorder, trained: Trained, model: Any, spec: Any, found: Clus
         "split_digest": split.digest,
         "epoch": trained.state.epoch,
         "temperature": served.temperature,
+        "calibrated": served.calibrated,
     }
     name = registry.model_name("discovery", data.name)
     tags = {key: str(about[key]) for key in ("data", "data_digest", "epoch", "model_name")}

@@ -145,3 +145,9 @@ def test_many_missing_files_are_all_listed_in_a_file(root):
     file = Path(line.split("(all are listed in ")[1].split(")")[0])
     assert len(file.read_text().splitlines()) == 9 and "and 4 more" in line
     file.unlink()
+
+
+def test_the_cells_that_a_short_row_lacks_are_empty_and_a_path_is_one_however_written(root):
+    rows = [f"{NAMES[0]},oak,g", NAMES[1], f"./{NAMES[2]}", NAMES[2], f"{NAMES[3]},elm"]
+    data = image_table.load(table(root, rows, "path,label,group"), "data")
+    assert data.train.ids == NAMES[:4] and len(set(data.groups.tolist())) == 4
