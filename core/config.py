@@ -129,6 +129,12 @@ def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
     return parser
 
 
+def of_params(config: type[C], params: Mapping[str, str], prog: str) -> C:
+    """Build `config` from a run's parameters `resolved.<option>`; those of other options are passed over."""
+    values = {f.name: params[f"resolved.{f.name}"] for f in dataclasses.fields(config) if f"resolved.{f.name}" in params}
+    return parse(config, [f"--{name}={value.lower() if value in ('True', 'False') else value}" for name, value in values.items()], prog)
+
+
 def parse(config: type[C], argv: list[str], prog: str) -> C:
     """Build `config` from command-line words; raise UserError naming the option, the value and what it takes.
 

@@ -73,20 +73,9 @@ def draw_centres(points: np.ndarray, centres: np.ndarray, n_more: int, rng: np.r
 
     A point is drawn with a chance proportional to its squared distance to the nearest centre so far; without any, all alike.
     """
-    found = [*np.asarray(centres, dtype=np.float32)]
-    squares = np.ones(len(points))
-    if found:
-        origin = points.mean(axis=0)
-        moved = points - origin
-        squares = np.einsum("nd,nd->n", moved, moved) + _nearest(moved, np.array(found) - origin)[1]
-    for draw in rng.random(n_more):
-        mass = np.cumsum(np.maximum(squares, 0.0), dtype=np.float64)
-        pick = min(int(np.searchsorted(mass, draw * mass[-1], side="right")), len(points) - 1)
-        gaps = points - points[pick]
-        distances = np.einsum("nd,nd->n", gaps, gaps)
-        squares = np.minimum(squares, distances) if found else distances
-        found.append(points[pick])
-    return np.array(found, dtype=np.float32).reshape(-1, points.shape[1])
+    origin = points.mean(axis=0)
+    drawn = _drawn(points - origin, np.asarray(centres, dtype=np.float32) - origin, n_more, 1, rng)[:, 0]
+    return np.concatenate([centres, points[drawn]]).astype(np.float32)
 
 
 def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -191,15 +180,22 @@ def _pose(features: np.ndarray, labels: np.ndarray, labelled_mask: np.ndarray, n
 
 
 def _seed(problem: _Problem, rng: np.random.Generator, n_init: int) -> Iterator[np.ndarray]:
-    """Yield the (K, d) starting centres of each initialisation: the class means, then k-means++ draws among the free points.
-
-    All initialisations draw at once, so that each new centre costs one pass over the points instead of `n_init`.
-    """
+    """Yield the (K, d) starting centres of each initialisation: the class means, then k-means++ draws among the free points."""
     given, points = problem.class_centres, problem.free_points
     n_new = problem.n_clusters - len(given)
     if not n_new:
         yield given
         return
+    chosen = _drawn(points, given, n_new, n_init, rng)
+    for run in range(n_init):
+        yield np.concatenate([given, points[chosen[:, run]]])
+
+
+def _drawn(points: np.ndarray, given: np.ndarray, n_new: int, n_init: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (n_new, n_init) indices of `points` (N, d), drawn as k-means++ does beside the `given` centres (C, d).
+
+    All initialisations draw at once, so that each new centre costs one pass over the points instead of `n_init`.
+    """
     norms = np.einsum("nd,nd->n", points, points)
     # Without any centre yet, equal weights make the first draw uniform.
     start = np.maximum(norms + _nearest(points, given)[1], 0.0) if len(given) else np.ones(len(points), dtype=np.float32)
@@ -213,8 +209,7 @@ def _seed(problem: _Problem, rng: np.random.Generator, n_init: int) -> Iterator[
         squares = np.maximum(distances, 0.0) if not step and not len(given) else np.clip(distances, 0.0, squares)
         squares[picks, np.arange(n_init)] = 0.0
         chosen[step] = picks
-    for run in range(n_init):
-        yield np.concatenate([given, points[chosen[:, run]]])
+    return chosen
 
 
 def _given(problem: _Problem, novel_centres: np.ndarray) -> np.ndarray:

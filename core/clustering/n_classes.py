@@ -93,7 +93,7 @@ def estimate(features: np.ndarray, labels: np.ndarray, seed: int) -> Count:
 
 
 def wanted(n: int, n_known: int, over_cluster: float, n_points: int) -> int:
-    """Return how many clusters to make of `n_points` points for `n` classes: `over_cluster` (>= 1) times as many, for a person to merge.
+    """Return how many clusters to make of `n_points` points for `n` classes: `over_cluster` times as many, for a person to merge.
 
     Never fewer than the `n_known` labelled classes or 1, and no more than there are points, but for the classes.
     """

@@ -13,7 +13,6 @@ import codecs
 import csv
 import io
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from core.data.class_folders import check
 from core.data.class_names import MISSING, listed, plain
 from core.data.heap import Found
 from core.data.images import SHOWN, DiscoveryData
+from core.data.images import listed as written
 from core.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "truth", "group", "split")
@@ -166,7 +166,7 @@ def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> l
     paths = [file_of(row.path, root) for row in rows]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        more = _listed(missing) if len(missing) > SHOWN else ""
+        more = written(map(str, missing), "missing") if len(missing) > SHOWN else ""
         shown = _some([str(path) for path in missing])
         raise UserError(f"{file} names {len(missing)} of {len(rows)} files that are not there: {shown}{more}; mend them or give data_root")
     for row, path in zip(rows, paths, strict=True):
@@ -215,15 +215,3 @@ def _hidden(rows: list[Row], novel_classes: str) -> list[Row]:
 def _some(things: Sequence[str]) -> str:
     more = f" and {len(things) - SHOWN} more" if len(things) > SHOWN else ""
     return ", ".join(things[:SHOWN]) + more
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    """Write every path into a new text file and return ' (all are listed in <it>)'; '' where that fails."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="taxon-missing-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape"
-        ) as made:
-            made.writelines(f"{path}\n" for path in paths)
-    except OSError:
-        return ""
-    return f" (all are listed in {made.name})"

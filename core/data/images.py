@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +68,8 @@ class UnreadableImages(UserError):
             return
         shown = ", ".join(f"{path} ({reason})" for path, reason in self.unreadable[:SHOWN])
         rest = len(self.unreadable) - SHOWN
-        more = f" and {rest} more{_listed(self.unreadable)}" if rest > 0 else ""
+        everyone = listed((f"{path}\t{reason}" for path, reason in self.unreadable), "unreadable") if rest > 0 else ""
+        more = f" and {rest} more{everyone}" if rest > 0 else ""
         super().__init__(f"{len(self.unreadable)} of {checked} files are not readable images: {shown}{more}; mend or remove them")
 
 
@@ -127,17 +128,17 @@ def _verify(path: Path) -> tuple[str, str]:
             return "", "empty file"
         read_rgb(content, draft=(64, 64))  # JPEG: still reads the whole stream, so truncation shows, at a fraction of the cost
     except Exception as error:  # Pillow raises almost anything on damaged files
-        return "", _one_line(error)
+        return "", one_line(error)
     return digest.of_bytes(content), ""
 
 
-def _listed(unreadable: Sequence[tuple[Path, str]]) -> str:
-    """Write every file with its reason into a new text file and return ' (all are listed in <it>)'; '' where that fails."""
+def listed(lines: Iterable[str], what: str) -> str:
+    """Write the lines into a new text file, named after `what` they are, and return ' (all are listed in <it>)'; '' where that fails."""
     try:
         with tempfile.NamedTemporaryFile(
-            "w", prefix="taxon-unreadable-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape"
+            "w", prefix=f"taxon-{what}-", suffix=".txt", delete=False, encoding="utf-8", errors="surrogateescape"
         ) as file:
-            file.writelines(f"{path}\t{reason}\n" for path, reason in unreadable)
+            file.writelines(f"{line}\n" for line in lines)
     except OSError:
         return ""
     return f" (all are listed in {file.name})"
@@ -151,10 +152,10 @@ def _decode(path: Path, draft: tuple[int, int] | None = None) -> np.ndarray:
     try:
         return np.asarray(read_rgb(path, draft))
     except Exception as error:  # as above
-        raise UserError(f"{path}: not a readable image ({_one_line(error)}); it was readable when the run started") from None
+        raise UserError(f"{path}: not a readable image ({one_line(error)}); it was readable when the run started") from None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return the error's text without line breaks (PIL repeats a BytesIO address, which says nothing)."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "unknown format" if "cannot identify image file" in text else text

@@ -102,16 +102,15 @@ def pose(read: DiscoveryData, split: Split) -> Posed:
         read: the data set with every label that is known of it.
         split: who is labelled.
     """
-    known = [c for c in range(len(read.class_names)) if c in read.known_classes]
+    known = sorted(read.known_classes)
     position = np.full(len(read.class_names) + 1, NOBODY_SAID, np.int64)  # one more: NOBODY_SAID is the last
     position[known] = np.arange(len(known))
     may = position[read.train.labels] if read.given is None else np.where(read.given, position[read.train.labels], NOBODY_SAID)
     told = np.isin(np.arange(len(may)), np.concatenate([split.labelled, split.validation]))
     labels = np.where(told, may, NOBODY_SAID)
-    names = tuple(read.class_names[c] for c in known)
     counted = read.given is None
     novel = tuple(read.novel_names) if counted else ()
     train = dataclasses.replace(read.train, labels=labels)
     test = dataclasses.replace(read.test, labels=np.full(len(read.test), NOBODY_SAID, np.int64))
     truth = Truth(read.train.labels, read.test.labels, read.class_names, read.known_classes)
-    return Posed(Problem(read.name, train, test, names, novel, counted, digest.of_array(may), read.skipped), split, truth)
+    return Posed(Problem(read.name, train, test, tuple(read.known_names), novel, counted, digest.of_array(may), read.skipped), split, truth)

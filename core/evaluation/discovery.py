@@ -120,11 +120,10 @@ class Baselines:
     count: Count
 
 
-def baselines(data: Problem, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int) -> Baselines:
-    """Return plain k-means at `n_clusters`, and semi-supervised k-means at the estimated number of classes, on the same features."""
+def baselines(data: Problem, split: Split, train: np.ndarray, test: np.ndarray, n_clusters: int, seed: int, count: Count) -> Baselines:
+    """Return plain k-means at `n_clusters`, and semi-supervised k-means at the number that `count` estimates from the same features."""
     plain = np.full(len(train), -1, np.int64)
     plain[split.unlabelled] = kmeans_clusters(split, train, n_clusters, seed)
-    count = count_classes(data, split, train, seed)
     return Baselines(plain, cluster(data, split, train, test, count.n, seed), count)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.clustering.kmeans import assign
+
 MAPPED = 5000
 _DIRECTIONS = 50
 _PERPLEXITY = 30.0
@@ -47,7 +49,7 @@ def places(points: np.ndarray, seed: int) -> np.ndarray:
     rest = np.setdiff1d(np.arange(len(points)), chosen)
     if len(rest):
         moved = np.random.default_rng([seed, 3]).normal(0.0, _JITTER, (len(rest), 2))
-        found[rest] = mapped[_nearest(points[rest], points[chosen])] + moved
+        found[rest] = mapped[assign(points[rest], points[chosen])] + moved
     return np.clip(found, -1.0, 1.0).astype(np.float32)
 
 
@@ -67,11 +69,3 @@ def _mapped(points: np.ndarray, seed: int) -> np.ndarray:
     if len(flat):
         flat = flat - (flat.max(axis=0) + flat.min(axis=0)) / 2.0
     return flat / max(float(np.abs(flat).max(initial=0.0)), 1e-12)
-
-
-def _nearest(points: np.ndarray, mapped: np.ndarray) -> np.ndarray:
-    found = np.empty(len(points), np.int64)
-    norms = np.einsum("nd,nd->n", mapped, mapped)
-    for start in range(0, len(points), _ROWS):
-        found[start : start + _ROWS] = (norms - 2.0 * points[start : start + _ROWS] @ mapped.T).argmin(axis=1)
-    return found

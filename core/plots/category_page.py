@@ -24,12 +24,12 @@ from PIL import Image
 
 from core.data.class_names import MISSING
 from core.evaluation.answer import POSITIONS, Answer, Category
+from core.evaluation.answer_files import FORMAT
 from core.plots.figure import KNOWN_COLOUR, NOVEL_COLOUR
 from core.progress import bar
 
 Load = Callable[[np.ndarray], Sequence[np.ndarray] | np.ndarray]
 
-FORMAT = "taxon-clusters/1"
 TILE = 64  # pixels; a multiple of the 16 of a JPEG block with halved colours, so that neighbours on a sheet do not mix
 COLUMNS = 10
 A_SHEET = COLUMNS * COLUMNS

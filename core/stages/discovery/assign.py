@@ -21,7 +21,7 @@ from core.clustering.kmeans import assign
 from core.data import image_stream
 from core.data.decoding import read_rgb
 from core.data.image_stream import ImageStream, Listed
-from core.data.images import ArrayImages, UnreadableImages
+from core.data.images import ArrayImages, UnreadableImages, one_line
 from core.data.loader import ahead
 from core.data.views import ViewSpec, evaluation_view, resize_all
 from core.errors import UserError
@@ -127,8 +127,7 @@ def read(images: Sequence[Listed], spec: ViewSpec) -> Read:
                 raise ValueError("empty file")
             image = np.asarray(read_rgb(content, (DRAFT * spec.resize, DRAFT * spec.resize)))
         except Exception as error:  # Pillow raises almost anything on damaged files
-            text = " ".join(str(error).split()) or type(error).__name__
-            bad.append((one.path, "unknown format" if "cannot identify image file" in text else text))
+            bad.append((one.path, one_line(error)))
             continue
         kept.append(one)
         contents.append(digest.of_bytes(content))

@@ -80,8 +80,8 @@ def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]
     run_id = config.resume_run_id
     params, tags = started_with(run_id, ENTRY_POINT)
     known = {f.name: f for f in dataclasses.fields(config) if f.name != "resume_run_id"}
-    words = [f"--{name}={_word(params[f'resolved.{name}'])}" for name in known if f"resolved.{name}" in params]
-    started = configuration.parse(PipelineConfig, words, ENTRY_POINT)
+    own = {name: value for name, value in params.items() if name != "resolved.resume_run_id"}
+    started = configuration.of_params(PipelineConfig, own, ENTRY_POINT)
     given = {name: getattr(config, name) for name, f in known.items() if getattr(config, name) != f.default}
     for name, value in given.items():
         free = name == "total_epochs" or known[name].metadata["role"]  # a place or the machine
@@ -96,10 +96,6 @@ def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]
         raise UserError(f"total_epochs = {total}, but run {run_id} has {totals[-1]}; raise it to train on, or leave it out")
     totals += (total,) if total > totals[-1] else ()
     return dataclasses.replace(started, **given | {"total_epochs": total}, resume_run_id=run_id), totals
-
-
-def _word(value: str) -> str:
-    return value.lower() if value in ("True", "False") else value
 
 
 def _continue(config: PipelineConfig, launched: Recorder, totals: tuple[int, ...]) -> dict[str, Any]:

@@ -109,10 +109,7 @@ def answer_of(run_id: str) -> Found:
 
 def _data(run_id: str, params: Mapping[str, str]) -> DiscoveryData:
     """Read the images that a run was started with, once more."""
-    names = [f.name for f in dataclasses.fields(DataOptions) if f"resolved.{f.name}" in params]
-    values = {name: params[f"resolved.{name}"] for name in names}
-    words = [f"--{name}={value.lower() if value in ('True', 'False') else value}" for name, value in values.items()]
-    options = configuration.parse(DataOptions, words, PSEUDO_PIPELINE.name)
+    options = configuration.of_params(DataOptions, params, PSEUDO_PIPELINE.name)
     try:
         return materials.read(options)
     except UserError as error:

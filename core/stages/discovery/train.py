@@ -155,12 +155,15 @@ class Training(CheckpointedTraining):
         """Return the metrics of the model as it is, after `epoch` finished epochs."""
         m, config = self.materials, self.config
         train, test = self.features()
-        n = materials_module.n_clusters(config, m.data, m.split, train)
+        ends = epoch in (0, config.epochs)
+        estimated = config.n_classes == "auto" and m.data.n_declared is None
+        count = discovery.count_classes(m.data, m.split, train, config.seed) if ends or estimated else None
+        n = materials_module.n_clusters(config, m.data, m.split, train, count)
         found = discovery.cluster(m.data, m.split, train, test, n, config.seed)
         metrics = discovery.report(self.truth, m.split, found, VERSIONS) | {"n_clusters": float(n)}
         metrics |= discovery.label_free(m.data, m.split, found, train)
-        if epoch in (0, self.config.epochs):
-            others = discovery.baselines(m.data, m.split, train, test, n, config.seed)
+        if count is not None and ends:
+            others = discovery.baselines(m.data, m.split, train, test, n, config.seed, count)
             metrics |= discovery.report_baselines(self.truth, m.split, others)
         return metrics
 
