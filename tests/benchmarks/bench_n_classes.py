@@ -118,15 +118,15 @@ def trained(name: str, share: float, seed: int, epochs: int, cache: Path) -> tup
 
 def _train(name: str, share: float, seed: int, epochs: int, folder: Path) -> None:
     """Train in a store of its own, and leave the features in `folder`."""
-    store = folder.with_name(folder.name + ".store")
+    store = folder.with_name(folder.name + ".store").absolute()
     words = [f"--superclass_name={name}", f"--data_root={DATA_ROOT}/data", f"--epochs={epochs}", f"--seed={seed}", *TRAINING]
     words += [f"--prop_train_labels={share}", "--download=false"]
     store.mkdir(parents=True, exist_ok=True)
     env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "TAXON_CACHE": str(store / "cache")}
+    env |= {"PYTHONPATH": str(ROOT)}  # the store's artifacts lie in the current folder
+    command = [sys.executable, "-m", "entrypoints.train_superclass", *words]
     with (store / "log").open("w") as log:
-        subprocess.run(
-            [sys.executable, "-m", "entrypoints.train_superclass", *words], cwd=ROOT, env=env, stdout=log, stderr=log, check=True
-        )
+        subprocess.run(command, cwd=store, env=env, stdout=log, stderr=log, check=True)
     next(store.rglob("features.json")).parent.rename(folder)
 
 

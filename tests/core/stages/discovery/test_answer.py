@@ -9,23 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 import numpy as np
 import pandas
 import pytest
-from mlflow import MlflowClient
 
 from core import digest
 from core.data import heap
 from core.evaluation import answer_files
 from core.serving import discovery as serving
-from core.stages.discovery import materials, pipeline
-from core.stages.discovery.config import PipelineConfig
-from core.tracking import run as tracking
-from core.tracking.uri import local_artifacts
+from core.stages.discovery import materials
 from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages import tiny
-from tests.core.stages.test_registered_figures import InProcess
+from tests.core.stages.discovery.short import discover, store_in
 
 pytestmark = pytest.mark.slow
 
@@ -63,54 +58,18 @@ def told(root: Path, truth: str) -> Any:
     return read
 
 
-def discover(root: Path, store: Path, truth: str) -> Path:
-    """Run a pipeline of three epochs on the heap; return the folder of its run's artifacts, the registered model copied into it."""
-    given = {name: getattr(tiny.config(root), name) for name in ("model_name", "image_size", "gpu", "precision")}
-    given |= {
-        "head_hidden": 16,
-        "head_bottleneck": 8,
-        "head_out": 8,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "batch_size": 16,
-        "temperature": 0.3,
-    }
-    grid = {"k_min": 3, "k_max": 3, "density_min": 40, "density_max": 50, "density_step": 10, "max_workers": 1, "compare_without": False}
-    short = {
-        "stage1_epochs": 2,
-        "update_interval": 1,
-        "total_epochs": 3,
-        "val_fraction": 0.3,
-        "grad_from_block": 0,
-        "threads": 1,
-        "temperature": 0.3,
-    }
-    config = PipelineConfig(dataset="folder", data_root=str(root), **given | grid | short)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAXON_CACHE", str(store / "cache"))
-        patch.setattr(pipeline, "StageServer", InProcess)
-        patch.setattr(materials, "read", told(root, truth))
-        with tracking.open_run("pseudo_pipeline", truth) as run:
-            summary = pipeline.run(config, run)
-    folder = store / truth
-    shutil.copytree(local_artifacts(MlflowClient().get_run(run.run_id).info.artifact_uri), folder)
-    (about,) = Path(mlflow.artifacts.download_artifacts(summary["model"])).rglob("model.json")
-    shutil.copytree(about.parent, folder / "model")
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def answered(store_template, tmp_path_factory):  # noqa: F811
     """Return the folder of each truth's run."""
     store = tmp_path_factory.mktemp("answered")
     root = make_heap(tmp_path_factory.mktemp("images"))
-    shutil.copy(store_template, store / "mlflow.db")
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        MlflowClient().create_experiment("taxon", artifact_location=f"file://{store}/artifacts")
-        return {truth: discover(root, store, truth) for truth in TRUTHS}
+        store_in(store, store_template, patch)
+        for truth in TRUTHS:
+            patch.setattr(materials, "read", told(root, truth))
+            found[truth] = discover(store, truth, data_root=str(root))
+    return found
 
 
 def test_one_row_an_image_known_clusters_by_their_label_and_novel_ones_numbered(answered):
