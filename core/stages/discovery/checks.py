@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from core.config import check_limits
 from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
 from core.stages.discovery.config import ClusterOptions, PipelineConfig, TrainConfig
-from core.stages.discovery.exports import kinds
+from core.stages.discovery.exports import kinds, require_place
 from core.training.recipes import settled
 
 
@@ -28,12 +26,7 @@ def check_pipeline(config: PipelineConfig) -> PipelineConfig:
             f"total_epochs = {config.total_epochs} leaves nothing after stage1_epochs = {config.stage1_epochs}; raise total_epochs above it"
         )
     check_grid(config)
-    if "links" in kinds(config.export) and not config.export_to:
-        raise UserError("export = links needs export_to, a folder of this machine: artifacts cannot hold links; or use export = folders")
-    for kind in kinds(config.export) if config.export_to else ():
-        place = Path(config.export_to).expanduser() / kind
-        if place.exists():
-            raise UserError(f"export_to: {place} is there already; give a new folder, or remove it")
+    require_place(kinds(config.export), config.export_to)
     return config
 
 

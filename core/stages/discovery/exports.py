@@ -1,7 +1,9 @@
 """An answer as other tools take it: folders, links, FiftyOne, Label Studio or COCO.
 
 Images are copied as the files they are; those of a data set without files become PNG files. Everything lies in one new folder: names of
-categories and images, whatever they hold, cannot lead out of it, and nothing is overwritten.
+categories and images, whatever they hold, cannot lead out of it, and nothing is overwritten. The folder appears whole: it is filled under
+a hidden name beside it. In a user's own folder a small file in it says of which pipeline and answer it is, so that the same command, after
+a crash, takes what is there for what it is.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import json
 import os
 import re
 import shutil
+import sys
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,10 +28,12 @@ from core.data.decoding import size_of
 from core.data.images import FileImages, ImageSource
 from core.errors import UserError, nearest
 from core.evaluation.answer import Answer
+from core.places import unwritable
 from core.progress import bar
 
 Kind = Literal["folders", "links", "fiftyone", "labelstudio", "coco"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MARK = ".taxon-export.json"  # in a folder that a pipeline has exported: its key, and the digest of the answer
 _LONGEST = 80  # letters of a name; file systems take 255 bytes, and one letter has up to four
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
@@ -42,7 +48,36 @@ def kinds(text: str) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind in asked)
 
 
-def export(kind: Kind, answer: Answer, folder: Path, source: ImageSource) -> None:
+def require_place(asked: tuple[Kind, ...], export_to: str) -> None:
+    """Make the folder `export_to`; raise UserError for links without one, and for one that cannot be written or is taken."""
+    if not export_to:
+        if "links" in asked:
+            raise UserError(
+                "export = links needs export_to, a folder of this machine: artifacts cannot hold links; or use export = folders"
+            )
+        return
+    if not asked:
+        raise UserError(f"export_to = '{export_to}', but nothing is to be exported; give export ({', '.join(KINDS)}), or leave it out")
+    if reason := unwritable(Path(export_to).expanduser()):
+        raise UserError(f"export_to = '{export_to}' cannot be written ({reason}); give another folder")
+    for kind in asked:
+        _require_free(place_of(export_to, kind))
+
+
+def place_of(export_to: str, kind: Kind) -> Path:
+    """Return the folder of one export below the option `export_to`."""
+    return Path(export_to).expanduser().absolute() / kind
+
+
+def require_own(asked: tuple[Kind, ...], export_to: str, source: ImageSource, key: str) -> None:
+    """Raise UserError, before anything is computed, for exports that cannot be made of these images or lie where another pipeline's are."""
+    for kind in asked:
+        _require_files(kind, source)
+        if export_to:
+            _require_free(place_of(export_to, kind), key)
+
+
+def export(kind: Kind, answer: Answer, folder: Path, source: ImageSource, key: str = "") -> None:
     """Write an answer as a new folder; UserError where it exists and is not empty, and for links to a data set without files.
 
     folders, links: <category>/<file>, copies or symbolic links. fiftyone: data/ and labels.json, a FiftyOneImageClassificationDataset.
@@ -51,15 +86,53 @@ def export(kind: Kind, answer: Answer, folder: Path, source: ImageSource) -> Non
 
     Args:
         source: the images, in the order of the answer's rows.
+        key: of the pipeline that asks: its own export of this very answer stays as it is. '' = nobody comes back to the folder.
     """
     if len(source) != len(answer):
         raise ValueError(f"{len(source)} images are not those of an answer of {len(answer)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: export into a new folder, or remove it")
+    _require_files(kind, source)
+    _require_free(folder, key)
+    if (found := _marked(folder)) is not None:
+        if found["answer"] != answer.digest:
+            raise UserError(f"{folder} holds another answer of this pipeline: export into a new folder, or remove it")
+        print(f"taxon: {folder} holds this answer already: it stays as it is", file=sys.stderr)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    hidden = folder.with_name(f".{folder.name}-{key[:16] or uuid.uuid4().hex[:16]}")
+    shutil.rmtree(hidden, ignore_errors=True)  # what a run of this pipeline had made when it was killed
+    try:
+        hidden.mkdir()
+        _WRITERS[kind](answer, hidden, source)
+        if key:
+            _json(hidden / MARK, {"kind": kind, "key": key, "answer": answer.digest})
+        hidden.replace(folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _require_files(kind: Kind, source: ImageSource) -> None:
     if kind == "links" and not isinstance(source, FileImages):
         raise UserError("export=links needs images that are files, which this data set has not; use export=folders")
-    folder.mkdir(parents=True, exist_ok=True)
-    _WRITERS[kind](answer, folder, source)
+
+
+def _require_free(folder: Path, key: str | None = None) -> None:
+    """Raise UserError for a place that holds anything but an export of the pipeline `key`; None = of any pipeline."""
+    if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
+        return
+    found = _marked(folder)
+    if found is None:
+        raise UserError(f"{folder} is there already: export into a new folder, or remove it")
+    if key not in (None, found["key"]):
+        raise UserError(f"{folder} is there already, with the answer of another pipeline: export into a new folder, or remove it")
+
+
+def _marked(folder: Path) -> dict[str, str] | None:
+    """Return what the mark in a folder says; None where there is none that can be read."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return {name: str(found[name]) for name in ("kind", "key", "answer")} if found["kind"] == folder.name else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def safe_name(text: str) -> str:

@@ -20,7 +20,7 @@ from core import digest
 from core.errors import UserError
 from core.evaluation import discovery
 from core.stages import execute, keys
-from core.stages.discovery import checks, materials, pipeline_report, rebuild, ssddbc
+from core.stages.discovery import checks, exports, materials, pipeline_report, rebuild, ssddbc
 from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS, PSEUDO_PIPELINE, TRAIN_SUPERCLASS
 from core.stages.server import StageServer
@@ -123,6 +123,8 @@ class Pipeline:
         self.data, self.split, self.truth = self.loaded = materials.posed(config)
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.resolve_precision(config.precision, self.device)
+        self.export_key = self._export_key() if config.export_to else ""
+        exports.require_own(exports.kinds(config.export), config.export_to, self.data.train.source, self.export_key)
         run.dataset(self.data.name, self.data.digest, config.data_root, "training")
         run.json(configuration.canonical(config), "config.json")
         self.trainings: list[Finished] = []
@@ -194,6 +196,12 @@ class Pipeline:
         made = [[sorted(one.manifest.items()) for one in part] for part in (self.trainings, self.clusterings, [without] if without else [])]
         found = materials.digests(self.loaded) | {"stages": digest.of_json(made)}
         return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format)
+
+    def _export_key(self) -> str:
+        """Return what an exported folder is known again by, before anything is trained: the images and what is asked of them."""
+        found = {name: value for name, value in materials.digests(self.loaded).items() if name != "truth"}
+        asked = dataclasses.replace(self.config, export="", suggest=0)
+        return keys.of_stage("export", asked, found, self.device, self.number_format)
 
     def best(self) -> tuple[Finished, Path, dict[str, Any]]:
         """Return the stage that holds the best checkpoint, its file, and `{epoch, score}`."""

@@ -76,8 +76,9 @@ class _Report:
             "taxon.select_by": pipeline.config.select_by,
         }
         asked = {after.REGISTRATION: self._register} if pipeline.config.register else {}
-        each = {"answer": lambda _summary: self._write(folder), "pictures": lambda _summary: self._draw(folder), **asked}
-        steps = after.Steps(each, lambda found: _say(pipeline, self.run, found))
+        exported = {"export": lambda _summary: self._export(folder)} if exports.kinds(pipeline.config.export) else {}
+        each = {"answer": lambda _summary: self._write(folder), **exported, "pictures": lambda _summary: self._draw(folder), **asked}
+        steps = after.Steps(each, lambda found: _say(pipeline, self.run, found), exported if pipeline.config.export_to else ())
         try:
             return after.settle(after.published(self.run, folder, summary, tags, steps, unfinished), steps)
         finally:
@@ -106,10 +107,16 @@ class _Report:
         """Write the answer's files and its page."""
         pipeline = self.pipeline
         answers.write(self.made, folder, self.run.run_id, pipeline.data, pipeline.config.suggest)
+
+    def _export(self, folder: Path) -> None:
+        """Write the answer for other tools, into the user's folder or among the artifacts."""
+        pipeline, source = self.pipeline, self.pipeline.data.train.source
         given = pipeline.config.export_to
         for kind in exports.kinds(pipeline.config.export):
-            place = Path(given).expanduser() if given else folder / "export"
-            exports.export(kind, self.made.answer, place / kind, pipeline.data.train.source)
+            if given:
+                exports.export(kind, self.made.answer, exports.place_of(given, kind), source, pipeline.export_key)
+            else:
+                exports.export(kind, self.made.answer, folder / "export" / kind, source)
 
     def _register(self, summary: dict[str, Any]) -> dict[str, str]:
         figures = summary["table"]["selected model"]

@@ -91,6 +91,13 @@ def test_mistakes_of_training(changed, says):
         ({"stage1_epochs": 5, "total_epochs": 5}, "total_epochs = 5 leaves nothing after stage1_epochs = 5"),
         ({"stage1_epochs": 9, "total_epochs": 5}, "total_epochs = 5 leaves nothing after stage1_epochs = 9"),
         ({"k_min": 0}, "k_min = 0"),
+        ({"over_cluster": 0.0}, "over_cluster = 0.0"),
+        ({"n_classes": 0}, "n_classes = 0"),
+        ({"cluster_sample": 99}, "cluster_sample = 99"),
+        ({"suggest": -1}, "suggest = -1"),
+        ({"export": "coco,zip"}, "export: there is no kind 'zip'"),
+        ({"export": "links"}, "export = links needs export_to"),
+        ({"export_to": "x"}, "export_to = 'x', but nothing is to be exported"),
     ],
 )
 def test_mistakes_of_the_pipeline(changed, says):

@@ -1,6 +1,8 @@
 """Exports open in the tools they are for, stay in their folder, and overwrite nothing."""
 
+import dataclasses
 import json
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -204,3 +206,71 @@ def test_kinds_are_parsed_and_an_unknown_one_is_named():
     assert exports.kinds("") == ()
     with pytest.raises(UserError, match=r"no kind 'fiftytwo'.*did you mean 'fiftyone'"):
         exports.kinds("fiftytwo")
+
+
+def all_of(folder):
+    """Return every file below a folder but the marks, with its content."""
+    return {name: content for name, content in content_of(folder).items() if not name.endswith(exports.MARK)}
+
+
+def test_a_kill_between_two_kinds_and_the_same_command_again_make_both_whole(tmp_path, monkeypatch):
+    source, place = files(tmp_path / "in"), tmp_path / "out"
+    into = {kind: exports.place_of(str(place), kind) for kind in ("folders", "coco")}
+
+    def killed(answer, folder, source):
+        (folder / "half").write_text("of a file")
+        os._exit(9)
+
+    if not (child := os.fork()):
+        monkeypatch.setitem(exports._WRITERS, "coco", killed)
+        for kind, folder in into.items():
+            exports.export(kind, an_answer(), folder, source, "k1")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert into["folders"].is_dir() and not into["coco"].exists()
+    (first,) = (into["folders"] / "___rose").glob("a.jpg")
+    first.write_bytes(b"a person has worked on it")
+    exports.require_place(("folders", "coco"), str(place))
+    exports.require_own(("folders", "coco"), str(place), source, "k1")
+    for kind, folder in into.items():
+        exports.export(kind, an_answer(), folder, source, "k1")
+    assert first.read_bytes() == b"a person has worked on it"
+    assert sorted(one.name for one in place.iterdir()) == ["coco", "folders"] and not list(place.rglob("half"))
+    exports.export("coco", an_answer(), tmp_path / "once", source)
+    assert all_of(into["coco"]) == content_of(tmp_path / "once")
+
+
+@pytest.mark.parametrize("kind", exports.KINDS)
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.setitem(exports._WRITERS, kind, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        exports.export(kind, an_answer(), tmp_path / "out" / kind, files(tmp_path / "in"), "k1")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_folders_of_others_and_of_another_answer_are_refused(tmp_path):
+    source, place = files(tmp_path / "in"), str(tmp_path / "out")
+    folder = exports.place_of(place, "coco")
+    exports.export("coco", an_answer(), folder, source, "k1")
+    with pytest.raises(UserError, match="coco is there already, with the answer of another pipeline"):
+        exports.require_own(("coco",), place, source, "k2")
+    with pytest.raises(UserError, match="coco holds another answer of this pipeline"):
+        exports.export("coco", dataclasses.replace(an_answer(), digest="e" * 64), folder, source, "k1")
+    before = content_of(folder)
+    (folder / exports.MARK).write_text("{}")
+    with pytest.raises(UserError, match="coco is there already: export into a new folder"):
+        exports.require_place(("coco",), place)
+    (folder / exports.MARK).unlink()
+    folder.rename(folder.with_name("mine"))
+    folder.symlink_to(folder.with_name("mine"))
+    with pytest.raises(UserError, match="coco is there already: export into a new folder"):
+        exports.export("coco", an_answer(), folder, source, "k1")
+    assert all_of(folder) == {name: content for name, content in before.items() if name != exports.MARK}
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_computed(tmp_path):
+    pixels = ArrayImages(np.zeros((1, 4, 4, 3), np.uint8))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="links needs images that are files"):
+        exports.require_own(("links",), str(tmp_path), pixels, "k1")
+    with pytest.raises(UserError, match=r"export_to = '.*file' cannot be written \(.*\); give another folder"):
+        exports.require_place(("coco",), str(tmp_path / "file"))

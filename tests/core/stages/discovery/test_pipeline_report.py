@@ -1,0 +1,46 @@
+"""What a pipeline leaves behind: exports that outlive a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.evaluation import answer_files
+from core.stages.discovery import exports
+from tests.core.conftest import store_template  # noqa: F401  (fixture)
+from tests.core.stages.discovery.short import discover, store_in
+from tests.core.stages.discovery.test_answer import make_heap
+from tests.core.stages.tiny import refused
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(store_template, tmp_path_factory):  # noqa: F811
+    """Return a folder with a store, and a heap in heap/."""
+    folder = tmp_path_factory.mktemp("reported")
+    make_heap(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        store_in(folder, store_template, patch)
+        yield folder
+
+
+def test_a_pipeline_that_is_stopped_between_two_exports_goes_on_and_others_are_refused(place: Path, tmp_path, monkeypatch, capsys):
+    options = {"data_root": str(place / "heap"), "export": "folders,coco", "export_to": str(tmp_path / "out")}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(exports._WRITERS, "coco", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        discover(place, "stopped", **options)
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["folders"]
+    monkeypatch.undo()
+    rows = answer_files.rows_of(discover(place, "resumed", **options) / "assignments.csv")
+    assert "left to be done is: export, pictures, registration, note" in capsys.readouterr().err
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["coco", "folders"]
+    assert {path.parent.name for path in (tmp_path / "out" / "folders").rglob("*.png")} == {row["name"] for row in rows}
+    assert len(json.loads((tmp_path / "out" / "coco" / "annotations.json").read_text())["images"]) == len(rows)
+    assert "with the answer of another pipeline" in refused(lambda: discover(place, "other", **options, seed=2))
