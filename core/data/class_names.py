@@ -1,4 +1,4 @@
-"""Names of classes as people and file systems write them: composed or decomposed letters, blanks around them, commas inside."""
+"""Names of classes as people and file systems write them: composed or decomposed letters, blanks around and between, commas inside."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ MISSING = frozenset(("", "NaT", *_PANDAS.split("|")))
 
 
 def plain(name: str) -> str:
-    """Return a class name in one spelling: letters composed (NFC), no blanks around it.
+    """Return a class name in one spelling: letters composed (NFC), no blanks around it, one blank for each run of them inside.
 
-    A folder that was packed on another system, or a cell of a CSV, names the same class in another spelling.
+    A folder that was packed on another system, or a cell of a CSV, names the same class in another spelling. All names go through here:
+    what folders, tables, options and people call a class is compared in this spelling.
     """
-    return unicodedata.normalize("NFC", name).strip()
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def is_text(name: str) -> bool:
+    """Say whether a name holds text alone: no control characters, no half of a pair, which no table and no page could show."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def listed(text: str, class_names: Sequence[str], option: str) -> set[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from core.data import class_folders
+from core.data.class_names import MISSING, is_text
 from core.data.images import (
     NOBODY_SAID,
     SHOWN,
@@ -91,9 +92,18 @@ def _of_classes(root: Path, part: str, follow_links: bool) -> list[Found]:
         raise UserError(f"{folder} has no class folder ({loose}): put each image into a folder of its class, {folder}/<class>/")
     class_folders.say_left_out(folder, classes, f"{root.name}/{part}")
     for name, one in classes.items():
+        _require_name(folder, name)
         if not one.files:
             raise UserError(f"{folder / name} holds no image ({class_folders.USUAL}): add some or remove the folder")
     return [Found(path, class_folders.below(path, root), name, part) for name, one in classes.items() for path in one.files]
+
+
+def _require_name(folder: Path, name: str) -> None:
+    """Raise UserError for a class that no table could name: `relabel` writes one."""
+    if name in MISSING:
+        raise UserError(f"{folder / name}: '{name}' stands for a missing value in tables and can be no class's name; rename the folder")
+    if not is_text(name):
+        raise UserError(f"{folder}: the class {name!a} holds characters that are no text; rename the folder")
 
 
 def assemble(

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.data.class_names import MISSING, plain
+from core.data.class_names import MISSING, is_text, plain
 from core.errors import UserError, nearest
 from core.evaluation.answer_files import FORMAT
 
@@ -131,10 +130,10 @@ def _said(entry: Mapping[str, Any], where: str) -> Said:
 
 def _name(text: str, where: str) -> str:
     """Return a name in one spelling; UserError for one that no table can hold."""
-    name = plain(" ".join(text.split()))
+    name = plain(text)
     if name and name in MISSING:
         raise UserError(f"{where}: '{name}' means 'no value' in a table: give another name")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    if not is_text(name):
         raise UserError(f"{where}: the name {_shown(name)} holds characters that are no text: type it again")
     return name
 

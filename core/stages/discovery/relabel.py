@@ -26,6 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 from core import config as configuration
 from core.data import texts
+from core.data.class_names import plain
 from core.data.images import NOBODY_SAID, DiscoveryData, FileImages, ImageSet
 from core.errors import UserError
 from core.evaluation import answer_files, decisions
@@ -65,7 +66,7 @@ def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
     run_id = (config.run or saved.run).removeprefix("runs:/").rstrip("/")
     params = params_of(run_id, PSEUDO_PIPELINE.name, "relabel")
     found = answer_of(run_id)
-    people = {row["label"] for row in found.rows if row["label"]}
+    people = {plain(row["label"]) for row in found.rows if row["label"]}
     decided = decisions.decide(saved, found.clusters, config.clusters, people)
     data = _data(run_id, params)
     require_unchanged(data, found)
@@ -120,7 +121,7 @@ def require_unchanged(data: DiscoveryData, found: Found) -> None:
     """Raise UserError, naming the first few, where images are missing, new, changed, or labelled otherwise than the run found them."""
     now = dict(zip(data.train.ids, held_out.contents(data.train, np.arange(len(data.train))), strict=True))
     given = dict(zip(data.train.ids, _given(data), strict=True))
-    said = {row["id"]: row["label"] for row in found.rows}
+    said = {row["id"]: plain(row["label"]) for row in found.rows}
     kinds = {
         "missing": [one for one in found.contents if one not in now],
         "changed": [one for one, content in found.contents.items() if now.get(one, content) != content],
@@ -153,7 +154,7 @@ def rows(data: DiscoveryData, found: Found, decided: Decided, take: str) -> list
     by_id = {row["id"]: row for row in found.rows}
     assigned = [by_id[one] for one in data.train.ids]
     taken = ("core",) if take == "core" else ("core", "border")
-    own = [row["label"] or label for row, label in zip(assigned, _given(data), strict=True)]
+    own = [plain(row["label"]) or label for row, label in zip(assigned, _given(data), strict=True)]
     own = [decided.renamed.get(label, label) for label in own]
     made = [decided.labels[int(row["cluster"]), int(row["half"])] if row["position"] in taken else "" for row in assigned]
     contents = [found.contents[one] for one in data.train.ids]

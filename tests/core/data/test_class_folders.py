@@ -80,6 +80,14 @@ def test_one_class_in_two_spellings_is_one_class_across_folders_and_refused_in_o
         class_folders.read(root, "train_dir")
 
 
+def test_folders_that_differ_in_blanks_alone_are_one_class(root):
+    picture(root / "red  oak" / "a.png")
+    assert {e.label for e in class_folders.read(root, "train_dir")} == {"cat", "dog", "red oak"}
+    picture(root / "red oak" / "b.png")
+    with pytest.raises(UserError, match="class 'red oak' has another folder beside it, or no name: blanks and composed letters do not"):
+        class_folders.read(root, "train_dir")
+
+
 def test_a_class_without_images_is_refused_where_it_needs_some(root):
     (root / "emu").mkdir()
     with pytest.raises(UserError, match="emu holds no image"):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.class_names import listed, plain
+from core.data.class_names import is_text, listed, plain
 from core.errors import UserError
 
 NAMES = ("leaf, brown", "leaf", "rust ", "caf\u00e9", "a,b,c", "$5_to_$10", "健康")
@@ -41,3 +41,13 @@ def test_all_names_together_mean_all_of_them(names):
 @given(st.text())
 def test_plain_is_one_spelling(name):
     assert plain(plain(name)) == plain(name) == plain(unicodedata.normalize("NFD", f" {name} "))
+
+
+@pytest.mark.parametrize("name", ["red oak", " red oak", "red  oak", "red\toak", "red \n oak\r\n", "red\u00a0oak", "red\u3000 oak"])
+def test_blanks_do_not_tell_names_apart(name):
+    assert plain(name) == "red oak"
+
+
+@pytest.mark.parametrize(("name", "text"), [("red oak", True), ("健康 🌳", True), ("a\x00", False), ("a\x07b", False), ("\ud800", False)])
+def test_control_characters_are_no_text(name, text):
+    assert is_text(name) == text

@@ -171,6 +171,24 @@ def test_an_empty_class_and_novel_classes_are_refused(root):
     assert "its novel classes are unknown; leave novel_classes out" in refused(lambda: heap.load(root, novel_classes="elm"))
 
 
+@pytest.mark.parametrize("name", ["None", "NA", "null", "nan", " NaN ", "N\u200bA"])
+@pytest.mark.parametrize("part", ["labelled", "test"])
+def test_a_class_that_a_table_would_read_as_no_label_is_refused(root, part, name):
+    write(root / part / name / "x.png", 60)
+    if name == "N\u200bA":
+        assert name in heap.load(root).class_names
+        return
+    said = f"/{part}/{name.strip()}: '{name.strip()}' stands for a missing value in tables and can be no class's name; rename the folder"
+    assert said in refused(lambda: heap.load(root))
+
+
+def test_a_class_whose_name_is_no_text_is_refused_and_blanks_are_one(root):
+    write(root / "labelled/red  oak/x.png", 61)
+    assert heap.load(root).class_names == ("elm", "oak", "red oak")
+    write(root / "labelled/a\x07/x.png", 62)
+    assert r"the class 'a\x07' holds characters that are no text; rename the folder" in refused(lambda: heap.load(root))
+
+
 @pytest.mark.parametrize("what", ["file", "folder", "part", "class"])
 def test_a_link_out_of_the_root_is_refused_unless_it_may(root, tmp_path, what):
     outside = write(tmp_path / "outside" / "x.png", 50).parent

@@ -44,6 +44,7 @@ def labels(decided: Decided) -> list:
         ({}, ["bar", "cross", "", "", ""]),
         ({"c2": {"name": "ring"}}, ["bar", "cross", "ring", "", ""]),
         ({"c2": {"name": " big \n ring "}}, ["bar", "cross", "big ring", "", ""]),
+        ({"c2": {"name": "big\t\u00a0 ring"}}, ["bar", "cross", "big ring", "", ""]),
         ({"c2": {"name": "cafe\u0301"}}, ["bar", "cross", "caf\u00e9", "", ""]),
         ({"c2": {"name": "novel 77"}, "c3": {"name": ""}}, ["bar", "cross", "", "", ""]),
         ({"c2": {"name": "ring"}, "c3": {"merge": 2}}, ["bar", "cross", "ring", "ring", ""]),

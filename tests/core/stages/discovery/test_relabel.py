@@ -140,6 +140,16 @@ def test_the_table_reads_back_as_it_was_meant(place):
     ]
 
 
+def test_a_class_in_another_spelling_stays_one_class(place):
+    """Its folder and an older answer hold blanks that the name which a person sees does not."""
+    (place / "heap/labelled/bar").rename(place / "heap/labelled/red  bar")
+    for file in ("answer/assignments.csv", "answer/contents.csv", "answer/clusters.json", "clusters.json"):
+        text = (place / file).read_text().replace("labelled/bar/", "labelled/red  bar/")
+        (place / file).write_text(text.replace(",bar", ",red  bar").replace('"bar"', '"red  bar"'))
+    found = labelled(place, relabelled(place, c2={"name": "red bar"}))
+    assert [found[stem] for stem in "abde"] == ["red bar"] * 4 and "red  bar" in (place / "answer/assignments.csv").read_text()
+
+
 def test_images_of_one_content_have_one_label(place):
     shutil.copy(place / "heap/labelled/bar/a.png", place / "heap/unlabelled/i.png")  # a copy that was clustered elsewhere
     rows = answer_files.rows_of(place / "answer/contents.csv")
