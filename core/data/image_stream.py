@@ -5,20 +5,19 @@ They are gone through twice: once to be counted and checked (links, names, files
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data import class_folders, heap, image_table
+from core.data import class_folders, heap, table_rows
 from core.data.class_names import plain
 from core.data.images import UnreadableImages
-from core.errors import UserError, nearest
+from core.data.table_rows import Table
+from core.errors import UserError
 
 NEW = "new"  # the part of images that no data set has put into one
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,10 @@ class ImageStream:
         for one in listing():
             self.count += 1
             try:
-                seen.update(f"{one.id}\0{one.path.stat().st_size}\0".encode("utf-8", "backslashreplace"))
+                status = one.path.stat()
+                if stat.S_ISDIR(status.st_mode):
+                    missing.append((one.path, "a folder"))
+                seen.update(f"{one.id}\0{status.st_size}\0".encode("utf-8", "backslashreplace"))
             except OSError as error:
                 missing.append((one.path, (error.strerror or "cannot be read").lower()))
         if missing:
@@ -93,59 +95,15 @@ def _of_heap(path: Path, root: Path) -> Listed:
 def of_table(table: str, data_root: str = "", follow_links: bool = False) -> ImageStream:
     """Return the images that the column `path` of a CSV file lists, in its order; a column `label`, where there is one, is passed on.
 
-    Paths start from `data_root`, or from the file's folder where none is given; an absolute one may lie anywhere. The spellings of a table
-    are those that `image_table` reads.
+    Paths start from `data_root`, or from the file's folder where none is given; an absolute one may lie anywhere. Tables are read as
+    those of a heap are (`table_rows`).
     """
     file = Path(table).expanduser()
-    root = (Path(data_root).expanduser() if data_root else file.parent).resolve()
-    if not root.is_dir():
-        raise UserError(f"data_root '{data_root}', below which {file} names its images, is not a folder; give that folder or leave it out")
-    encoding = _encoding(file)
+    root, rows = table_rows.folder_of(file, data_root), Table(file)
 
     def listing() -> Iterator[Listed]:
-        for row in _rows(file, encoding):
-            path, written = image_table.file_of(row["path"], root), row["path"]
-            if not Path(written).is_absolute() and not follow_links and not path.resolve().is_relative_to(root):
-                raise UserError(f"{file}: {written} leads out of {root}; allow it with follow_links=true")
-            yield Listed(path, written, row.get("label") or "")
+        for row in rows:
+            path, _absent = table_rows.located(row, root, file, follow_links)
+            yield Listed(path, row.path, row.label)
 
     return ImageStream(listing, f"images '{table}'")
-
-
-def _encoding(file: Path) -> str:
-    """Return the encoding of a table: what its byte order mark says, UTF-8, or Windows's own where it is no UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(_BLOCK)
-            if marked := next((name for mark, name in image_table.BOMS if start.startswith(mark)), ""):
-                return marked
-            while start:
-                decoder.decode(start)
-                start = opened.read(_BLOCK)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return "cp1252"
-    except OSError as error:
-        raise UserError(f"images = '{file}' cannot be read ({error.strerror}); give a CSV file with the column path") from None
-    return "utf-8"
-
-
-def _rows(file: Path, encoding: str) -> Iterator[dict[str, str]]:
-    """Yield the rows by lower-case column name; UserError where the file is no table with a column path, or a row names none."""
-    with file.open(encoding=encoding, errors="replace") as opened:
-        header = next((line for line in opened if line.strip()), "")
-        separator = image_table.separator(header)
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
-        if "path" not in names:
-            raise UserError(f"images = '{file}' has no column path{nearest('path', names)} (it has: {', '.join(names)}); name it so")
-        reader = csv.reader(opened, delimiter=separator, skipinitialspace=True, strict=True)
-        try:
-            for row in reader:
-                found = {name: value.strip() for name, value in zip(names, row, strict=False)}
-                if any(found.values()) and not found.get("path"):
-                    raise UserError(f"{file}, row {reader.line_num + 1}: the cell of path is empty; name the image or remove the line")
-                if found.get("path"):
-                    yield found
-        except csv.Error as error:
-            raise UserError(f"images = '{file}' is no table ({error} in row {reader.line_num + 1}); mend the row") from None

@@ -9,41 +9,22 @@ selection) or test.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
+import dataclasses
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas
-
-from core.data import heap
-from core.data.class_folders import check
-from core.data.class_names import MISSING, listed, plain
+from core.data import heap, table_rows
+from core.data.class_names import listed, plain
 from core.data.heap import Found
 from core.data.images import SHOWN, DiscoveryData
 from core.data.images import listed as written
+from core.data.table_rows import Row, Table
 from core.errors import UserError, nearest
 
-COLUMNS = ("path", "label", "truth", "group", "split")
 SPLITS = ("train", "val", "test")
 DEFAULT_ROOT = ("", "data")  # of the option data_root: nobody has given one
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its line in the file, and what its cells say, blanks trimmed."""
-
-    line: int
-    path: str
-    label: str
-    truth: str
-    group: str
-    split: str
 
 
 def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = "auto", follow_links: bool = False) -> DiscoveryData:
@@ -62,16 +43,14 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
     """
     file = Path(table).expanduser()
     rows = _once(_rows(file), file)
-    root = (file.parent if data_root in DEFAULT_ROOT else Path(data_root).expanduser()).resolve()
-    if not root.is_dir():
-        raise UserError(f"data_root '{data_root}', below which {file} names its images, is not a folder; give that folder or leave it out")
+    root = table_rows.folder_of(file, "" if data_root in DEFAULT_ROOT else data_root)
     files = _files(rows, root, file, follow_links)
     _require_whole_groups(rows, file)
     rows = _hidden(rows, novel_classes)
     found = [
         Found(
             path,
-            Path(row.path).as_posix(),
+            row.path,
             row.label,
             heap.TEST if row.split == "test" else heap.LABELLED if row.label else heap.UNLABELLED,
         )
@@ -86,62 +65,20 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
 
 def _rows(file: Path) -> list[Row]:
     """Read the table; raise UserError for one that is none, that lacks its columns or says a split that there is not."""
-    try:
-        text = _text(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"images = '{file}' cannot be read ({error.strerror}); give a CSV file with the column path") from None
-    first = text.lstrip("\n").split("\n", 1)[0]
-    try:
-        cells = pandas.read_csv(
-            io.StringIO(text),
-            sep=separator(first),
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            engine="python",
-            quoting=csv.QUOTE_MINIMAL,
-        ).fillna("")  # the cells that a short row lacks
-    except (ValueError, csv.Error, pandas.errors.ParserError) as error:
-        raise UserError(f"images = '{file}' is no table ({' '.join(str(error).split())[:100]}); its first line names the columns") from None
-    names = {str(name).strip().lower(): name for name in cells.columns}
-    if "path" not in names:
-        known = ", ".join(map(str, cells.columns))
-        raise UserError(f"images = '{file}' has no column path{nearest('path', list(names))} (it has: {known}); name it so")
-    columns = {name: [str(cell).strip() for cell in cells[names[name]]] if name in names else [""] * len(cells) for name in COLUMNS}
-    rows = [Row(i + 2, *cells_of) for i, cells_of in enumerate(zip(*columns.values(), strict=True))]
-    rows = [_settled(row, file) for row in rows if any((row.path, row.label, row.truth, row.group, row.split))]
+    rows = [_settled(row, file) for row in Table(file)]
     if not rows:
         raise UserError(f"images = '{file}' lists no image; give a row an image")
     return rows
 
 
-def _text(content: bytes) -> str:
-    """Return the text of a file of any usual encoding, with line feeds as line ends."""
-    encoding = next((name for bom, name in BOMS if content.startswith(bom)), "utf-8")
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def separator(header: str) -> str:
-    """Return what separates the cells of a header: the most frequent of semicolon, tab and comma."""
-    return max(";\t,", key=lambda mark: (header.count(mark), mark == ","))
-
-
 def _settled(row: Row, file: Path) -> Row:
-    """Return a row with its class names composed and its split settled; UserError for a row that cannot be."""
-    if not row.path:
-        raise UserError(f"{file}, line {row.line}: the cell of path is empty; name the image or remove the line")
+    """Return a row with its split settled; UserError for a row that cannot be."""
     split = row.split.lower() or "train"
     if split not in SPLITS:
         raise UserError(f"{file}, line {row.line}: split = '{row.split}' is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
-    if split == "val" and row.label in MISSING:
+    if split == "val" and not row.label:
         raise UserError(f"{file}, line {row.line}: split = val needs a label, by which the image is judged; give one or leave split empty")
-    path = Path(slashed(row.path)).as_posix()  # ./a and a are one file
-    label, truth = ("" if text in MISSING else plain(text) for text in (row.label, row.truth))
-    return Row(row.line, path, label, truth, row.group, split)
+    return dataclasses.replace(row, split=split)
 
 
 def _once(rows: list[Row], file: Path) -> list[Row]:
@@ -163,28 +100,13 @@ def _once(rows: list[Row], file: Path) -> list[Row]:
 
 def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path]:
     """Return the file of each row; UserError with all that are missing, and for a path that leaves the root."""
-    paths = [file_of(row.path, root) for row in rows]
-    missing = [path for path in paths if not path.is_file()]
+    found = [table_rows.located(row, root, file, follow_links) for row in rows]
+    missing = [" ".join(str(path).split()) for path, reason in found if reason]
     if missing:
-        more = written(map(str, missing), "missing") if len(missing) > SHOWN else ""
-        shown = _some([str(path) for path in missing])
+        more = written(missing, "missing") if len(missing) > SHOWN else ""
+        shown = _some(missing)
         raise UserError(f"{file} names {len(missing)} of {len(rows)} files that are not there: {shown}{more}; mend them or give data_root")
-    for row, path in zip(rows, paths, strict=True):
-        check(path, path.resolve().parent)  # its name alone
-        if not Path(row.path).is_absolute() and not follow_links and not path.resolve().is_relative_to(root):
-            raise UserError(f"{file}, line {row.line}: {row.path} leads out of {root}; allow it with follow_links=true")
-    return paths
-
-
-def slashed(path: str) -> str:
-    """Return a path as this system has it: one that Windows wrote has backslashes."""
-    return path.replace("\\", "/") if "\\" in path and not Path(path).is_absolute() else path
-
-
-def file_of(path: str, root: Path) -> Path:
-    """Return the file that a cell names, below `root` unless its path is absolute."""
-    path = slashed(path)
-    return Path(path).expanduser() if Path(path).is_absolute() else root / path
+    return [path for path, _ in found]
 
 
 def _require_whole_groups(rows: Sequence[Row], file: Path) -> None:
@@ -205,7 +127,7 @@ def _hidden(rows: list[Row], novel_classes: str) -> list[Row]:
     counts = Counter(row.label for row in rows if row.label)
     novel = listed(novel_classes, tuple(sorted(counts)), "novel_classes")
     return [
-        Row(row.line, row.path, "", row.truth or row.label, row.group, "train" if row.split == "val" else row.split)
+        dataclasses.replace(row, label="", truth=row.truth or row.label, split="train" if row.split == "val" else row.split)
         if row.label in novel and row.split != "test"
         else row
         for row in rows

@@ -87,3 +87,25 @@ def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, content, said):
 
 def test_an_absent_table_is_named(tmp_path):
     assert "absent.csv" in refused(lambda: image_stream.of_table(str(tmp_path / "absent.csv")))
+
+
+def test_a_table_is_read_as_that_of_a_heap_is(tmp_path, capsys):
+    """Spellings, other slashes, cells that stand for a missing value, commas at the end; a path that no file can have names its line."""
+    place(tmp_path, "day/a.png", "b.png")
+    (tmp_path / "t.csv").write_text("path,label\nday\\a.png,red  oak,\n./b.png,NA,\n")
+    assert [(one.id, one.label) for one in image_stream.of_table(str(tmp_path / "t.csv"))] == [("day/a.png", "red oak"), ("b.png", "")]
+    assert "(label 'NA' 1)" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    (tmp_path / "t.csv").write_text(f"path,label\nb.png,oak\n{'x' * 300}.png,oak\n")
+    assert "line 3: 'xxx" in refused(lambda: image_stream.of_table(str(tmp_path / "t.csv")))
+    (tmp_path / "t.csv").write_text("path,label\nb.png,oak,elm\n")
+    assert "line 2 has 3 cells" in refused(lambda: image_stream.of_table(str(tmp_path / "t.csv")))
+
+
+def test_paths_of_a_table_that_are_folders_lead_out_or_start_nowhere_are_refused(tmp_path):
+    place(tmp_path, "root/day/a.png", "far.png")
+    (tmp_path / "root/t.csv").write_text("path\nday\n")
+    assert "day: not a readable image (a folder)" in refused(lambda: image_stream.of_table(str(tmp_path / "root/t.csv")))
+    (tmp_path / "root/t.csv").write_text("path\n../far.png\n")
+    assert "line 2: ../far.png leads out of" in refused(lambda: image_stream.of_table(str(tmp_path / "root/t.csv")))
+    assert image_stream.of_table(str(tmp_path / "root/t.csv"), follow_links=True).count == 1
+    assert "data_root 'nowhere', below which" in refused(lambda: image_stream.of_table(str(tmp_path / "root/t.csv"), "nowhere"))

@@ -140,6 +140,55 @@ def test_a_label_that_is_a_missing_value_is_none(root, missing):
     assert not data.given[4] and data.class_names == ("elm", "oak")
 
 
+def test_words_that_are_read_as_no_label_are_counted_and_said(root, capsys):
+    labels = (*LABELS[:4], "NA", "None", "NA", *LABELS[7:])
+    data = image_table.load(table(root, plain_rows(labels)), "data")
+    assert data.given.sum() == 4
+    said = capsys.readouterr().err
+    assert "cells that stand for a missing value are read as empty (label 'NA' 2, label 'None' 1); a class that is called so" in said
+    assert said.count("\n") == 1
+    image_table.load(table(root, plain_rows()), "data")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_missing_value_is_no_group_and_no_split(root):
+    """Images without a group, written as a table with na_rep is, are not one group."""
+    rows = [f"{row},{group},NA" for row, group in zip(plain_rows(), ["g", "g", *["NA"] * 10], strict=True)]
+    data = image_table.load(table(root, rows, "path,label,group,split"), "data")
+    assert len(set(data.groups.tolist())) == 11 and len(data.test) == 0
+
+
+def test_class_names_are_in_one_spelling_in_columns_and_options(root):
+    labels = ("red  oak", "red oak ", "cafe\u0301", "caf\u00e9", *LABELS[4:])
+    data = image_table.load(table(root, plain_rows(labels)), "data")
+    assert data.class_names == ("caf\u00e9", "red oak")
+    novel = image_table.load(table(root, plain_rows(labels)), "data", novel_classes=" red   oak")
+    assert novel.class_names == ("caf\u00e9", "red oak") and novel.known_classes == {0}
+
+
+@pytest.mark.parametrize("header", ["path,label", "path,label,", "path,label,,", "label,path"])
+def test_commas_at_the_end_of_every_row_shift_nothing(root, header):
+    cells = zip(NAMES, LABELS, strict=True)
+    rows = [f"{label},{name},,," if header.startswith("label") else f"{name},{label},,," for name, label in cells]
+    data = image_table.load(table(root, rows, header), "data")
+    assert data.train.ids == NAMES and data.class_names == ("elm", "oak") and data.given.sum() == 4
+
+
+def test_a_path_that_no_system_can_have_is_one_line_with_its_number(root):
+    line = refusal(table(root, [*plain_rows(), "", f"{'x' * 300}.png,oak"]), "data")
+    assert "list.csv, line 15: 'xxx" in line and "cannot be read (File name too long); mend the path" in line
+    (root / "loop.png").symlink_to(root / "loop.png")
+    assert "line 2: 'loop.png' cannot be read (Too many levels of symbolic links)" in refusal(table(root, ["loop.png,"]), "data")
+    (root / "loop.png").unlink()
+
+
+def test_what_is_no_folder_or_no_file_to_read_is_said(root, tmp_path):
+    file = table(root, plain_rows())
+    assert "data_root 'absent', below which" in refusal(file, "absent") and "leave it out" in refusal(file, "absent")
+    assert f"images = '{root}' cannot be read (Is a directory); give a CSV file" in refusal(str(root), "data")
+    assert "absent.csv' cannot be read (No such file or directory)" in refusal(str(tmp_path / "absent.csv"), "data")
+
+
 def test_many_missing_files_are_all_listed_in_a_file(root):
     line = refusal(table(root, [f"gone{i}.png," for i in range(9)]), "data")
     file = Path(line.split("(all are listed in ")[1].split(")")[0])

@@ -1,0 +1,215 @@
+"""The rows of a table of images, one after another, however many there are: the one way in which tables are read.
+
+Tables are taken as pandas, spreadsheets and people write them: commas, semicolons or tabs, with or without quotes, marks of byte order,
+any line ends, columns in any order and letter case, commas at the end of rows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+import stat
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from core.data.class_folders import check
+from core.data.class_names import MISSING, is_text, plain
+from core.errors import UserError, nearest
+
+COLUMNS = ("path", "label", "truth", "group", "split")
+_CLASSES = ("label", "truth")
+_MARKS = (  # that of UTF-32 begins as that of UTF-16 does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a table that a spreadsheet is to open
+_BLOCK = 1 << 20
+_LETTERS = 80  # of a cell that an error shows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the line of the file where it begins, and what its cells say.
+
+    Blanks are trimmed, the path has this system's slashes, class names are in one spelling; what stands for a missing value is ''.
+    """
+
+    line: int
+    path: str
+    label: str = ""
+    truth: str = ""
+    group: str = ""
+    split: str = ""
+
+
+class Table:
+    """A CSV file with a row an image; each iteration reads it anew and yields a `Row` for each line that is not empty.
+
+    The first one says on stderr which words were read as a missing value.
+
+    Raises:
+        UserError: the file cannot be read, is no table, has no column `path` or a column twice; while it is gone through: a row without
+            a path or with more cells than the header, a class name that is no text.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._encoding = _encoding(file)
+        self._told = False
+        with self._opened() as opened:
+            self._separator, self._names, self._skip = self._header(opened)
+
+    def _opened(self) -> TextIO:
+        try:
+            return self.file.open(encoding=self._encoding, errors="replace")
+        except OSError as error:
+            raise _unreadable(self.file, error) from None
+
+    def _header(self, opened: TextIO) -> tuple[str, list[str], int]:
+        """Return what separates cells, the names of the columns in lower case, and how many lines come before the first row."""
+        declared, lines, line = "", 0, ""
+        for line in opened:
+            lines += 1
+            if not declared and (said := _DECLARED.fullmatch(line)):
+                declared = said[1]
+            elif line.strip():
+                break
+        mark = declared or separator(line)
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True), [])]
+        except csv.Error as error:
+            raise UserError(f"images = '{self.file}' is no table ({error} in line {lines}); its first line names the columns") from None
+        lower = [name.lower() for name in names]
+        if "path" not in lower:
+            known = " ".join(", ".join(name for name in names if name).split())
+            raise UserError(f"images = '{self.file}' has no column path{nearest('path', lower)} (it has: {known[:200]}); name it so")
+        twice = next((name for name in COLUMNS if lower.count(name) > 1), "")
+        if twice:
+            raise UserError(f"images = '{self.file}' has two columns {twice}; rename or remove one")
+        return mark, lower, lines
+
+    def __iter__(self) -> Iterator[Row]:
+        missing = Counter[str]()
+        with self._opened() as opened:
+            for _ in range(self._skip):
+                next(opened, "")
+            reader = csv.reader(opened, delimiter=self._separator, skipinitialspace=True, strict=True)
+            begins = self._skip + 1
+            try:
+                for cells in reader:
+                    if any(cell.strip() for cell in cells):
+                        yield self._row(cells, begins, missing)
+                    begins = self._skip + reader.line_num + 1
+            except csv.Error as error:
+                raise UserError(f"images = '{self.file}' is no table ({error} in line {begins}); mend the quotes there") from None
+        self._tell(missing)
+
+    def _row(self, cells: Sequence[str], line: int, missing: Counter[str]) -> Row:
+        cells = [cell.strip() for cell in cells]
+        if any(cells[len(self._names) :]):
+            raise UserError(
+                f"{self.file}, line {line} has {len(cells)} cells, and the header names {len(self._names)}: "
+                f"put what holds a '{self._separator}' into quotes, or remove what is too much"
+            )
+        said = dict(zip(self._names, cells, strict=False))
+        found = {name: said.get(name, "") for name in COLUMNS}
+        for name in COLUMNS[1:]:
+            if found[name] and found[name] in MISSING:
+                missing[f"{name} '{found[name]}'"] += 1
+                found[name] = ""
+        for name in _CLASSES:
+            found[name] = plain(found[name])
+            if not is_text(found[name]):
+                raise UserError(f"{self.file}, line {line}: {name} = {ascii(found[name])[:_LETTERS]} holds characters that are no text")
+        if not found["path"]:
+            raise UserError(f"{self.file}, line {line}: the cell of path is empty; name the image or remove the line")
+        return Row(line, Path(slashed(found.pop("path"))).as_posix(), **found)  # ./a and a are one file
+
+    def _tell(self, missing: Counter[str]) -> None:
+        if missing and not self._told:
+            words = ", ".join(f"{word} {count}" for word, count in missing.most_common())
+            print(
+                f"taxon: {self.file}: cells that stand for a missing value are read as empty ({words}); "
+                "a class that is called so needs another name",
+                file=sys.stderr,
+            )
+        self._told = True
+
+
+def _encoding(file: Path) -> str:
+    """Return the encoding of a table: what its byte order mark says, UTF-8, or Windows's own where it is no UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_BLOCK)
+            if marked := next((name for mark, name in _MARKS if start.startswith(mark)), ""):
+                return marked
+            while start:
+                decoder.decode(start)
+                start = opened.read(_BLOCK)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return "cp1252"
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from None
+    return "utf-8"
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"images = '{file}' cannot be read ({_reason(error)}); give a CSV file with the column path")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+def separator(header: str) -> str:
+    """Return what separates the cells of a header: the most frequent of semicolon, tab and comma."""
+    return max(";\t,", key=lambda mark: (header.count(mark), mark == ","))
+
+
+def folder_of(file: Path, data_root: str) -> Path:
+    """Return the folder below which a table names its images: `data_root`, or the table's own where that is ''; UserError for none."""
+    root = (Path(data_root).expanduser() if data_root else file.parent).resolve()
+    if not root.is_dir():
+        raise UserError(f"data_root '{data_root}', below which {file} names its images, is not a folder; give that folder or leave it out")
+    return root
+
+
+def slashed(path: str) -> str:
+    """Return a path as this system has it: one that Windows wrote has backslashes."""
+    return path.replace("\\", "/") if "\\" in path and not Path(path).is_absolute() else path
+
+
+def located(row: Row, root: Path, file: Path, follow_links: bool) -> tuple[Path, str]:
+    """Return the file that a row names, below `root` unless its path is absolute, and why it is not there ('' = it is).
+
+    Args:
+        file: the table, for messages.
+        follow_links: a path may lead out of `root`.
+
+    Raises:
+        UserError: no system could have such a file, or it may not be read.
+    """
+    path = root / row.path
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return path, "no file"
+        real = path.resolve()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return path, _reason(error).lower()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a link to itself
+        shown = " ".join(row.path.split())[:_LETTERS]
+        raise UserError(f"{file}, line {row.line}: '{shown}' cannot be read ({_reason(error)}); mend the path") from None
+    check(path, real.parent)  # its name alone
+    if not Path(row.path).is_absolute() and not follow_links and not real.is_relative_to(root):
+        raise UserError(f"{file}, line {row.line}: {row.path} leads out of {root}; allow it with follow_links=true")
+    return path, ""
