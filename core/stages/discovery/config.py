@@ -264,7 +264,11 @@ class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, L
         "auto", "also train the same epochs without pseudo labels, from the same warm-up, and report both"
     )
     register: bool = machine(True, "register the best model")
-    over_cluster: float = option(1.0, "so many times as many clusters in the answer, for a person to merge", above=0)
+    over_cluster: float = option(
+        1.0,
+        "so many times as many clusters in the answer and the registered model, for a person to merge",
+        above=0,
+    )
     export: str = option("", "also write the answer as (comma-separated): folders, links, fiftyone, labelstudio, coco")
     export_to: str = machine("", "new folder for the exports; empty = artifacts of the run, which links cannot be")
     suggest: int = option(20, "images named in suggest.csv, whose labels would help most", at_least=0)

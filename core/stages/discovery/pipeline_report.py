@@ -54,16 +54,25 @@ class _Report:
         self.spec = m.spec
         m = dataclasses.replace(m, number_format="fp32")
         train, test = (features_module.normalise(extractor.extract(self.model)) for extractor in m.extractors())
-        self.features = train
+        self.features, self.tested = train, test
         data, split, config = pipeline.data, pipeline.split, pipeline.config
-        used = len(split.labelled) + len(split.unlabelled)
+        used, n_known = len(split.labelled) + len(split.unlabelled), answers.n_labelled(data, split)
         self.count = discovery.count_classes(data, split, train, config.seed)
-        n = wanted(materials.n_clusters(config, data, split, train, self.count), answers.n_labelled(data, split), config.over_cluster, used)
-        found = discovery.cluster(data, split, train, test, n, config.seed)
-        self.clusters = discovery.largest_first(found, answers.n_labelled(data, split))
-        figures = discovery.report(pipeline.truth, split, self.clusters, tuple(config.eval_funcs.split(",")))
-        figures |= discovery.label_free(data, split, self.clusters, train) | {"n_clusters": float(n)}
+        self.n_classes = wanted(materials.n_clusters(config, data, split, train, self.count), n_known, 1.0, used)
+        self.n_clusters = wanted(self.n_classes, n_known, config.over_cluster, used)
+        # Figures compare at one number of classes; more clusters, for a person to merge, are the answer's and the registered model's.
+        self.judged, figures = self._clusters(self.n_classes)
+        self.clusters, self.served = (self.judged, figures) if self.n_clusters == self.n_classes else self._clusters(self.n_clusters)
         self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
+
+    def _clusters(self, n: int) -> tuple[discovery.Clustering, dict[str, float]]:
+        """Return `n` clusters of the images, novel ones by size, and their figures."""
+        pipeline, config = self.pipeline, self.pipeline.config
+        data, split = pipeline.data, pipeline.split
+        found = discovery.cluster(data, split, self.features, self.tested, n, config.seed)
+        found = discovery.largest_first(found, answers.n_labelled(data, split))
+        figures = discovery.report(pipeline.truth, split, found, tuple(config.eval_funcs.split(",")))
+        return found, figures | discovery.label_free(data, split, found, self.features) | {"n_clusters": float(n)}
 
     def publish(self, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
         """Store the figures and do what comes after; return the summary."""
@@ -78,7 +87,7 @@ class _Report:
         asked = {after.REGISTRATION: self._register} if pipeline.config.register else {}
         exported = {"export": lambda _summary: self._export(folder)} if exports.kinds(pipeline.config.export) else {}
         each = {"answer": lambda _summary: self._write(folder), **exported, "pictures": lambda _summary: self._draw(folder), **asked}
-        steps = after.Steps(each, lambda found: _say(pipeline, self.run, found), exported if pipeline.config.export_to else ())
+        steps = after.Steps(each, lambda found: _say(pipeline, self.run, found, self.over), exported if pipeline.config.export_to else ())
         try:
             return after.settle(after.published(self.run, folder, summary, tags, steps, unfinished), steps)
         finally:
@@ -92,15 +101,25 @@ class _Report:
         for clustering in pipeline.clusterings:
             target = folder / "heatmaps" / f"epoch_{clustering.summary['epoch']:04d}"
             shutil.copytree(clustering.folder / "heatmaps", target)
-        _pictures(pipeline, self.clusters, self.features, folder / "plots")
+        _pictures(pipeline, self.clusters, self.judged, self.features, folder / "plots")
         if self.count.curve:
             figure.save(class_count.class_count(self.count, pipeline.data.n_declared), folder / "plots" / "n_classes.png")
+
+    @property
+    def over(self) -> str:
+        """What is to be said of an answer whose clusters are more, or fewer, than the classes; '' where they are as many."""
+        if self.n_clusters == self.n_classes:
+            return ""
+        factor = self.pipeline.config.over_cluster
+        return f"{self.n_clusters} clusters for {self.n_classes} classes, for a person to merge (over_cluster = {factor:g})"
 
     @cached_property
     def made(self) -> answering.Made:
         """The answer, and what a served model needs to give it."""
         pipeline = self.pipeline
         facts = answers.counted(self.count, pipeline.config.n_classes, pipeline.data.n_declared)
+        if self.over:
+            facts |= {"n_classes": self.n_classes, "number_of_classes": f"{facts['number_of_classes']}: {self.over}"}
         return answers.made(pipeline.data, pipeline.split, self.clusters, self.features, pipeline.config.seed, facts)
 
     def _write(self, folder: Path) -> None:
@@ -118,8 +137,8 @@ class _Report:
             else:
                 exports.export(kind, self.made.answer, folder / "export" / kind, source)
 
-    def _register(self, summary: dict[str, Any]) -> dict[str, str]:
-        figures = summary["table"]["selected model"]
+    def _register(self, _summary: dict[str, Any]) -> dict[str, str]:
+        figures = self.served
         digest = test_digest(self.pipeline.data, self.pipeline.truth)
         answer = self.made.answer
         radii = self.made.radii.tolist()
@@ -163,8 +182,8 @@ def _refreshes(pipeline: Any) -> list[list[Any]]:
     return [[clustering.summary["epoch"], clustering.summary["metrics"]] for clustering in pipeline.clusterings]
 
 
-def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, folder: Path) -> None:
-    """Draw the gallery of discovered categories and the confusion of the selected model.
+def _pictures(pipeline: Any, found: discovery.Clustering, judged: discovery.Clustering, train: np.ndarray, folder: Path) -> None:
+    """Draw the gallery of discovered categories, which are the answer's, and the confusion of the clusters that the figures are of.
 
     train: (N, d) normalised features of the training images.
     """
@@ -180,10 +199,10 @@ def _pictures(pipeline: Any, found: discovery.Clustering, train: np.ndarray, fol
         groups.append(gallery.GalleryGroup(names[cluster], images, bool(cluster < n_known), purity, len(members)))
     folder.mkdir(parents=True, exist_ok=True)
     figure.save(gallery.gallery(groups), folder / "gallery.png")
-    judged = split.unlabelled[truth.train[split.unlabelled] != NOBODY_SAID]
-    if len(judged):
+    told = split.unlabelled[truth.train[split.unlabelled] != NOBODY_SAID]
+    if len(told):
         classes = dict(enumerate(truth.class_names))
-        picture = confusion.confusion(truth.train[judged], found.train[judged], classes, truth.known_classes)
+        picture = confusion.confusion(truth.train[told], judged.train[told], classes, truth.known_classes)
         figure.save(picture, folder / "confusion.png")
 
 
@@ -224,8 +243,8 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
-    """Print the result; return it as the run's description."""
+def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") -> str:
+    """Print the result; return it as the run's description. `over` says that the answer has more clusters than classes."""
     if judged(summary):
         print(f"\n{pipeline.data.name}: v2 accuracy All/Old/New      unlabelled train          test")
         for row, values in summary["table"].items():
@@ -234,10 +253,13 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
         print(f"\n{pipeline.data.name}: nobody knows the true classes")
         for row, values in summary["table"].items():
             print(f"  {row:24s} {untold(values)}")
+    if over:
+        print(f"  the answer and the registered model have {over}; the figures are at {summary['best_metrics']['best/n_clusters']:.0f}")
     uri = provenance.store_hint()
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
     print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")
     sys.stdout.flush()
     pictures = "`plots/gallery.png`, `plots/curves.png`, `heatmaps/`"
-    found = f"{markdown(summary)}\n\nPictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
+    more = f"The answer and the registered model have {over}; the figures are at the number of classes.\n\n" if over else ""
+    found = f"{markdown(summary)}\n\n{more}Pictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
     return f"{found}\nRepeat: `{command_line('pseudo_pipeline')}`"

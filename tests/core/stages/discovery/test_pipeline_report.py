@@ -1,4 +1,4 @@
-"""What a pipeline leaves behind: exports that outlive a crash."""
+"""What a pipeline leaves behind: figures at the number of classes, an answer of more clusters, exports that outlive a crash."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from core.evaluation import answer_files
-from core.stages.discovery import exports
+from core.stages.discovery import exports, materials
 from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages.discovery.short import discover, store_in
-from tests.core.stages.discovery.test_answer import make_heap
+from tests.core.stages.discovery.test_answer import make_heap, told
 from tests.core.stages.tiny import refused
 
 pytestmark = pytest.mark.slow
@@ -44,3 +44,19 @@ def test_a_pipeline_that_is_stopped_between_two_exports_goes_on_and_others_are_r
     assert {path.parent.name for path in (tmp_path / "out" / "folders").rglob("*.png")} == {row["name"] for row in rows}
     assert len(json.loads((tmp_path / "out" / "coco" / "annotations.json").read_text())["images"]) == len(rows)
     assert "with the answer of another pipeline" in refused(lambda: discover(place, "other", **options, seed=2))
+
+
+def test_more_clusters_are_the_answer_s_and_the_model_s_and_the_figures_stay_those_of_the_classes(place: Path, monkeypatch, capsys):
+    monkeypatch.setattr(materials, "read", told(place / "heap", "true"))
+    options = {"data_root": str(place / "heap"), "n_classes": 4, "suggest": 3}
+    plain, over = (discover(place, f"times {factor}", **options, over_cluster=factor) for factor in (1.0, 2.0))
+    tables = [json.loads((folder / "summary.json").read_text())["table"] for folder in (plain, over)]
+    assert tables[0] == tables[1] and tables[1]["selected model"]["n_clusters"] == 4 and "unlabelled/v2_all" in tables[0]["selected model"]
+    said = "8 clusters for 4 classes, for a person to merge (over_cluster = 2)"
+    for folder, n in ((plain, 4), (over, 8)):
+        assert len(json.loads((folder / "clusters.json").read_text())["clusters"]) == n
+        assert len(json.loads((folder / "model" / "model.json").read_text())["clusters"]) == n
+        assert len({row["cluster"] for row in answer_files.rows_of(folder / "assignments.csv")}) == n
+        assert len(answer_files.rows_of(folder / "suggest.csv")) == 3
+        assert (said in (folder / "report.html").read_text()) == (n == 8)
+    assert capsys.readouterr().out.count(f"the answer and the registered model have {said}; the figures are at 4") == 1
