@@ -59,7 +59,8 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
     if not any(one.part == heap.UNLABELLED for one in found):
         raise UserError(f"{file} labels every image of it: leave the label of those that are to be sorted empty")
     groups, held_out = [row.group for row in rows], [row.split == "val" for row in rows]
-    name = f"folder/{plain(file.stem)}"
+    called = file.stem if file.stem.casefold() != "images" else file.absolute().parent.name or file.stem  # as `relabel` calls it
+    name = f"folder/{plain(called)}"
     return heap.assemble(name, found, bad_images, str(file), [row.truth for row in rows], groups, held_out)
 
 

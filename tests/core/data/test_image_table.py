@@ -200,3 +200,12 @@ def test_the_cells_that_a_short_row_lacks_are_empty_and_a_path_is_one_however_wr
     rows = [f"{NAMES[0]},oak,g", NAMES[1], f"./{NAMES[2]}", NAMES[2], f"{NAMES[3]},elm"]
     data = image_table.load(table(root, rows, "path,label,group"), "data")
     assert data.train.ids == NAMES[:4] and len(set(data.groups.tolist())) == 4
+
+
+@pytest.mark.parametrize(("file", "name"), [("images.csv", "round 2"), ("Images.CSV", "round 2"), ("list.csv", "list")])
+def test_a_table_that_is_called_as_all_are_gives_its_folder_s_name(root, tmp_path, monkeypatch, file, name):
+    (tmp_path / "round 2").mkdir()
+    whole = [f"{root / one},{label}" for one, label in zip(NAMES, LABELS, strict=True)]
+    assert image_table.load(table(tmp_path / "round 2", whole, file=file), "data").name == f"folder/{name}"
+    monkeypatch.chdir(tmp_path / "round 2")
+    assert image_table.load(file, "data").name == f"folder/{name}"
