@@ -58,11 +58,17 @@ class Made(NamedTuple):
     reliability: tuple[np.ndarray, np.ndarray] | None
 
 
-def category_names(known_names: Sequence[str], clusters: np.ndarray, n_clusters: int) -> tuple[str, ...]:
-    """Return the (K,) names of clusters (N,): the first are the labelled classes', the others `novel 1`, `novel 2`, ..., largest first."""
+def category_names(known_names: Sequence[str], clusters: np.ndarray, n_clusters: int, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the (K,) names of clusters (N,): the first are the labelled classes', the others `novel 1`, `novel 2`, ..., largest first.
+
+    Numbers that make a name which is in use, however its capitals and blanks are written, are passed over.
+
+    Args:
+        others: names that are in use beside those of `known_names`.
+    """
     names = [*known_names, *[""] * (n_clusters - len(known_names))]
     sizes = np.bincount(clusters, minlength=n_clusters)[len(known_names) :]
-    taken = set(known_names)
+    taken = {" ".join(name.split()).casefold() for name in (*known_names, *others)}
     free = (name for i in range(1, n_clusters + len(taken) + 1) if (name := f"novel {i}") not in taken)
     for cluster in np.argsort(-sizes, kind="stable"):
         names[len(known_names) + int(cluster)] = next(free)

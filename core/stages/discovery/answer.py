@@ -32,7 +32,7 @@ def n_labelled(data: Problem, split: Split) -> int:
 def names_of(data: Problem, split: Split, found: Clustering) -> tuple[str, ...]:
     """Return the name of each cluster: of labelled classes, which come first, the label; then `novel 1`, `novel 2`, ..."""
     known = [data.known_names[c] for c in np.unique(data.train.labels[split.labelled])]
-    return answering.category_names(known, found.train, len(found.result.centres))
+    return answering.category_names(known, found.train, len(found.result.centres), (*data.known_names, *data.novel_names))
 
 
 def rows_of(data: Problem, split: Split) -> answering.Rows:

@@ -104,6 +104,12 @@ def test_novel_names_go_from_large_to_small_and_pass_over_names_that_labels_have
     assert category_names(("novel 2",), clusters, 5) == ("novel 2", "novel 4", "novel 1", "novel 3", "novel 5")
 
 
+def test_novel_names_pass_over_every_name_in_use_however_it_is_written():
+    clusters = np.repeat([0, 1, 2], [5, 4, 3])
+    assert category_names(("Novel  1",), clusters, 3) == ("Novel  1", "novel 2", "novel 3")
+    assert category_names((), clusters, 3, ("novel 2", "oak")) == ("novel 1", "novel 3", "novel 4")
+
+
 def test_an_empty_category_is_listed():
     features, truth = blobs()
     ids = tuple(map(str, range(150)))
