@@ -83,6 +83,11 @@ def load_data(config: Any) -> tuple[DiscoveryData, Split]:
     """
     data = read(config)
     split = split_of(data, config.prop_train_labels, config.val_fraction, config.seed, config.labels_per_class)
+    if len(split.left_out) and not len(split.unlabelled):
+        raise UserError(
+            f"every unlabelled image of {data.name} is a copy of a labelled one ({len(split.left_out)} of them): "
+            "there is nothing to discover; add images that are not labelled yet"
+        )
     if hasattr(config, "select_by"):  # a training, not a look at the split
         _require_possible(config, data, split)
         _require_trainable(config, data, split)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from core.clustering import pseudo_labels
-from core.stages.discovery import cache, rebuild, splits, ssddbc
+from core.stages.discovery import answer, cache, materials, rebuild, splits, ssddbc
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig
+from core.training import recipes
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
 
@@ -127,3 +129,21 @@ def test_a_table_keeps_its_own_folder_for_the_stages_of_a_pipeline(tmp_path, mon
     assert (places["data_root"], places["images"]) == ("data", str(tmp_path / "list.csv"))
     given = rebuild.places_of(PipelineConfig(images="list.csv", data_root="photos"))
     assert given["data_root"] == str(tmp_path / "photos") and rebuild.places_of(PipelineConfig())["images"] == ""
+
+
+def test_a_heap_of_copies_of_its_labelled_images_is_refused_with_the_reason(sources, place, tmp_path):
+    labelled = Path(sources["heap"]["data_root"]) / "labelled"
+    shutil.copytree(labelled, tmp_path / "heap" / "labelled")
+    shutil.copytree(labelled / "bar", tmp_path / "heap" / "unlabelled")
+    line = refused(lambda: place.publish(dataset="auto", novel_classes="", data_root=str(tmp_path / "heap")))
+    assert line.startswith("every unlabelled image of folder/heap is a copy of a labelled one (5 of them): there is nothing to discover")
+
+
+def test_no_automatic_name_is_a_class_s(sources, tmp_path):
+    """Neither in the answer nor, as all take their names from it, in the gallery and the registered model."""
+    shutil.copytree(sources["heap"]["data_root"], tmp_path / "heap")
+    (tmp_path / "heap" / "labelled" / "bar").rename(tmp_path / "heap" / "labelled" / "novel 1")
+    data, split, _truth = materials.posed(recipes.resolve(PipelineConfig(data_root=str(tmp_path / "heap"))))
+    clusters = np.arange(len(data.train)) % 5
+    found = SimpleNamespace(train=clusters, result=SimpleNamespace(centres=np.zeros((5, 2))))
+    assert answer.names_of(data, split, found) == ("cross", "dot", "novel 1", "novel 2", "novel 3")
