@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from core.config import Dataclass
+from core.errors import UserError
 
 
 @runtime_checkable
@@ -158,6 +159,42 @@ def dataset_of(config: Choice) -> str:
     return recognised(config.data_root)
 
 
+def _require_effect(config: Choice, dataset: str) -> None:
+    """Raise UserError for an option of a data set that is not the one asked for: it would be ignored."""
+    images, root, superclass = getattr(config, "images", ""), config.data_root, config.superclass_name
+    where = f"images = '{images}'" if images else f"data_root = '{root}'" if config.dataset == "auto" else f"dataset = {dataset}"
+    if superclass and (dataset != "cifar100" or (config.dataset == "auto" and _holds_own_images(root))):
+        raise UserError(f"superclass_name = '{superclass}' is of CIFAR-100, and {where} names other images: leave one of them out")
+    novel = getattr(config, "novel_classes", "")
+    if novel and dataset == "cifar100":
+        raise UserError(f"novel_classes = '{novel}', but a superclass of CIFAR-100 has novel classes of its own: leave it out")
+    idle = {"bad_images": "skip", "follow_links": True}
+    for name in (name for name, value in idle.items() if getattr(config, name, "") == value and not _labels_are_given(config, dataset)):
+        said = f"{name} = {str(idle[name]).lower()}"
+        raise UserError(f"{said} acts on a heap or a table of images only, which {where} is not: leave it out")
+
+
+def _holds_own_images(data_root: str) -> bool:
+    """Say whether a folder that was given holds images of one's own, as a benchmark or a heap, and no CIFAR-100."""
+    if data_root in ("", DATA_ROOT):
+        return False
+    from core.data.catalog import recognised
+
+    try:
+        return recognised(data_root) == "folder"
+    except UserError:
+        return False
+
+
+def _labels_are_given(config: Choice, dataset: str) -> bool:
+    """Say whether the user has said who is labelled, as on a heap or in a table."""
+    if dataset != "folder":
+        return False
+    from core.data.catalog import labels_are_given
+
+    return labels_are_given(config)
+
+
 def settled(value: T | Literal["auto"]) -> T:
     """Return the value of an option of a configuration that `resolve` has been through.
 
@@ -170,13 +207,12 @@ def settled(value: T | Literal["auto"]) -> T:
 
 
 def resolve(config: C) -> C:
-    """Return the configuration with every `auto` replaced by the recipe's value."""
+    """Return the configuration with every `auto` replaced by the recipe's value; UserError for options that name two data sets."""
     dataset = dataset_of(config)
+    _require_effect(config, dataset)
     recipe = recipe_for(dataset, getattr(config, "model_name", "auto"))
-    if dataset == "folder":
-        from core.data.catalog import labels_are_given
-
-        recipe = dataclasses.replace(recipe, prop_train_labels=1.0) if labels_are_given(config) else recipe
+    if _labels_are_given(config, dataset):
+        recipe = dataclasses.replace(recipe, prop_train_labels=1.0)
     values = {"dataset": dataset}
     if dataset == "cifar100" and not config.superclass_name:
         values["superclass_name"] = "all"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from core.stages.discovery.config import PipelineConfig, SplitConfig, TrainConfig
+from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, TrainConfig
 from core.stages.discovery.pipeline import Segment, segments
 from core.training import recipes
 
@@ -110,3 +110,36 @@ def test_a_data_root_without_a_data_set_means_what_lies_there_and_never_the_digi
     for where in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="expected <data_root>/train/<class>"):
             recipes.resolve(SplitConfig(dataset="auto", data_root=str(where)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"superclass_name": "trees", "images": "a.csv"}, "superclass_name = 'trees' is of CIFAR-100, and images = 'a.csv' names other"),
+        (
+            {"superclass_name": "trees", "data_root": "heap"},
+            "and data_root = 'heap' names other images",
+        ),
+        ({"superclass_name": "trees", "data_root": "split"}, "and data_root = 'split' names other images: leave one"),
+        ({"superclass_name": "trees", "dataset": "digits"}, "and dataset = digits names other images"),
+        ({"superclass_name": "trees", "novel_classes": "oak"}, "novel_classes = 'oak', but a superclass of CIFAR-100 has novel classes"),
+        ({"data_root": "split", "bad_images": "skip"}, "bad_images = skip acts on a heap or a table of images only, which data_root"),
+        ({"dataset": "digits", "follow_links": True}, "follow_links = true acts on a heap or a table of images only, which dataset"),
+        ({"data_root": "heap", "bad_images": "skip", "follow_links": True}, ""),
+        ({"images": "a.csv", "bad_images": "skip", "follow_links": True}, ""),
+        ({"superclass_name": "trees", "data_root": "elsewhere"}, ""),
+        ({"superclass_name": "trees", "dataset": "cifar100", "data_root": "heap"}, ""),
+        ({"data_root": "split", "bad_images": "refuse"}, ""),
+    ],
+)
+@pytest.mark.parametrize("kind", [TrainConfig, PipelineConfig, CacheConfig])
+def test_options_of_two_data_sets_are_refused_and_never_ignored(tmp_path, monkeypatch, kind, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heap" / "unlabelled").mkdir(parents=True)
+    (tmp_path / "split" / "train").mkdir(parents=True)
+    if not said:
+        assert recipes.resolve(kind(**options)).dataset != "auto"
+        return
+    with pytest.raises(UserError) as error:
+        recipes.resolve(kind(**options))
+    assert said in str(error.value) and "\n" not in str(error.value)
