@@ -92,27 +92,31 @@ def split_of(data: DiscoveryData, prop_train_labels: float, val_fraction: float,
     """Split a data set as it was read: a benchmark's labels are drawn (`make_split`), a heap's are those that were given.
 
     Of a heap's given labels `prop_train_labels` (or `labels_per_class`, or all where a class has fewer) are used, and `val_fraction`
-    of these is held out class by class and by whole groups, unless the user has said which; a class keeps a labelled image. What is not
-    used is unlabelled. There may be no label at all.
+    of these is held out class by class and by whole groups, unless the user has said which: those are all held out, and the share is
+    drawn from the others. A class keeps a labelled image. What is not used is unlabelled. There may be no label at all.
+
+    A share is drawn group by group; the last group may be labelled in part, as the number of labels is what was asked for. No figure is
+    too good by that: such a group trains, labelled and unlabelled, and is never held out.
     """
     if data.given is None:
         known = data.known_classes
         return make_split(data.train.labels, known, prop_train_labels, val_fraction, seed, labels_per_class, data.class_names)
     _check(prop_train_labels, val_fraction, seed, labels_per_class)
-    rng, given = np.random.default_rng(seed), np.flatnonzero(data.given)
-    labels = data.train.labels
+    rng, labels = np.random.default_rng(seed), data.train.labels
+    held_out = np.zeros(len(labels), bool) if data.held_out is None else data.given & data.held_out
+    free = np.flatnonzero(data.given & ~held_out)
     if labels_per_class:
-        members = [given[labels[given] == c] for c in np.unique(labels[given])]
-        drawn = [rng.choice(of_class, min(labels_per_class, len(of_class)), replace=False) for of_class in members]
-        chosen = np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
+        members = [free[labels[free] == c] for c in np.unique(labels[free])]
+        drawn = [_draw(of_class, min(labels_per_class, len(of_class)), data.groups, rng) for of_class in members]
     else:
-        chosen = np.sort(rng.choice(given, round(prop_train_labels * len(given)), replace=False)) if len(given) else given
+        drawn = [_draw(free, round(prop_train_labels * len(free)), data.groups, rng)]
+    chosen = np.sort(np.concatenate([np.flatnonzero(held_out), *drawn]))
     chosen = _with_each_class(data, chosen, rng)
     groups = np.arange(len(labels)) if data.groups is None else data.groups
     twins = np.flatnonzero(data.twins) if data.twins is not None else np.zeros(0, np.int64)
     others = np.setdiff1d(np.arange(len(labels)), np.concatenate([chosen, twins]))
     if data.held_out is not None:
-        validation = chosen[data.held_out[chosen]]
+        validation = np.flatnonzero(held_out)
     else:
         validation = _hold_out_groups(labels, chosen, groups, groups[others], val_fraction, rng)
     parts = [part.astype(np.int64) for part in (np.setdiff1d(chosen, validation), validation, others, twins)]
@@ -139,24 +143,37 @@ def _with_each_class(data: DiscoveryData, chosen: np.ndarray, rng: np.random.Gen
     return np.sort(np.concatenate([chosen, *added]))
 
 
+def _draw(members: np.ndarray, count: int, groups: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """Return `count` of the indices `members`, drawn by groups (N,): at most one group is drawn in part. groups: None = each is alone."""
+    if groups is None:
+        return rng.choice(members, count, replace=False) if len(members) else members
+    found, number = np.unique(groups[members], return_inverse=True)
+    turn = rng.permutation(len(found))[number]
+    return members[np.argsort(turn, kind="stable")[:count]]
+
+
 def _hold_out_groups(
     labels: np.ndarray, chosen: np.ndarray, groups: np.ndarray, elsewhere: np.ndarray, val_fraction: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Return about `val_fraction` of each class's chosen indices, by whole groups (N,) of which none is `elsewhere`; never all of a class.
 
-    A class of which the fraction comes to less than half an image gives none.
+    A class of which the fraction comes to less than half an image gives none. Time grows as N log N.
     """
+    found, number = np.unique(groups, return_inverse=True)
+    whole = np.bincount(number[chosen], minlength=len(found))  # chosen images of each group
+    whole[np.isin(found, elsewhere)] = -1
     held: list[np.ndarray] = []
-    taken = set(elsewhere.tolist())
-    for c in np.unique(labels[chosen]):
-        members = chosen[labels[chosen] == c]
-        wanted, found = round(val_fraction * len(members)), 0
-        for group in rng.permutation(np.unique(groups[members])):
-            of_group = members[groups[members] == group]
-            whole = group not in taken and len(of_group) == (groups[chosen] == group).sum()  # of one class: it goes over as a whole
-            if found < wanted and whole and found + len(of_group) < len(members):
-                held.append(of_group)
-                found += len(of_group)
+    by_class = chosen[np.argsort(labels[chosen], kind="stable")]
+    for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
+        members = members[np.argsort(number[members], kind="stable")]
+        own, start, size = np.unique(number[members], return_index=True, return_counts=True)
+        wanted, n_held = round(val_fraction * len(members)), 0
+        for at in rng.permutation(len(own)):
+            if n_held >= wanted:
+                break
+            if size[at] == whole[own[at]] and n_held + size[at] < len(members):  # of one class: it goes over as a whole
+                held.append(members[start[at] : start[at] + size[at]])
+                n_held += int(size[at])
     return np.sort(np.concatenate([np.zeros(0, np.int64), *held]))
 
 

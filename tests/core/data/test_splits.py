@@ -1,12 +1,13 @@
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data import digits
+from core.data import digits, splits
 from core.data.images import ArrayImages, DiscoveryData, ImageSet, empty_set
 from core.data.splits import make_split, split_of, split_report
 from core.data.superclasses import find
@@ -199,6 +200,73 @@ def test_what_the_user_holds_out_is_held_out_and_nothing_else(data, seed):
     held = data.given & (rng.random(len(data.train)) < 0.5) & ~np.isin(np.arange(len(data.train)), list(first))
     split = split_of(dataclasses.replace(data, held_out=held), 1.0, 0.5, seed)
     np.testing.assert_array_equal(split.validation, np.flatnonzero(held))
+
+
+def plainly_held_out(labels, chosen, groups, elsewhere, val_fraction, rng):
+    """Hold out as `_hold_out_groups` does, by going through all images for each group."""
+    held, taken = [], set(elsewhere.tolist())
+    for c in np.unique(labels[chosen]):
+        members = chosen[labels[chosen] == c]
+        wanted, found = round(val_fraction * len(members)), 0
+        for group in rng.permutation(np.unique(groups[members])):
+            of_group = members[groups[members] == group]
+            whole = group not in taken and len(of_group) == (groups[chosen] == group).sum()
+            if found < wanted and whole and found + len(of_group) < len(members):
+                held.append(of_group)
+                found += len(of_group)
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *held]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(st.integers(0, 2**31), st.integers(0, 80), st.integers(1, 30), st.integers(1, 6), st.floats(0.0, 0.95))
+def test_groups_are_held_out_as_the_plain_way_holds_them_out(seed, n, n_groups, n_classes, fraction):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(-5, n_groups, n)
+    labels = np.where(rng.random(n) < 0.8, np.abs(groups) % n_classes, rng.integers(0, n_classes, n))
+    chosen = np.flatnonzero(rng.random(n) < 0.8)
+    elsewhere = groups[np.setdiff1d(np.arange(n), chosen)]
+    asked = labels, chosen, groups, elsewhere, fraction
+    one, other = (hold(*asked, np.random.default_rng(1)) for hold in (splits._hold_out_groups, plainly_held_out))
+    np.testing.assert_array_equal(one, other)
+
+
+def grouped_heap(n, size, n_classes=10, held_out=None):
+    """Return a labelled heap of images in groups of `size`, each of one class."""
+    groups = np.random.default_rng(0).permutation(np.arange(n) // size)
+    images = ImageSet(tuple(map(str, range(n))), groups % n_classes, ArrayImages(np.zeros((n, 1, 1, 3), np.uint8)))
+    names = tuple(map(str, range(n_classes)))
+    given_ = np.ones(n, bool)
+    return DiscoveryData("heap", images, empty_set(), names, frozenset(range(n_classes)), given=given_, held_out=held_out, groups=groups)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images_in_groups_are_split_in_seconds():
+    data = grouped_heap(100_000, 3)
+    began = time.process_time()
+    split = split_of(data, 1.0, 0.5, 1)
+    assert time.process_time() - began < 5 and abs(len(split.validation) - 50_000) < 40
+    assert not set(data.groups[split.validation]) & set(data.groups[split.labelled])
+
+
+@pytest.mark.parametrize(("prop", "count"), [(0.5, 0), (0.3, 0), (1.0, 7)])
+def test_a_share_is_drawn_by_groups_and_a_group_that_is_labelled_in_part_is_not_held_out(prop, count):
+    data = grouped_heap(600, 4)
+    split = split_of(data, prop, 0.3, 2, count)
+    told = np.concatenate([split.labelled, split.validation])
+    assert len(told) == (10 * count or round(prop * 600))
+    torn = set(data.groups[told]) & set(data.groups[split.unlabelled])
+    assert len(torn) <= (10 if count else 1) and len(split.validation) >= (10 if count else 0.2 * len(told))
+    assert not set(data.groups[split.validation]) & set(data.groups[np.concatenate([split.labelled, split.unlabelled])])
+
+
+@pytest.mark.parametrize(("prop", "count"), [(0.3, 0), (1.0, 3)])
+def test_what_the_user_holds_out_stays_held_out_where_a_share_is_drawn(prop, count):
+    groups = grouped_heap(600, 4).groups
+    held = groups % 50 < 10
+    split = split_of(grouped_heap(600, 4, held_out=held), prop, 0.5, 3, count)
+    np.testing.assert_array_equal(split.validation, np.flatnonzero(held))
+    assert len(split.labelled) == (30 if count else round(0.3 * (~held).sum()))
+    assert not set(groups[split.validation]) & set(groups[np.concatenate([split.labelled, split.unlabelled])])
 
 
 def test_a_class_that_is_held_out_as_a_whole_is_refused():
