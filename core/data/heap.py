@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from core.data import class_folders
 from core.data.class_names import MISSING, is_text
@@ -121,8 +123,11 @@ def assemble(
         found: every file; training images in the order in which they come.
         where: what an error line names.
         truth: the true class of each file, '' where nobody knows; for reports only.
-        groups: the group of each file, '' for one that is alone.
+        groups: the group of each file, '' for one that is alone. Files of one content are of one group, too: where the user has them
+            in two, these are one.
         held_out: whether the user has set each file apart for model selection; none of them = that is drawn.
+
+    Images for testing that are trained on as well, or in one group with such a copy, are left out and listed as skipped.
     """
     truth = truth or [""] * len(found)
     checked = examined([one.path for one in found])
@@ -132,36 +137,91 @@ def assemble(
     kept = [i for i, (_, reason) in enumerate(checked) if not reason]
     _require_classes(found, kept, where)
     digests = {i: checked[i][0] for i in kept}
-    train, test = ([i for i in kept if (found[i].part == TEST) == is_test] for is_test in (False, True))
+    component = dict(zip(kept, joined([groups[i] if groups else "" for i in kept], [digests[i] for i in kept]).tolist(), strict=True))
+    copied = _copied(found, kept, digests, component)
+    train, test = ([i for i in kept if (found[i].part == TEST) == is_test and i not in copied] for is_test in (False, True))
     if not any(found[i].part == UNLABELLED for i in train):
         raise UserError(f"none of the unlabelled images of {where} can be read; the first: {bad[0][0]} ({bad[0][1]})")
     _require_one_label(found, train, digests)
-    known = sorted({found[i].label for i in train if found[i].label})
-    others = sorted({name for i in kept for name in (found[i].label, truth[i]) if name} - set(known))
-    names = (*known, *others)
+    names, n_known, labels = _classes(found, train, test, truth)
     given = np.array([found[i].part == LABELLED for i in train])
-    positions = {known_name: i for i, known_name in enumerate(names)} | {"": NOBODY_SAID}
-    labels = {part: np.array([positions[found[i].label or truth[i]] for i in rows], np.int64) for part, rows in ((0, train), (1, test))}
+    twins = _twins([digests[i] for i in train], given)
+    if any(held_out):
+        _require_held_out(found, [i for i, twin in zip(train, twins, strict=True) if not twin], held_out, component, where)
+    unreadable = [Skipped(str(path), reason) for path, reason in bad]
     data = DiscoveryData(
         name,
-        _images(found, train, labels[0], digests),
-        _images(found, test, labels[1], digests),
+        _images(found, train, labels[: len(train)], digests),
+        _images(found, test, labels[len(train) :], digests),
         names,
-        frozenset(range(len(known))),
+        frozenset(range(n_known)),
         given=given,
         held_out=np.array([held_out[i] for i in train]) if any(held_out) else None,
-        groups=_numbered([groups[i] for i in train]) if any(groups) else None,
-        twins=_twins([digests[i] for i in train], given),
-        skipped=tuple(Skipped(str(path), reason) for path, reason in bad),
+        groups=_numbered([component[i] for i in train], [bool(groups and groups[i]) for i in train]),
+        twins=twins if twins.any() else None,
+        skipped=(*unreadable, *(Skipped(str(found[i].path), reason) for i, reason in copied.items())),
     )
-    _say(data, where)
+    say_unreadable(unreadable, where)
+    _say(data, [found[i].id for i in copied], where)
     return data
 
 
-def _numbered(groups: Sequence[str]) -> np.ndarray:
-    """Return (N,) int64 group numbers; images without a group are one each."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(group for group in groups if group))}
-    return np.array([numbers[group] if group else len(numbers) + i for i, group in enumerate(groups)], np.int64)
+def _classes(found: Sequence[Found], train: list[int], test: list[int], truth: Sequence[str]) -> tuple[tuple[str, ...], int, np.ndarray]:
+    """Return the names of the classes, labelled ones first, how many are labelled, and (N,) int64 the class of each image."""
+    known = sorted({found[i].label for i in train if found[i].label})
+    others = sorted({name for i in (*train, *test) for name in (found[i].label, truth[i]) if name} - set(known))
+    positions = {name: i for i, name in enumerate((*known, *others))} | {"": NOBODY_SAID}
+    return (*known, *others), len(known), np.array([positions[found[i].label or truth[i]] for i in (*train, *test)], np.int64)
+
+
+def joined(groups: Sequence[str], contents: Sequence[str]) -> np.ndarray:
+    """Return (N,) int64 numbers that are equal where a chain of one group ('' = none) or one content joins two images."""
+    n, keys = len(contents), dict[tuple[str, str | int], int]()
+    columns = [keys.setdefault(("content", content), len(keys)) for content in contents]
+    columns += [keys.setdefault(("group", group) if group else ("alone", i), len(keys)) for i, group in enumerate(groups)]
+    links = coo_array((np.ones(2 * n, np.int8), (np.tile(np.arange(n), 2), n + np.array(columns, np.int64))), shape=(n + len(keys),) * 2)
+    component: np.ndarray = connected_components(links, directed=False)[1][:n].astype(np.int64)
+    return component
+
+
+def _copied(found: Sequence[Found], kept: Sequence[int], digests: Mapping[int, str], component: Mapping[int, int]) -> dict[int, str]:
+    """Return the images for testing that are copies of training images, or of one group with such a copy, and the reason of each."""
+    first = {digests[i]: found[i].id for i in reversed(kept) if found[i].part != TEST}
+    trained = {component[i] for i in kept if found[i].part != TEST}
+    return {
+        i: f"a copy of {first[digests[i]]}, which is trained on" if digests[i] in first else "of one group with a copy of a training image"
+        for i in kept
+        if found[i].part == TEST and component[i] in trained
+    }
+
+
+def _require_held_out(
+    found: Sequence[Found], rows: Sequence[int], held_out: Sequence[bool], component: Mapping[int, int], where: str
+) -> None:
+    """Raise UserError where copies, or groups that copies join, are in part held out by the user."""
+    first: dict[int, int] = {}
+    torn = [(first[component[i]], i) for i in rows if held_out[first.setdefault(component[i], i)] != held_out[i]]
+    if torn:
+        shown = "; ".join(f"{found[one].id} and {found[other].id}" for one, other in torn[:SHOWN])
+        more = f" and {len(torn) - SHOWN} more pairs" if len(torn) > SHOWN else ""
+        raise UserError(
+            f"{where} holds out (split = val) what it trains on, the same image or groups that share it: {shown}{more}; give them one split"
+        )
+
+
+def _numbered(components: Sequence[int], grouped: Sequence[bool]) -> np.ndarray | None:
+    """Return (N,) int64 group numbers in order of the first image; those of images that are alone come after. None where all are.
+
+    grouped: whether the user has put each image into a group.
+    """
+    counts = Counter(components)
+    together = [user or counts[one] > 1 for one, user in zip(components, grouped, strict=True)]
+    if not any(together):
+        return None
+    numbers = {
+        one: number for number, one in enumerate(dict.fromkeys(one for one, is_in in zip(components, together, strict=True) if is_in))
+    }
+    return np.array([numbers.get(one, len(numbers) + i) for i, one in enumerate(components)], np.int64)
 
 
 def _images(found: Sequence[Found], rows: list[int], labels: np.ndarray, digests: dict[int, str]) -> ImageSet:
@@ -193,21 +253,32 @@ def _require_one_label(found: Sequence[Found], rows: list[int], digests: dict[in
         raise UserError(f"the same image is labelled with two classes: {'; '.join(clashes[:SHOWN])}{more}; keep one of each")
 
 
-def _twins(digests: list[str], given: np.ndarray) -> np.ndarray | None:
-    """Return the (N,) mask of unlabelled images that are copies of labelled ones; None without any."""
+def _twins(digests: list[str], given: np.ndarray) -> np.ndarray:
+    """Return the (N,) mask of unlabelled images that are copies of labelled ones."""
     labelled = {digest for digest, is_given in zip(digests, given, strict=True) if is_given}
-    twins = np.array([not is_given and digest in labelled for digest, is_given in zip(digests, given, strict=True)])
-    return twins if twins.any() else None
+    return np.array([not is_given and digest in labelled for digest, is_given in zip(digests, given, strict=True)], bool)
 
 
-def _say(data: DiscoveryData, where: str) -> None:
-    """Print what a person should know of the heap, a line each."""
+def say_unreadable(unreadable: Sequence[Skipped], where: str) -> None:
+    """Print one line on stderr about files that are left out, if there are any."""
+    if unreadable:
+        first = unreadable[0]
+        line = f"{len(unreadable)} unreadable images are left out (skipped.csv), such as {first.path} ({first.reason})"
+        print(f"taxon: {where}: {line}", file=sys.stderr)
+
+
+def _say(data: DiscoveryData, copied: Sequence[str], where: str) -> None:
+    """Print what a person should know of the heap, a line each.
+
+    copied: ids of images for testing that are left out as copies.
+    """
     assert data.given is not None
     n_given, n_heap = int(data.given.sum()), int((~data.given).sum())
     lines = []
-    if data.skipped:
-        first = data.skipped[0]
-        lines.append(f"{len(data.skipped)} unreadable images are left out (skipped.csv), such as {first.path} ({first.reason})")
+    if copied:
+        lines.append(
+            f"{len(copied)} images for testing are copies of training images; they are left out (skipped.csv), such as {copied[0]}"
+        )
     if data.twins is not None:
         lines.append(f"{int(data.twins.sum())} unlabelled images are copies of labelled ones; they take part in no training")
     if n_heap < n_given:

@@ -3,7 +3,7 @@
     path, label, truth, group, split      (path alone is required; other columns are passed over)
 
 An empty `label` means that nobody knows. `truth` is for figures only and changes nothing else. Images of one `group` (an object, a scene, a
-day) are never split over labelled and held-out ones. `split`: train (also when empty), val (a labelled image set apart for model
+day) are never split over trained and held-out ones. `split`: train (also when empty), val (a labelled image set apart for model
 selection) or test.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.data import heap, table_rows
@@ -38,7 +38,7 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
         bad_images, follow_links: as `heap.load` takes them.
 
     Raises:
-        UserError: no such file, no column `path`, files that are missing, one path with two labels, a group in train and test, a path that
+        UserError: no such file, no column `path`, files that are missing, one path with two labels, a group in two splits, a path that
             leaves the root, nothing unlabelled.
     """
     file = Path(table).expanduser()
@@ -111,14 +111,17 @@ def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> l
 
 
 def _require_whole_groups(rows: Sequence[Row], file: Path) -> None:
-    """Raise UserError for groups with images in training and test."""
-    splits: Mapping[str, set[bool]] = defaultdict(set)
+    """Raise UserError for groups with images in two of training, validation and test."""
+    first: dict[str, Row] = {}
+    torn: dict[str, tuple[Row, Row]] = {}
     for row in rows:
-        if row.group:
-            splits[row.group].add(row.split == "test")
-    torn = sorted(group for group, where in splits.items() if len(where) > 1)
-    if torn:
-        raise UserError(f"{file} has images of one group in train and in test: {_some(torn)}; put each group into one of them")
+        if row.group and first.setdefault(row.group, row).split != row.split:
+            torn.setdefault(row.group, (first[row.group], row))
+    if not torn:
+        return
+    one, other = sorted({row.split for row in next(iter(torn.values()))}, key=SPLITS.index)
+    shown = _some([f"{group} (lines {a.line} and {b.line})" for group, (a, b) in torn.items() if {a.split, b.split} == {one, other}])
+    raise UserError(f"{file} has images of one group in {one} and in {other}: {shown}; put each group into one of them")
 
 
 def _hidden(rows: list[Row], novel_classes: str) -> list[Row]:

@@ -163,11 +163,30 @@ def rows(data: DiscoveryData, found: Found, decided: Decided, take: str) -> list
     }  # people's go first
     labelled = [label or settled.get(content, "") for content, label in zip(contents, own, strict=True)]
     groups = grouped([row["duplicate_group"] for row in assigned], data.groups)
-    chosen = np.zeros(len(data.train), bool) if data.held_out is None else data.held_out
-    splits = ["val" if held and label else "train" for held, label in zip(chosen, own, strict=True)]
+    splits = _splits(data, contents, own, groups)
     train = [_row(*cells) for cells in zip(_paths(data.train), labelled, groups, splits, strict=True)]
     names = ["" if label == NOBODY_SAID else data.class_names[label] for label in data.test.labels]
     return train + [_row(path, decided.renamed.get(name, name), "", "test") for path, name in zip(_paths(data.test), names, strict=True)]
+
+
+def _splits(data: DiscoveryData, contents: Sequence[str], own: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Return the split of each training image: val for what people hold out, and its copies.
+
+    Where one of the same group is trained on, all of the group is, which is said: no table may hold a group out in part.
+    """
+    chosen = np.zeros(len(data.train), bool) if data.held_out is None else data.held_out
+    held = {content for content, is_held, label in zip(contents, chosen, own, strict=True) if is_held and label}
+    splits = ["val" if content in held else "train" for content in contents]
+    training = {group for group, split in zip(groups, splits, strict=True) if group and split == "train"}
+    torn = [i for i, (group, split) in enumerate(zip(groups, splits, strict=True)) if split == "val" and group in training]
+    for i in torn:
+        splits[i] = "train"
+    if torn:
+        first = data.train.ids[torn[0]]
+        print(
+            f"taxon: {len(torn)} held-out images (split = val) look like training images, such as {first}: all train now", file=sys.stderr
+        )
+    return splits
 
 
 def _row(path: str, label: str, group: str, split: str) -> Row:

@@ -94,6 +94,34 @@ def test_copies_of_labelled_images_take_part_in_nothing_and_that_is_said(root, c
     assert "1 unlabelled images are copies of labelled ones" in capsys.readouterr().err
 
 
+def test_copies_among_labelled_images_are_one_group_and_never_held_out_in_part(root):
+    for i in range(6):
+        write(root / f"labelled/oak/more{i}.png", 100 + i)
+        shutil.copy(root / f"labelled/oak/more{i}.png", root / f"labelled/oak/z{i} again.png")
+    data = heap.load(root)
+    contents = np.array(data.train.source.file_digests)
+    oaks = np.flatnonzero(data.given & (data.train.labels == 1))
+    for seed in range(10):
+        split = split_of(data, 1.0, 0.4, seed)
+        assert len(split.validation) and not set(contents[split.validation]) & set(contents[split.labelled])
+        assert len(np.intersect1d(split.validation, oaks)) in (6, 7)  # .4 of 14, and what a pair adds
+
+
+def test_test_images_that_are_copies_of_training_images_are_left_out_and_said(root, capsys):
+    shutil.copy(root / "labelled/oak/a.png", write(root / "test/oak/x.png", 70).with_name("a.png"))
+    shutil.copy(root / "unlabelled/e.png", root / "test/oak/e.png")
+    (root / "unlabelled/broken.png").write_bytes(b"no image")
+    data = heap.load(root)
+    assert data.test.ids == ("test/oak/x.png",) and data.groups is None and len(data.train) == 8
+    said = capsys.readouterr().err
+    assert "2 images for testing are copies of training images; they are left out (skipped.csv), such as test/oak/a.png" in said
+    assert "1 unreadable images are left out" in said
+    assert [one.reason for one in data.skipped][1:] == [
+        "a copy of labelled/oak/a.png, which is trained on",
+        "a copy of unlabelled/e.png, which is trained on",
+    ]
+
+
 def test_an_image_labelled_twice_is_refused_where_the_labels_differ_and_kept_where_they_agree(root):
     shutil.copy(root / "labelled/oak/a.png", root / "labelled/oak/again.png")
     assert len(heap.load(root).train) == 9

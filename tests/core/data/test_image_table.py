@@ -80,9 +80,10 @@ def test_a_truth_changes_the_truth_alone(root, truth):
 def test_groups_and_splits_are_taken_over(root):
     splits = ["val", "", "train", "", "", "", "", "", "", "", "TEST", "test"]
     rows = [f"{row},g{i // 4},{split}" for i, (row, split) in enumerate(zip(plain_rows(), splits, strict=True))]
+    rows[0] = rows[0].replace(",g0,", ",g9,")  # no group is both val and train
     rows[8:10] = [row.replace(",g2,", ",,") for row in rows[8:10]]
     data = image_table.load(table(root, rows, "path,label,group,split"), "data")
-    assert data.test.ids == NAMES[10:] and data.groups.tolist() == [0] * 4 + [1] * 4 + [10, 11]
+    assert data.test.ids == NAMES[10:] and data.groups.tolist() == [0] + [1] * 3 + [2] * 4 + [11, 12]
     assert data.held_out.tolist() == [True] + [False] * 9
     split = split_of(data, 1.0, 0.5, 1)
     assert split.validation.tolist() == [0] and split.labelled.tolist() == [1, 2, 3]
@@ -123,6 +124,17 @@ def test_a_path_out_of_the_root_is_refused_unless_links_may_lead_out(root, tmp_p
         ("path,label", ["a.png,", "b.png,", f"{NAMES[0]},"], "names 2 of 3 files that are not there"),
         ("path,label", [f"{NAMES[0]},oak"], "labels every image of it"),
         ("path,label,group,split", [f"{NAMES[0]},oak,g,", f"{NAMES[1]},,g,test", f"{NAMES[2]},,,"], "one group in train and in test: g"),
+        (
+            "path,label,group,split",
+            [f"{NAMES[0]},oak,g,val", f"{NAMES[1]},oak,h,", f"{NAMES[2]},oak,g,train", f"{NAMES[3]},,,"],
+            "has images of one group in train and in val: g (lines 2 and 4); put each group into one of them",
+        ),
+        (
+            "path,label,group,split",
+            [f"{NAMES[0]},oak,g,val", f"{NAMES[1]},,g,", f"{NAMES[2]},oak,h,test", f"{NAMES[3]},elm,h,val"],
+            "has images of one group in train and in val: g (lines 2 and 3); put each group into one of them",
+        ),
+        ("path,label,group,split", [f"{NAMES[0]},oak,g,val", f"{NAMES[2]},oak,g,test"], "one group in val and in test: g (lines 2 and 3)"),
     ],
 )
 def test_what_a_table_cannot_say_is_one_line(root, header, rows, said):
@@ -209,3 +221,33 @@ def test_a_table_that_is_called_as_all_are_gives_its_folder_s_name(root, tmp_pat
     assert image_table.load(table(tmp_path / "round 2", whole, file=file), "data").name == f"folder/{name}"
     monkeypatch.chdir(tmp_path / "round 2")
     assert image_table.load(file, "data").name == f"folder/{name}"
+
+
+def test_copies_join_the_groups_that_the_user_has_made(root):
+    (root / "copy.png").write_bytes((root / NAMES[1]).read_bytes())
+    rows = [f"{NAMES[0]},oak,g", f"{NAMES[1]},elm,g", "copy.png,elm,h", f"{NAMES[2]},oak,h", f"{NAMES[3]},elm,", f"{NAMES[4]},,"]
+    data = image_table.load(table(root, rows, "path,label,group"), "data")
+    assert data.groups.tolist() == [0, 0, 0, 0, 5, 6] and data.twins is None
+
+
+def test_copies_are_not_held_out_in_part(root):
+    (root / "copy.png").write_bytes((root / NAMES[1]).read_bytes())
+    rows = [f"{NAMES[0]},oak,", f"{NAMES[1]},elm,val", f"{NAMES[2]},elm,", f"{NAMES[4]},,", "copy.png,elm,"]
+    line = refusal(table(root, rows, "path,label,split"), "data")
+    assert f"holds out (split = val) what it trains on, the same image or groups that share it: {NAMES[1]} and copy.png; give" in line
+    rows[-1] = "copy.png,,"  # an unlabelled copy takes part in nothing
+    data = image_table.load(table(root, rows, "path,label,split"), "data")
+    split = split_of(data, 1.0, 0.1, 1)
+    assert split.validation.tolist() == [1] and split.left_out.tolist() == [4]
+
+
+def test_test_images_that_are_copies_or_grouped_with_one_are_left_out(root, capsys):
+    (root / "copy.png").write_bytes((root / NAMES[5]).read_bytes())
+    rows = [*(f"{row},," for row in plain_rows()[:9]), "copy.png,elm,g,test", f"{NAMES[9]},oak,g,test", f"{NAMES[10]},oak,,test"]
+    data = image_table.load(table(root, rows, "path,label,group,split"), "data")
+    assert data.test.ids == (NAMES[10],) and len(data.train) == 9
+    reasons = [f"a copy of {NAMES[5]}, which is trained on", "of one group with a copy of a training image"]
+    assert [one.reason for one in data.skipped] == reasons
+    assert (
+        "2 images for testing are copies of training images; they are left out (skipped.csv), such as copy.png" in capsys.readouterr().err
+    )

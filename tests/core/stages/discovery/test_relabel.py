@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -148,6 +149,19 @@ def test_a_class_in_another_spelling_stays_one_class(place):
         (place / file).write_text(text.replace(",bar", ",red  bar").replace('"bar"', '"red  bar"'))
     found = labelled(place, relabelled(place, c2={"name": "red bar"}))
     assert [found[stem] for stem in "abde"] == ["red bar"] * 4 and "red  bar" in (place / "answer/assignments.csv").read_text()
+
+
+def test_no_group_is_held_out_in_part(place, capsys):
+    """What people hold out stays so with its copies, but for what looks like an image that trains."""
+    data = relabel._data("r1", relabel.params_of("r1"))
+    held = np.isin(np.arange(len(data.train)), [0, 1, 2])
+    found = relabel.answer_of("r1")
+    found.contents["unlabelled/i.png"] = found.contents["labelled/bar/a.png"]
+    decided = relabel.decisions.decide(found.clusters, found.clusters, "c", {"bar", "cross"})
+    made = relabel.rows(dataclasses.replace(data, held_out=held), found, decided, "all")
+    assert {Path(row["path"]).stem: row["split"] for row in made if row["split"] == "val"} == dict(a="val", c="val", i="val")
+    said = "1 held-out images (split = val) look like training images, such as labelled/bar/b.png: all train now"
+    assert said in capsys.readouterr().err
 
 
 def test_images_of_one_content_have_one_label(place):
