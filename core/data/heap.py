@@ -28,6 +28,7 @@ from core.data.images import (
     UnreadableImages,
     empty_set,
     examined,
+    say_unreadable,
 )
 from core.errors import UserError
 
@@ -123,32 +124,27 @@ def assemble(
         found: every file; training images in the order in which they come.
         where: what an error line names.
         truth: the true class of each file, '' where nobody knows; for reports only.
-        groups: the group of each file, '' for one that is alone. Files of one content are of one group, too: where the user has them
-            in two, these are one.
+        groups: the group of each file, '' for one that is alone; files of one content are of one group, whose groups become one.
         held_out: whether the user has set each file apart for model selection; none of them = that is drawn.
 
     Images for testing that are trained on as well, or in one group with such a copy, are left out and listed as skipped.
     """
     truth = truth or [""] * len(found)
-    checked = examined([one.path for one in found])
-    bad = [(one.path, reason) for one, (_, reason) in zip(found, checked, strict=True) if reason]
-    if bad and bad_images == "refuse":
-        raise UnreadableImages(bad, len(found))
-    kept = [i for i, (_, reason) in enumerate(checked) if not reason]
+    digests, unreadable = _readable(found, bad_images)
+    kept = list(digests)
     _require_classes(found, kept, where)
-    digests = {i: checked[i][0] for i in kept}
-    component = dict(zip(kept, joined([groups[i] if groups else "" for i in kept], [digests[i] for i in kept]).tolist(), strict=True))
+    groups = groups or [""] * len(found)
+    component = dict(zip(kept, joined([groups[i] for i in kept], list(digests.values())).tolist(), strict=True))
     copied = _copied(found, kept, digests, component)
     train, test = ([i for i in kept if (found[i].part == TEST) == is_test and i not in copied] for is_test in (False, True))
     if not any(found[i].part == UNLABELLED for i in train):
-        raise UserError(f"none of the unlabelled images of {where} can be read; the first: {bad[0][0]} ({bad[0][1]})")
+        raise UserError(f"none of the unlabelled images of {where} can be read; the first: {unreadable[0].path} ({unreadable[0].reason})")
     _require_one_label(found, train, digests)
     names, n_known, labels = _classes(found, train, test, truth)
     given = np.array([found[i].part == LABELLED for i in train])
     twins = _twins([digests[i] for i in train], given)
-    if any(held_out):
-        _require_held_out(found, [i for i, twin in zip(train, twins, strict=True) if not twin], held_out, component, where)
-    unreadable = [Skipped(str(path), reason) for path, reason in bad]
+    held_out = held_out if any(held_out) else ()
+    _require_held_out(found, [i for i, twin in zip(train, twins, strict=True) if held_out and not twin], held_out, component, where)
     data = DiscoveryData(
         name,
         _images(found, train, labels[: len(train)], digests),
@@ -156,14 +152,23 @@ def assemble(
         names,
         frozenset(range(n_known)),
         given=given,
-        held_out=np.array([held_out[i] for i in train]) if any(held_out) else None,
-        groups=_numbered([component[i] for i in train], [bool(groups and groups[i]) for i in train]),
+        held_out=np.array([held_out[i] for i in train]) if held_out else None,
+        groups=_numbered([component[i] for i in train], [bool(groups[i]) for i in train]),
         twins=twins if twins.any() else None,
         skipped=(*unreadable, *(Skipped(str(found[i].path), reason) for i, reason in copied.items())),
     )
     say_unreadable(unreadable, where)
     _say(data, [found[i].id for i in copied], where)
     return data
+
+
+def _readable(found: Sequence[Found], bad_images: str) -> tuple[dict[int, str], list[Skipped]]:
+    """Return the sha256 of each file that is a readable image, by its number, and those that are none; UnreadableImages to refuse them."""
+    checked = examined([one.path for one in found])
+    bad = [(one.path, reason) for one, (_, reason) in zip(found, checked, strict=True) if reason]
+    if bad and bad_images == "refuse":
+        raise UnreadableImages(bad, len(found))
+    return {i: digest for i, (digest, reason) in enumerate(checked) if not reason}, [Skipped(str(path), reason) for path, reason in bad]
 
 
 def _classes(found: Sequence[Found], train: list[int], test: list[int], truth: Sequence[str]) -> tuple[tuple[str, ...], int, np.ndarray]:
@@ -257,14 +262,6 @@ def _twins(digests: list[str], given: np.ndarray) -> np.ndarray:
     """Return the (N,) mask of unlabelled images that are copies of labelled ones."""
     labelled = {digest for digest, is_given in zip(digests, given, strict=True) if is_given}
     return np.array([not is_given and digest in labelled for digest, is_given in zip(digests, given, strict=True)], bool)
-
-
-def say_unreadable(unreadable: Sequence[Skipped], where: str) -> None:
-    """Print one line on stderr about files that are left out, if there are any."""
-    if unreadable:
-        first = unreadable[0]
-        line = f"{len(unreadable)} unreadable images are left out (skipped.csv), such as {first.path} ({first.reason})"
-        print(f"taxon: {where}: {line}", file=sys.stderr)
 
 
 def _say(data: DiscoveryData, copied: Sequence[str], where: str) -> None:
