@@ -60,5 +60,5 @@ def load(
     if dataset == "folder" and heap.is_heap(Path(data_root).expanduser()):
         return heap.load(data_root, novel_classes, bad_images, follow_links)
     if dataset == "folder":
-        return folders.load(data_root, novel_classes)
+        return folders.load(data_root, novel_classes, bad_images, follow_links)
     raise UserError(f"dataset: there is no data set '{dataset}'{nearest(dataset, DATASETS)} (choose from: {', '.join(DATASETS)})")

@@ -8,25 +8,33 @@ import numpy as np
 
 from core.data import class_folders
 from core.data.class_folders import ClassFolder
-from core.data.images import DiscoveryData, FileImages, ImageSet, empty_set
+from core.data.images import DiscoveryData, FileImages, ImageSet, Skipped, empty_set, examined, say_unreadable
 from core.data.novel import parse_known_classes
 from core.errors import UserError, nearest
 
 _LAYOUT = "expected {root}/train/<class>/*.jpg (and, if there is one, {root}/test/<class>/*.jpg)"
 
 
-def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
-    """Return the data set in `root`; `novel_classes` is a comma separated list of class folders ('' = all are known).
+def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", follow_links: bool = False) -> DiscoveryData:
+    """Return the data set in `root`.
 
     Classes are the folders of train, sorted by name; test is optional. Ids are '<part>/<class>/<file>'. What is left out is
-    what `class_folders.read` leaves out, and said. Raises UserError for a missing or empty part or class, a test
-    class that train lacks, a link that leads out of `root`, a damaged image.
+    what `class_folders.read` leaves out, and said.
+
+    Args:
+        novel_classes: a comma separated list of class folders ('' = all are known).
+        bad_images: `skip` leaves unreadable files out, `refuse` and `auto` raise UnreadableImages.
+        follow_links: symbolic links may lead out of `root`.
+
+    Raises:
+        UserError: a missing or empty part or class, a test class that train lacks, a link that leads out of `root`, a damaged image, a
+            class of which no image can be read.
     """
     given, root = root, Path(root).expanduser()
     if not str(given) or not root.is_dir():
         raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
     root = root.resolve()
-    train, test = (class_folders.scan(root / part, root) if (root / part).is_dir() else {} for part in ("train", "test"))
+    train, test = (class_folders.scan(root / part, root, follow_links) if (root / part).is_dir() else {} for part in ("train", "test"))
     if not train:
         raise UserError(f"no class folder in {root / 'train'}; {_LAYOUT.format(root=root)}")
     for part, classes in (("train", train), ("test", test)):
@@ -39,13 +47,35 @@ def load(root: str | Path, novel_classes: str = "") -> DiscoveryData:
     for name in names:
         if not train[name].files:
             raise UserError(f"{root / 'train' / name} holds no image ({class_folders.USUAL}): add some or remove the folder")
-    return DiscoveryData(f"folder/{root.name}", _image_set(root, train, names), _image_set(root, test, names), names, known)
+    digests, skipped = _readable([*_files(train), *_files(test)]) if bad_images == "skip" else (None, ())
+    for name in names:
+        if digests is not None and not any(path in digests for path in train[name].files):
+            raise UserError(f"no image of the class folder {root / 'train' / name} can be read; mend them or remove the folder")
+    parts = [_image_set(root, classes, names, digests) for classes in (train, test)]
+    say_unreadable(skipped, root.name)
+    return DiscoveryData(f"folder/{root.name}", *parts, names, known, skipped=skipped)
 
 
-def _image_set(root: Path, classes: dict[str, ClassFolder], names: tuple[str, ...]) -> ImageSet:
-    """Return the images of a part in class order, then file order."""
-    items = [(path, label) for label, name in enumerate(names) if name in classes for path in classes[name].files]
+def _files(classes: dict[str, ClassFolder]) -> list[Path]:
+    return [path for name in sorted(classes) for path in classes[name].files]
+
+
+def _readable(paths: list[Path]) -> tuple[dict[Path, str], tuple[Skipped, ...]]:
+    """Return the sha256 of each file that is a readable image, and those that are none."""
+    checked = list(zip(paths, examined(paths), strict=True))
+    skipped = tuple(Skipped(str(path), reason) for path, (_, reason) in checked if reason)
+    return {path: digest for path, (digest, reason) in checked if not reason}, skipped
+
+
+def _image_set(root: Path, classes: dict[str, ClassFolder], names: tuple[str, ...], digests: dict[Path, str] | None) -> ImageSet:
+    """Return the images of a part in class order, then file order.
+
+    digests: of the files that are to be taken; None = of all, which are examined now.
+    """
+    found = [(path, label) for label, name in enumerate(names) if name in classes for path in classes[name].files]
+    items = [(path, label) for path, label in found if digests is None or path in digests]
     if not items:
         return empty_set()
     ids = tuple(class_folders.below(path, root) for path, _ in items)
-    return ImageSet(ids, np.array([label for _, label in items], np.int64), FileImages([path for path, _ in items]))
+    source = FileImages([path for path, _ in items], None if digests is None else [digests[path] for path, _ in items])
+    return ImageSet(ids, np.array([label for _, label in items], np.int64), source)

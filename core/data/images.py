@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,14 @@ class Skipped:
 
     path: str
     reason: str
+
+
+def say_unreadable(unreadable: Sequence[Skipped], where: str) -> None:
+    """Print one line on stderr about files that are left out, if there are any."""
+    if unreadable:
+        first = unreadable[0]
+        line = f"{len(unreadable)} unreadable images are left out (skipped.csv), such as {first.path} ({first.reason})"
+        print(f"taxon: {where}: {line}", file=sys.stderr)
 
 
 @dataclass(frozen=True, eq=False)

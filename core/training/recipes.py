@@ -169,9 +169,9 @@ def _require_effect(config: Choice, dataset: str) -> None:
     if novel and dataset == "cifar100":
         raise UserError(f"novel_classes = '{novel}', but a superclass of CIFAR-100 has novel classes of its own: leave it out")
     idle = {"bad_images": "skip", "follow_links": True}
-    for name in (name for name, value in idle.items() if getattr(config, name, "") == value and not _labels_are_given(config, dataset)):
+    for name in (name for name, value in idle.items() if getattr(config, name, "") == value and dataset != "folder"):
         said = f"{name} = {str(idle[name]).lower()}"
-        raise UserError(f"{said} acts on a heap or a table of images only, which {where} is not: leave it out")
+        raise UserError(f"{said} acts on image files of your own only, which {where} is not: leave it out")
 
 
 def _holds_own_images(data_root: str) -> bool:

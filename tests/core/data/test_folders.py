@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.data import folders
+from core.data import catalog, folders
 from core.errors import UserError
+from tests.core.stages.tiny import refused
 
 CROPS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crop_disease"
 
@@ -98,6 +99,40 @@ def test_links_that_lead_out_are_refused(root, tmp_path, what):
         (root / "train").symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match="leads out of"):
         folders.load(root)
+
+
+@pytest.mark.parametrize("what", ["file", "class", "part"])
+def test_links_may_lead_out_where_that_is_allowed(root, tmp_path, what):
+    picture(tmp_path / "outside" / "emu" / "far.png")
+    place = {"file": "train/dog/c.png", "class": "train/emu", "part": "test"}[what]
+    if what == "part":
+        (root / "test").rename(tmp_path / "outside" / "dog")
+        (tmp_path / "outside" / "emu" / "far.png").rename(tmp_path / "outside" / "dog" / "far.png")
+        (tmp_path / "outside" / "emu").rmdir()
+    (root / place).symlink_to(tmp_path / "outside" / {"file": "emu/far.png", "class": "emu", "part": ""}[what])
+    line = refused(lambda: catalog.load("folder", str(root), "", "", False))
+    assert "is a link that leads out of" in line and "or give follow_links=true" in line
+    data = catalog.load("folder", str(root), "", "", False, follow_links=True)
+    wanted = {"file": "train/dog/c.png", "class": "train/emu/far.png", "part": "test/dog/far.png"}[what]
+    assert wanted in (*data.train.ids, *data.test.ids)
+
+
+@pytest.mark.parametrize("bad_images", ["skip", "refuse", "auto"])
+def test_unreadable_images_are_left_out_where_that_is_asked_for(root, bad_images, capsys):
+    whole = folders.load(root)
+    assert folders.load(root, bad_images=bad_images, follow_links=True).digest == whole.digest and not whole.skipped
+    (root / "train/dog/broken.png").write_bytes(b"no image")
+    (root / "test/dog/empty.png").write_bytes(b"")
+    if bad_images != "skip":
+        line = refused(lambda: catalog.load("folder", str(root), "", "", False, bad_images=bad_images))
+        assert "broken.png: not a readable image" in line
+        return
+    data = catalog.load("folder", str(root), "", "", False, bad_images=bad_images)
+    assert data.digest == whole.digest and data.train.ids == whole.train.ids
+    assert [(Path(one.path).name, one.reason) for one in data.skipped] == [("broken.png", "unknown format"), ("empty.png", "empty file")]
+    assert "taxon: pets: 2 unreadable images are left out (skipped.csv), such as " in capsys.readouterr().err
+    (root / "train/cat/a.bmp").write_bytes(b"")
+    assert "train/cat can be read; mend them or remove the folder" in refused(lambda: folders.load(root, bad_images="skip"))
 
 
 def test_links_inside_the_root_and_a_linked_root_are_fine(root, tmp_path):
