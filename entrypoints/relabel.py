@@ -2,7 +2,8 @@
 
     mlflow run . -e relabel -P clusters=<clusters.json> -P output=<new folder>
 
-Writes images.csv (path, label, group, split) into the folder and the artifacts `relabelled/`, and says the command that goes on with it.
+The run is one of pseudo_pipeline or of assign. Writes images.csv (path, label, group, split) into the folder and the artifacts
+`relabelled/`, and says the command that goes on with it.
 """
 
 import sys

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +131,29 @@ def rows_of(path: str | Path) -> list[dict[str, str]]:
     UserError where there is no such file, or it is no CSV with a header.
     """
     path = Path(path)
-    reader = texts.rows(texts.read(path, path.stem), strict=True)
+    return list(_dicts(texts.rows(texts.read(path, path.stem), strict=True), path))
+
+
+def each_row(path: Path) -> Iterator[dict[str, str]]:
+    """Yield what `rows_of` returns, a row at a time: of a table of any size."""
     try:
-        lines = list(reader)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _dicts(csv.reader(file, strict=True), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); write it again") from None
+
+
+def _dicts(reader: texts.Rows, path: Path) -> Iterator[dict[str, str]]:
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise UserError(f"{path} is empty; write it again")
+        for number, line in enumerate(reader, 2):
+            if len(line) != len(header):
+                raise UserError(f"{path} row {number} has {len(line)} cells, its header {len(header)}: mend the row")
+            yield dict(zip(header, map(_text, line), strict=True))
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num} is not CSV: {error}; write it again") from None
-    if not lines:
-        raise UserError(f"{path} is empty; write it again")
-    for number, line in enumerate(lines[1:], 2):
-        if len(line) != len(lines[0]):
-            raise UserError(f"{path} row {number} has {len(line)} cells, its header {len(lines[0])}: mend the row")
-    return [dict(zip(lines[0], map(_text, line), strict=True)) for line in lines[1:]]
 
 
 def image_row(answer: Answer, row: int) -> dict[str, Any]:

@@ -287,7 +287,7 @@ class SplitConfig(DataOptions):
 class RelabelConfig:
     """Turn the categories that a person has named, merged, split or dropped into labels: a table for the next pseudo_pipeline."""
 
-    clusters: str = place("", "clusters.json that the report of a pseudo_pipeline run saved (path or runs:/ URI)", "clusters")
+    clusters: str = place("", "clusters.json that the report of a pseudo_pipeline or assign run saved (path or runs:/ URI)", "clusters")
     run: str = option("", "the run it is of; empty = the one that it names")
     output: str = machine("", "new folder for images.csv; empty = artifacts only")
     take: Literal["all", "core"] = option("all", "images of a named category that get its label: all but its outliers, or its core alone")

@@ -14,8 +14,9 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,19 @@ from core.evaluation import answer_files, decisions
 from core.evaluation.decisions import Decided, Saved
 from core.progress import bar
 from core.stages import held_out, inputs
-from core.stages.discovery import materials
+from core.stages.discovery import materials, relabel_assigned
 from core.stages.discovery.config import DataOptions, RelabelConfig
 from core.stages.discovery.exports import safe_name
-from core.stages.discovery.stages import PSEUDO_PIPELINE
+from core.stages.discovery.relabel_assigned import COLUMNS, TAKEN
+from core.stages.discovery.stages import ASSIGN, PSEUDO_PIPELINE
+from core.tracking import versions
+from core.tracking.patience import Client
 from core.tracking.recorder import Recorder
 from core.tracking.run import params_of
 from core.tracking.store import scratch
 from core.tracking.uri import local_artifacts, resolve
 from core.training import recipes
 
-COLUMNS = ("path", "label", "group", "split")
 FOLDER, TABLE = "relabelled", "images.csv"
 SHOWN = 3  # images that a line about a heap that has changed names of each kind
 Row = dict[str, str]
@@ -64,20 +67,64 @@ def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
     output = new_folder(config.output)
     saved = _read(config.clusters)
     run_id = (config.run or saved.run).removeprefix("runs:/").rstrip("/")
-    params = params_of(run_id, PSEUDO_PIPELINE.name, "relabel")
+    entry_point, params = _params(run_id)
+    if entry_point == ASSIGN.name:
+        return _of_assigned(config, saved, run_id, output, run)
     found = answer_of(run_id)
     people = {plain(row["label"]) for row in found.rows if row["label"]}
     decided = decisions.decide(saved, found.clusters, config.clusters, people)
     data = _data(run_id, params)
     require_unchanged(data, found)
-    for line in decided.notices:
-        print(f"taxon: {line}", file=sys.stderr)
+    _notify(decided)
     table = rows(data, found, decided, config.take)
     summary = {"run": run_id, "digest": saved.digest, "take": config.take} | counted(table)
     run.dataset(data.name, data.digest, params.get("resolved.data_root", ""), "relabel")
-    place = _store(data, table, summary, output, run)
+    place = _store(partial(_fill, data, table), summary, output, run)
     _say(summary, place, params)
     return summary
+
+
+def _params(run_id: str) -> tuple[str, dict[str, str]]:
+    """Return which entry point a run is of, and its parameters; UserError unless it is one that finds or uses categories."""
+    try:
+        return PSEUDO_PIPELINE.name, params_of(run_id, PSEUDO_PIPELINE.name, "relabel")
+    except UserError as error:
+        try:
+            return ASSIGN.name, params_of(run_id, ASSIGN.name, "relabel")
+        except UserError:
+            raise error from None
+
+
+def _of_assigned(config: RelabelConfig, saved: Saved, run_id: str, output: Path | None, run: Recorder) -> dict[str, Any]:
+    """Do the same for a run of `assign`, whose images may be any number."""
+    assigned = relabel_assigned.Assigned.of(run_id)
+    decided = relabel_assigned.decide(assigned, saved, config.clusters)
+    folder = scratch(FOLDER)
+    try:
+        counts, lost = relabel_assigned.write(assigned, decided, config.take, folder / TABLE)
+        _refuse_changed(run_id, lost, ASSIGN.name)
+        _notify(decided)
+        summary = {"run": run_id, "digest": saved.digest, "take": config.take} | counts
+        run.dataset("assigned", saved.digest, f"runs:/{run_id}", "relabel")
+        place = _store(lambda target, _below: shutil.copy(folder / TABLE, target / TABLE), summary, output, run)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _say(summary, place, _network(run_id))
+    return summary
+
+
+def _network(run_id: str) -> dict[str, str]:
+    """Return the parameters of the pipeline whose model an `assign` run has used; {} where it is no longer there."""
+    try:
+        version = versions.meant(Client(), params_of(run_id, ASSIGN.name, "relabel").get("model", ""))
+        return params_of(version.run_id, PSEUDO_PIPELINE.name, "relabel")
+    except UserError:
+        return {}
+
+
+def _notify(decided: Decided) -> None:
+    for line in decided.notices:
+        print(f"taxon: {line}", file=sys.stderr)
 
 
 def new_folder(output: str) -> Path | None:
@@ -92,7 +139,7 @@ def new_folder(output: str) -> Path | None:
 
 def _read(clusters: str) -> Saved:
     if not clusters:
-        raise UserError("clusters is empty; give the clusters.json that the report.html of a pseudo_pipeline run saved")
+        raise UserError("clusters is empty; give the clusters.json that the report.html of a pseudo_pipeline or assign run saved")
     path = inputs.file_at(clusters, "clusters", "clusters.json")
     return decisions.parse(texts.read(path, "clusters"), clusters)
 
@@ -128,13 +175,17 @@ def require_unchanged(data: DiscoveryData, found: Found) -> None:
         "new": [one for one in now if one not in found.contents],
         "labelled otherwise": [one for one, label in said.items() if label and given.get(one) and given[one] != label],
     }
-    if not any(kinds.values()):
-        return
+    _refuse_changed(found.run, kinds, PSEUDO_PIPELINE.name)
+
+
+def _refuse_changed(run_id: str, kinds: Mapping[str, Sequence[str]], entry_point: str) -> None:
+    """Raise UserError, naming the first few of each kind, where images of a run are no longer what they were."""
     words = []
     for kind, ids in kinds.items():
         more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
         words += [f"{kind}: {', '.join(ids[:SHOWN])}{more}"] if ids else []
-    raise UserError(f"the images are no longer those of run {found.run} ({'; '.join(words)}): put them back, or run pseudo_pipeline again")
+    if words:
+        raise UserError(f"the images are no longer those of run {run_id} ({'; '.join(words)}): put them back, or run {entry_point} again")
 
 
 def _given(data: DiscoveryData) -> list[str]:
@@ -153,10 +204,9 @@ def rows(data: DiscoveryData, found: Found, decided: Decided, take: str) -> list
     """
     by_id = {row["id"]: row for row in found.rows}
     assigned = [by_id[one] for one in data.train.ids]
-    taken = ("core",) if take == "core" else ("core", "border")
     own = [plain(row["label"]) or label for row, label in zip(assigned, _given(data), strict=True)]
     own = [decided.renamed.get(label, label) for label in own]
-    made = [decided.labels[int(row["cluster"]), int(row["half"])] if row["position"] in taken else "" for row in assigned]
+    made = [decided.labels[int(row["cluster"]), int(row["half"])] if row["position"] in TAKEN[take] else "" for row in assigned]
     contents = [found.contents[one] for one in data.train.ids]
     settled = {
         content: label for content, label in reversed(list(zip(contents * 2, own + made, strict=True))) if label
@@ -230,19 +280,23 @@ def counted(table: Sequence[Row]) -> dict[str, Any]:
     return {"classes": dict(sorted(classes.items())), "unlabelled": len(train) - classes.total(), "test": len(table) - len(train)}
 
 
-def _store(data: DiscoveryData, table: Sequence[Row], summary: dict[str, Any], output: Path | None, run: Recorder) -> Path | None:
-    """Write the table, and images that are in no files, as artifacts and into the new folder; return where the table is for sure.
+def _fill(data: DiscoveryData, table: Sequence[Row], folder: Path, below: Path | None) -> None:
+    """Write the table into a folder, and images that are in no files; or the table alone, where these lie `below` another folder."""
+    if below is None:
+        _write_images(data, folder)
+    moved = table if below is None else [row | {"path": os.path.join(below, row["path"])} for row in table]
+    (folder / TABLE).write_bytes(_csv(moved))
 
-    The folder appears as a whole, and last.
-    """
+
+def _store(fill: Callable[[Path, Path | None], object], summary: dict[str, Any], output: Path | None, run: Recorder) -> Path | None:
+    """Let `fill` write the artifacts and the new folder; return where the table is for sure. The folder appears as a whole, and last."""
     folder = scratch(FOLDER)
     parent = None if output is None else _made(output.parent)
     made = folder if output is None else Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}-", dir=parent))
     try:
-        _write_images(data, made)
-        (made / TABLE).write_bytes(_csv(table))
+        fill(made, None)
         if output is not None:
-            (folder / TABLE).write_bytes(_csv([row | {"path": os.path.join(output, row["path"])} for row in table]))
+            fill(folder, output)
         run.folder(folder, FOLDER)
         run.json(summary, "summary.json", FOLDER)
         if output is not None:

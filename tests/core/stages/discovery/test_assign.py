@@ -24,6 +24,7 @@ from core.stages.discovery.assign_config import AssignConfig
 from core.tracking import versions
 from core.tracking.patience import Client
 from entrypoints import assign as entry_point
+from entrypoints import relabel
 from tests.core.conftest import client, store_template, tracking_env  # noqa: F401  (fixtures)
 from tests.core.plots.test_category_page import data_of
 from tests.core.stages import registered, tiny
@@ -169,6 +170,21 @@ def test_the_entry_point_assigns_and_keeps_the_files_on_its_run(place, capsys, m
     assert found.data.metrics["assigned/images"] == 20 and found.data.tags["taxon.model"] == f"models:/{NAME}/1"
     assert entry_point.main(["--model=nothing", f"--data_root={place}"]) == 2
     assert entry_point.main([f"--model={NAME}"]) == 2 and "give data_root=" in capsys.readouterr().err
+
+
+def test_names_for_what_was_assigned_are_labels_of_the_next_pipeline(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert entry_point.main([f"--model={NAME}", f"--data_root={place / 'glyphs' / 'test'}", "--gpu=cpu", "--output=out"]) == 0
+    value = json.loads(Path("out/clusters.json").read_text())
+    value["clusters"][-1]["name"] = "hoop"
+    Path("mine.json").write_text(json.dumps(value))
+    assert relabel.main(["--clusters=mine.json", "--output=named"]) == 0
+    assigned_rows, rows = answer_files.rows_of("out/assignments.csv"), answer_files.rows_of("named/images.csv")
+    names = {str(one["cluster"]): one["name"] for one in value["clusters"]}
+    wanted = ["" if row["position"] == "outlier" else names[row["cluster"]] for row in assigned_rows]
+    assert [row["label"] for row in rows] == wanted and "hoop" in wanted
+    assert [row["path"] for row in rows] == [row["path"] for row in assigned_rows]
+    assert relabel.main(["--clusters=mine.json", "--output=named"]) == 2 and "is there already" in capsys.readouterr().err
 
 
 PEAK = """
