@@ -51,9 +51,9 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
     for name in names:
         if digests is not None and not any(path in digests for path in train[name].files):
             raise UserError(f"no image of the class folder {root / 'train' / name} can be read; mend them or remove the folder")
-    parts = [_image_set(root, classes, names, digests) for classes in (train, test)]
+    images, for_test = (_image_set(root, classes, names, digests) for classes in (train, test))
     say_unreadable(skipped, root.name)
-    return DiscoveryData(f"folder/{root.name}", *parts, names, known, skipped=skipped)
+    return DiscoveryData(f"folder/{root.name}", images, for_test, names, known, skipped=skipped)
 
 
 def _files(classes: dict[str, ClassFolder]) -> list[Path]:
