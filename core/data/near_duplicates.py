@@ -2,13 +2,14 @@
 by comparing all pairs.
 
 Candidates come from multi-index hashing (Norouzi, Punjani and Fleet 2012, "Fast search in Hamming space with multi-index hashing"): of
-two hashes that differ in at most MOST_BITS bits, one of MOST_BITS + 1 disjoint blocks is the same in both, by the pigeonhole principle.
+two hashes that differ in at most n bits, one of n + 1 disjoint blocks is the same in both, by the pigeonhole principle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,11 @@ ALONE = -1
 SMALL, SMALL_BITS = 64, 4
 LEAST_SIDE = 16
 _RARE_SHARE = 10  # bits of the rarer kind that there must be for each that may differ: a bottle on white is mostly white
-_BLOCKS = MOST_BITS + 1
+# Plain pictures are alike in most blocks; they may differ in few bits and so have few, long blocks, which tell them apart.
+_TIERS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (6, MOST_BITS))  # bits that may differ, from and to
 _FEW = 64  # hashes of one bucket whose pairs are all looked at
+_STARTS = 64  # hashes of a larger bucket that are compared with all of it, before it is divided once more
+_DEEPEST = 3  # blocks that hashes which are compared one by one have in common
 _READ = 256  # images that are in memory at once
 
 
@@ -101,18 +105,42 @@ def pairs(bits: np.ndarray, most: np.ndarray) -> np.ndarray:
     """Return (P,2) int64 pairs of rows that join every two hashes (M,4) uint64 which differ in at most the smaller of their `most` bits.
 
     Pairs that others join already may be left out. `most` (M,) is at most MOST_BITS. Time grows as M log M times the blocks; hashes that
-    share a block without being alike are compared one by one, and 23 bits spread over the picture seldom are.
+    have _DEEPEST blocks in common without being alike are compared one by one, and pictures seldom have.
     """
     keyed = np.concatenate([bits, most.astype(np.uint64)[:, None]], axis=1)
     _, where, copies = np.unique(keyed, axis=0, return_index=True, return_inverse=True)
-    distinct, allowed_bits = bits[where], most[where]
+    looks = _Looks(bits[where], most[where], np.unpackbits(bits[where].view(np.uint8), axis=1))
     joined = [_chained(copies.reshape(-1))]
-    unpacked = np.unpackbits(distinct.view(np.uint8), axis=1)
-    for block in range(_BLOCKS):
-        order, start, size = _buckets(np.packbits(unpacked[:, block::_BLOCKS], axis=1))
-        joined += [where[pair] for pair in _in_small(distinct, allowed_bits, order, start, size)]
-        joined += [where[_in_large(distinct, allowed_bits, order[s : s + n])] for s, n in zip(start, size, strict=True) if n > _FEW]
+    for least, highest in _TIERS:
+        if ((looks.most >= least) & (looks.most <= highest)).any():
+            rows = np.flatnonzero(looks.most >= least)
+            joined += [where[pair] for pair in _search(looks, rows, np.arange(looks.unpacked.shape[1]), highest)]
     return np.concatenate(joined)
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Hashes: bits (M,4) uint64, in how many each may differ (M,), and each bit as a byte (M,256)."""
+
+    bits: np.ndarray
+    most: np.ndarray
+    unpacked: np.ndarray
+
+
+def _search(looks: _Looks, rows: np.ndarray, columns: np.ndarray, highest: int, depth: int = 1) -> Iterator[np.ndarray]:
+    """Yield pairs that join the rows which differ in at most `highest` of the bits `columns`, and in no other ones, where either may."""
+    for block in range(highest + 1):
+        own = columns[block :: highest + 1]
+        order, start, size = _buckets(np.packbits(looks.unpacked[rows[:, None], own], axis=1))
+        order = rows[order]
+        met = (size > 1) & (np.minimum.reduceat(looks.most[order], start) <= highest)
+        start, size = start[met], size[met]
+        yield from _in_small(looks.bits, looks.most, order, start, size)
+        for s, n in zip(start[size > _FEW], size[size > _FEW], strict=True):
+            found, left = _in_large(looks.bits, looks.most, order[s : s + n], _STARTS if depth < _DEEPEST else n)
+            yield found
+            if len(left):
+                yield from _search(looks, left, np.setdiff1d(columns, own), highest, depth + 1)
 
 
 def _chained(ids: np.ndarray) -> np.ndarray:
@@ -123,13 +151,13 @@ def _chained(ids: np.ndarray) -> np.ndarray:
 
 
 def _buckets(block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of `block` (M, bytes) in order of their content, and start and size in it of each bucket of two or more."""
-    padded = np.zeros((len(block), 8), np.uint8)
+    """Return the rows of `block` (M, bytes) in order of their content, and start and size in it of each bucket of equal ones."""
+    padded = np.zeros((len(block), -(-block.shape[1] // 8) * 8), np.uint8)
     padded[:, : block.shape[1]] = block
-    keys = padded.view(np.uint64)[:, 0]
-    order = np.argsort(keys, kind="stable")
-    _, start, size = np.unique(keys[order], return_index=True, return_counts=True)
-    return order, start[size > 1], size[size > 1]
+    keys = padded.view(np.uint64)
+    order = np.lexsort(keys.T)
+    start = np.concatenate([[0], np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1])
+    return order, start, np.diff(start, append=len(order))
 
 
 def _in_small(bits: np.ndarray, most: np.ndarray, order: np.ndarray, start: np.ndarray, size: np.ndarray) -> Iterator[np.ndarray]:
@@ -145,10 +173,15 @@ def _in_small(bits: np.ndarray, most: np.ndarray, order: np.ndarray, start: np.n
         yield np.stack([i[near], j[near]], axis=1)
 
 
-def _in_large(bits: np.ndarray, most: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return pairs that join what is alike in one large bucket, spreading from image to image: a row that is joined is not met again."""
+def _in_large(bits: np.ndarray, most: np.ndarray, rows: np.ndarray, starts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs that join what is alike in one large bucket, spreading from image to image, and the rows that it has not come to.
+
+    A row that is joined is not met again; at most `starts` rows begin a spreading.
+    """
     found, left = [np.zeros((0, 2), np.int64)], rows
-    while len(left):
+    for _ in range(starts):
+        if len(left) < 2:
+            return np.concatenate(found), left[:0]
         frontier, left = [left[0]], left[1:]
         while frontier and len(left):
             one = frontier.pop()
@@ -156,7 +189,7 @@ def _in_large(bits: np.ndarray, most: np.ndarray, rows: np.ndarray) -> np.ndarra
             found.append(np.stack([np.full(near.sum(), one), left[near]], axis=1))
             frontier += left[near].tolist()
             left = left[~near]
-    return np.concatenate(found)
+    return np.concatenate(found), left
 
 
 def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:

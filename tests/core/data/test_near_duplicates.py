@@ -64,6 +64,7 @@ def heaps(draw):
 def test_groups_are_those_of_comparing_all_pairs(few, heap):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "_FEW", few)
+        patch.setattr(near_duplicates, "_STARTS", few)
         found = near_duplicates.groups(*heap)
     assert found.dtype == np.int64 and found.tolist() == plainly(*heap)
 
@@ -118,6 +119,44 @@ def test_a_hundred_thousand_are_grouped_in_seconds_even_where_all_are_alike():
         began = time.process_time()
         found = near_duplicates.groups(hashed, [str(i) for i in range(100_000)])
         assert (found == (0 if share else -1)).all() and time.process_time() - began < 60
+
+
+def sparse(n, cells, least, most):
+    """Return n looks of pictures that are plain but for some of `cells`."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((n, 256), bool)
+    for row in rows:
+        row[rng.permutation(cells)[: rng.integers(least, most)]] = True
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "least", "most"), [(0, 16, 17), (160, 16, 40), (208, 16, 32)])
+def test_twenty_thousand_pictures_that_are_mostly_plain_are_grouped_in_seconds(first, least, most):
+    """Specks anywhere, or something at the lower edge: hashes that have most blocks in common."""
+    rows = sparse(20_000, np.arange(first, 256), least, most)
+    rows[1::500] = rows[::500]
+    hashed = [(as_look(row), 100) for row in rows]
+    began = time.process_time()
+    found = near_duplicates.groups(hashed, [str(i) for i in range(len(rows))])
+    assert time.process_time() - began < 10
+    assert (found[::500] >= 0).all() and (found[1::500] == found[::500]).all()
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(st.integers(0, 1000), st.integers(20, 120))
+def test_large_buckets_of_plain_pictures_are_grouped_as_all_pairs_are(seed, cells):
+    """Buckets that are divided again: many hashes, near-duplicates among them, in few cells."""
+    rng = np.random.default_rng(seed)
+    rows = sparse(60, np.arange(cells), 16, 20)
+    rows[30:] = rows[:30]
+    rows[np.arange(30, 60), rng.integers(0, 256, 30)] ^= True
+    hashed = [(as_look(row), 100) for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "_FEW", 2)
+        patch.setattr(near_duplicates, "_STARTS", 1)
+        found = near_duplicates.groups(hashed, [str(i) for i in range(60)])
+    assert found.tolist() == plainly(hashed, [str(i) for i in range(60)]) and (found >= 0).any()
 
 
 def test_a_plain_surface_is_like_nothing():
