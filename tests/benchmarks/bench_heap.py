@@ -4,8 +4,9 @@
     python -m tests.benchmarks.bench_heap --images 5000 --against 20000   # how both grow
     python -m tests.benchmarks.bench_heap --cifar100 <folder of cifar-100-binary>
 
-The network is the smallest one, at 16 px, for an epoch before and one after pseudo labels: everything but training takes what it takes with a
-large one. Memory is the sum of the proportional set sizes of all processes, looked at twice a second; seconds are those that the pipeline prints.
+The network is the smallest one, at 16 px, for an epoch before and one after pseudo labels: everything but training takes what it takes
+with a large one. Memory is the sum of the proportional set sizes of all processes, looked at twice a second; seconds are those that the
+pipeline prints.
 """
 
 from __future__ import annotations
@@ -25,16 +26,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS, KNOWN, LABELLED = 10, 7, 0.05
-SHORT = (
-    "--model_name=small_cnn",
-    "--image_size=16",
-    "--stage1_epochs=1",
-    "--update_interval=1",
-    "--total_epochs=2",
-    "--k_min=9",
-    "--k_max=15",
-)
-SHORT += ("--threads=1", "--compare_without=false")
+SHORT = ("--model_name=small_cnn", "--image_size=16", "--stage1_epochs=1", "--update_interval=1", "--total_epochs=2")
+SHORT += ("--k_min=9", "--k_max=15", "--threads=1", "--compare_without=false")
 STAGE = re.compile(r"^taxon: ((?:train|cluster) \S+)\s+([\d.]+) s")
 
 
