@@ -137,8 +137,7 @@ def assemble(
     component = dict(zip(kept, joined([groups[i] for i in kept], list(digests.values())).tolist(), strict=True))
     copied = _copied(found, kept, digests, component)
     train, test = ([i for i in kept if (found[i].part == TEST) == is_test and i not in copied] for is_test in (False, True))
-    if not any(found[i].part == UNLABELLED for i in train):
-        raise UserError(f"none of the unlabelled images of {where} can be read; the first: {unreadable[0].path} ({unreadable[0].reason})")
+    _require_unlabelled(found, train, unreadable, where)
     _require_one_label(found, train, digests)
     names, n_known, labels = _classes(found, train, test, truth)
     given = np.array([found[i].part == LABELLED for i in train])
@@ -241,6 +240,14 @@ def _require_classes(found: Sequence[Found], kept: list[int], where: str) -> Non
     left = {found[i].label for i in kept if found[i].part == LABELLED}
     for name in sorted({one.label for one in found if one.part == LABELLED} - left):
         raise UserError(f"no image of the labelled class '{name}' of {where} can be read; mend them or remove the class")
+
+
+def _require_unlabelled(found: Sequence[Found], train: list[int], unreadable: Sequence[Skipped], where: str) -> None:
+    """Raise UserError where no unlabelled image can be read."""
+    if not any(found[i].part == UNLABELLED for i in train):
+        lost = {str(one.path) for one in found if one.part == UNLABELLED}
+        first = next(one for one in unreadable if one.path in lost)
+        raise UserError(f"none of the unlabelled images of {where} can be read; the first: {first.path} ({first.reason})")
 
 
 def _require_one_label(found: Sequence[Found], rows: list[int], digests: dict[int, str]) -> None:

@@ -38,8 +38,8 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
         bad_images, follow_links: as `heap.load` takes them.
 
     Raises:
-        UserError: no such file, no column `path`, files that are missing, one path with two labels, a group in two splits, a path that
-            leaves the root, nothing unlabelled.
+        UserError: no such file, no column `path`, files that are missing, one path in two rows that differ, a group in two splits, a path
+            that leaves the root, nothing unlabelled; and what `table_rows` refuses.
     """
     file = Path(table).expanduser()
     rows = _once(_rows(file), file)
@@ -83,20 +83,26 @@ def _settled(row: Row, file: Path) -> Row:
 
 
 def _once(rows: list[Row], file: Path) -> list[Row]:
-    """Return the rows without repeated ones; UserError for paths that are listed with different labels."""
+    """Return the rows without repeated ones; UserError for paths that are listed with different labels, splits or groups."""
     first: dict[str, Row] = {}
     clashes, repeated = [], 0
     for row in rows:
         known = first.setdefault(row.path, row)
         if known is not row:
             repeated += 1
-            if (known.label, known.split) != (row.label, row.split):
-                clashes.append(f"{row.path} (lines {known.line} and {row.line}: '{known.label}' and '{row.label}')")
+            if differs := _difference(known, row):
+                clashes.append(f"{row.path} (lines {known.line} and {row.line}: {differs})")
     if clashes:
         raise UserError(f"{file} lists images twice and not alike: {_some(clashes)}; keep one line of each")
     if repeated:
         print(f"taxon: {file}: {repeated} lines repeat an image and are passed over", file=sys.stderr)
     return list(first.values())
+
+
+def _difference(one: Row, other: Row) -> str:
+    """Return what tells two rows of one image apart, '' for nothing that matters."""
+    differ = [name for name in ("label", "split", "group") if getattr(one, name) != getattr(other, name)]
+    return ", ".join(f"{'' if name == 'label' else f'{name} '}'{getattr(one, name)}' and '{getattr(other, name)}'" for name in differ)
 
 
 def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path]:

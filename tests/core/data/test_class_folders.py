@@ -52,6 +52,24 @@ def test_what_is_left_out_is_counted_and_said_in_one_line(root, tmp_path, capsys
     assert capsys.readouterr().err == f"taxon: val_dir: {said}\n"
 
 
+def test_of_many_classes_with_other_files_the_first_are_named(root, capsys):
+    for i in range(7):
+        picture(root / f"more {i}" / "in" / "a.png")
+    class_folders.read(root, "val_dir")
+    said = capsys.readouterr().err
+    assert "more 4: 1 image in folders inside it; and so on in 2 more classes" in said and said.count("\n") == 1
+
+
+def test_a_class_without_a_name_and_a_link_to_itself_are_refused(root):
+    (root / "dog" / "self.png").symlink_to(root / "dog" / "self.png")
+    with pytest.raises(UserError, match=r"self.png is a link that leads to itself: remove it"):
+        class_folders.read(root, "train_dir")
+    (root / "dog" / "self.png").unlink()
+    picture(root / "  " / "a.png")
+    with pytest.raises(UserError, match="class '' has another folder beside it, or no name"):
+        class_folders.read(root, "train_dir")
+
+
 def test_a_folder_that_leads_to_itself_ends(root):
     (root / "dog" / "loop").symlink_to(root / "dog")
     assert len(class_folders.read(root, "train_dir")) == 3

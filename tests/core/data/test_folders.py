@@ -77,6 +77,14 @@ def test_a_missing_root_says_what_is_expected(tmp_path, where):
         folders.load(str(tmp_path / where) if where else "")
 
 
+def test_images_in_no_class_folder_and_parts_in_parts_are_said(root, capsys):
+    picture(root / "test" / "loose.png")
+    folders.load(root)
+    assert capsys.readouterr().err == "taxon: pets/test: 1 image in no class folder ignored\n"
+    picture(root / "other" / "train" / "val" / "dog" / "a.png")
+    assert "are parts of a data set (val), not classes" in refused(lambda: folders.load(root / "other"))
+
+
 def test_a_root_without_train_says_what_is_expected(tmp_path):
     with pytest.raises(UserError, match="no class folder"):
         folders.load(tmp_path)

@@ -129,8 +129,8 @@ def test_an_image_labelled_twice_is_refused_where_the_labels_differ_and_kept_whe
     line = refused(lambda: heap.load(root))
     assert "labelled with two classes: labelled/elm/wrong.png (elm) and labelled/oak/a.png (oak)" in line
     for i in range(6):
-        shutil.copy(root / "labelled/oak/a.png", root / f"labelled/elm/wrong{i}.png")
-    assert "keep one of each" in refused(lambda: heap.load(root))
+        shutil.copy(root / "labelled/oak/a.png", root / f"labelled/oak/more{i}.png")
+    assert " and 3 more pairs; keep one of each" in refused(lambda: heap.load(root))
 
 
 def test_a_class_of_one_image_and_a_small_heap_are_said(root, capsys):
@@ -141,6 +141,28 @@ def test_a_class_of_one_image_and_a_small_heap_are_said(root, capsys):
     assert any("fewer unlabelled images (4) than labelled ones (5)" in line for line in lines)
     split = split_of(heap.load(root), 1.0, 0.9, 1)
     assert set(split.labelled.tolist()) >= {0} and len(split.labelled) == 3 and len(split.validation) == 2  # each class keeps one
+
+
+def test_of_many_classes_of_one_image_the_first_are_named(root, capsys):
+    for i in range(7):
+        write(root / f"labelled/class {i}/z.png", 40 + i)
+    heap.load(root)
+    assert "one labelled image only of class 0, class 1, class 2, class 3, class 4, ...: it trains" in capsys.readouterr().err
+
+
+def test_the_first_unlabelled_image_that_cannot_be_read_is_named_whatever_else_cannot(root):
+    for path in [root / "labelled/elm/c.png", *(root / "unlabelled").rglob("*.png")]:
+        path.write_bytes(b"")
+    line = refused(lambda: heap.load(root))
+    assert "none of the unlabelled images" in line and f"the first: {root}/unlabelled/" in line and line.endswith("(empty file)")
+
+
+def test_images_beside_class_folders_and_other_files_are_said(root, capsys):
+    write(root / "labelled/loose.png", 44)
+    (root / "labelled/oak/notes.txt").write_text("none")
+    heap.load(root)
+    said = "taxon: leaves/labelled: 1 image in no class folder ignored; elm: 1 image in folders inside it; oak: 1 file ignored (.txt 1)"
+    assert said in capsys.readouterr().err
 
 
 def test_nothing_is_said_of_a_heap_that_is_as_it_should_be(root, capsys):

@@ -109,3 +109,12 @@ def test_paths_of_a_table_that_are_folders_lead_out_or_start_nowhere_are_refused
     assert "line 2: ../far.png leads out of" in refused(lambda: image_stream.of_table(str(tmp_path / "root/t.csv")))
     assert image_stream.of_table(str(tmp_path / "root/t.csv"), follow_links=True).count == 1
     assert "data_root 'nowhere', below which" in refused(lambda: image_stream.of_table(str(tmp_path / "root/t.csv"), "nowhere"))
+
+
+def test_a_link_to_nothing_or_to_itself_is_said(tmp_path):
+    place(tmp_path, "root/a.png")
+    (tmp_path / "root/gone.png").symlink_to(tmp_path / "root/nothing.png")
+    assert "gone.png: not a readable image (no such file or directory)" in refused(lambda: image_stream.of_folder(str(tmp_path / "root")))
+    (tmp_path / "root/gone.png").unlink()
+    (tmp_path / "root/self.png").symlink_to(tmp_path / "root/self.png")
+    assert "self.png is a link that leads to itself: remove it" in refused(lambda: image_stream.of_folder(str(tmp_path / "root")))

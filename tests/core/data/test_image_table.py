@@ -121,6 +121,13 @@ def test_a_path_out_of_the_root_is_refused_unless_links_may_lead_out(root, tmp_p
         ("path,label,split", [f"{NAMES[0]},oak,vall"], "line 2: split = 'vall' is none of train, val, test; did you mean 'val'?"),
         ("path,label,split", [f"{NAMES[0]},,val"], "split = val needs a label"),
         ("path,label", [f"{NAMES[0]},oak", f"{NAMES[0]},elm", f"{NAMES[1]},"], "lines 2 and 3: 'oak' and 'elm'"),
+        (
+            "path,split",
+            [f"{NAMES[0]},train", f"{NAMES[0]},test"],
+            f"{NAMES[0]} (lines 2 and 3: split 'train' and 'test'); keep one line of each",
+        ),
+        ("path,group", [f"{NAMES[0]},g", f"{NAMES[1]},", f"{NAMES[0]},"], f"not alike: {NAMES[0]} (lines 2 and 4: group 'g' and ''); keep"),
+        ("path,label", [f"{name},{label}" for name in NAMES for label in ("oak", "elm")], " and 7 more; keep one line of each"),
         ("path,label", ["a.png,", "b.png,", f"{NAMES[0]},"], "names 2 of 3 files that are not there"),
         ("path,label", [f"{NAMES[0]},oak"], "labels every image of it"),
         ("path,label,group,split", [f"{NAMES[0]},oak,g,", f"{NAMES[1]},,g,test", f"{NAMES[2]},,,"], "one group in train and in test: g"),
@@ -251,3 +258,18 @@ def test_test_images_that_are_copies_or_grouped_with_one_are_left_out(root, caps
     assert (
         "2 images for testing are copies of training images; they are left out (skipped.csv), such as copy.png" in capsys.readouterr().err
     )
+
+
+def test_of_many_groups_that_are_torn_the_first_are_named(root):
+    rows = [f"{name},oak,g{i % 6},{'test' if i > 5 else ''}" for i, name in enumerate(NAMES)]
+    line = refusal(table(root, rows, "path,label,group,split"), "data")
+    assert "g0 (lines 2 and 8), g1 (lines 3 and 9)" in line and "g4 (lines 6 and 12) and 1 more; put each group into one" in line
+
+
+def test_of_many_copies_that_are_held_out_in_part_the_first_are_named(root):
+    copies = [root / f"copy{i}.png" for i in range(6)]
+    for copy in copies:
+        copy.write_bytes((root / NAMES[1]).read_bytes())
+    rows = [f"{NAMES[1]},elm,", f"{NAMES[0]},,", *(f"{copy.name},elm,val" for copy in copies)]
+    line = refusal(table(root, rows, "path,label,split"), "data")
+    assert f"{NAMES[1]} and copy4.png and 1 more pairs; give them one split" in line
