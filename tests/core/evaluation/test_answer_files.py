@@ -136,3 +136,12 @@ def test_a_damaged_file_is_named(tmp_path, content, said):
     (tmp_path / "contents.csv").write_text(content)
     with pytest.raises(UserError, match=said):
         answer_files.rows_of(tmp_path / "contents.csv")
+    with pytest.raises(UserError, match=said):
+        list(answer_files.each_row(tmp_path / "contents.csv"))
+
+
+def test_rows_come_one_at_a_time_as_they_are_read_at_once(tmp_path):
+    path = written(tmp_path, made(change=nasty).answer)["assignments.csv"]
+    assert list(answer_files.each_row(path)) == answer_files.rows_of(path)
+    with pytest.raises(UserError, match=r"none\.csv cannot be read"):
+        next(answer_files.each_row(tmp_path / "none.csv"))

@@ -187,6 +187,42 @@ def test_names_for_what_was_assigned_are_labels_of_the_next_pipeline(place, caps
     assert relabel.main(["--clusters=mine.json", "--output=named"]) == 2 and "is there already" in capsys.readouterr().err
 
 
+def test_links_that_lead_out_of_the_folder_are_followed_where_that_is_asked_for(place, tmp_path):
+    (tmp_path / "in").mkdir()
+    first, second = sorted((place / "glyphs" / "test").rglob("*.png"))[:2]
+    shutil.copy(first, tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").symlink_to(second)
+    assert "leads out of" in tiny.refused(lambda: assigned(place, data_root=str(tmp_path / "in")))
+    assert assigned(place, data_root=str(tmp_path / "in"), follow_links=True)[0]["images"] == 2
+
+
+def test_another_seed_shows_another_sample(place):
+    shown = [data_of((assigned(place, shown=20, seed=seed)[1].place / "report.html").read_text())["images"]["id"] for seed in (1, 1, 2)]
+    assert shown[0] == shown[1] != shown[2]
+
+
+def test_the_machine_is_used_as_asked(place, monkeypatch):
+    asked, ahead, settle = [], assign.ahead, assign.settle
+
+    def followed(build, items, num_workers):
+        batches = list(items)
+        asked.append((num_workers, [len(batch) for batch in batches]))
+        yield from map(build, batches)
+
+    monkeypatch.setattr(assign, "ahead", followed)
+    monkeypatch.setattr(assign, "settle", lambda *given: asked.append(given) or settle(*given))
+    assigned(place, data_root=str(place / "glyphs" / "test"), batch_size=8, num_workers=3, threads=1)
+    assert asked == [("cpu", 1), (3, [8, 8, 4])] and ahead
+
+
+def test_what_is_asked_wrongly_is_said_before_anything_is_computed(place, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert "cannot be made a folder" in tiny.refused(lambda: assigned(place, output=str(tmp_path / "file")))
+    assert "model is empty" in tiny.refused(lambda: assigned(place, model=""))
+    monkeypatch.setattr(assign.served, "check", lambda _data: "core.serving.classifier")
+    assert "is no model of category discovery" in tiny.refused(lambda: assigned(place))
+
+
 PEAK = """
 import resource, sys
 from pathlib import Path

@@ -118,6 +118,26 @@ def test_numbers_of_classes_that_cannot_be_are_refused(sources, place, n_classes
     assert f"n_classes = {n_classes}, but folder/heap has 3 labelled classes" in line and said in line
 
 
+def test_a_number_of_classes_that_is_given_is_that_of_every_epoch(sources, place):
+    summary, _run = place.publish(**made(sources, "heap", n_classes=7, epochs=1))
+    assert [metrics["n_clusters"] for _epoch, metrics in summary["history"]] == [7.0, 7.0]
+
+
+def test_unreadable_images_and_links_are_taken_as_every_stage_is_told(sources, tmp_path):
+    shutil.copytree(sources["heap"]["data_root"], tmp_path / "heap")
+    (tmp_path / "heap" / "unlabelled" / "broken.png").write_bytes(b"no image")
+
+    def read(**options) -> int:
+        return len(materials.read(recipes.resolve(PipelineConfig(data_root=str(tmp_path / "heap"), **options))).train)
+
+    assert read() == read(bad_images="skip") == N
+    assert "broken.png: not a readable image" in refused(lambda: read(bad_images="refuse"))
+    shutil.copy(next(Path(sources["heap"]["data_root"]).rglob("*.png")), tmp_path / "far.png")
+    (tmp_path / "heap" / "unlabelled" / "link.png").symlink_to(tmp_path / "far.png")
+    assert "or give follow_links=true" in refused(read)
+    assert read(follow_links=True) == N + 1
+
+
 def test_selection_by_a_truth_that_nobody_knows_is_refused(sources, place):
     assert "select_by = oracle needs true classes" in refused(lambda: place.publish(**made(sources, "heap", select_by="oracle")))
 

@@ -224,6 +224,35 @@ def test_a_run_without_an_answer_and_places_that_are_wrong_are_refused(place):
     assert not run.place.exists()
 
 
+def test_the_run_that_is_named_goes_before_the_one_in_the_file(place):
+    path = Path(decide(place, c2={"name": "ring"}))
+    path.write_text(path.read_text().replace('"run": "r1"', '"run": "gone"'))
+    summary = relabel.run(RelabelConfig(clusters=str(path), run="runs:/r1/"), MemoryRun(place / "run"))
+    assert summary["run"] == "r1" and summary["classes"]["ring"] == 2
+
+
+def test_decisions_of_another_answer_or_about_one_name_twice_write_nothing(place):
+    run, path = MemoryRun(place / "run"), Path(decide(place, c2={"name": "ring"}, c3={"name": "ring"}))
+    assert "uses the name 'ring' twice" in refused(lambda: relabel.run(RelabelConfig(clusters=str(path)), run))
+    path.write_text(path.read_text().replace('"digest": "d1"', '"digest": "d2"'))
+    assert "belongs to another answer than that of run r1" in refused(lambda: relabel.run(RelabelConfig(clusters=str(path)), run))
+    assert not run.place.exists()
+
+
+def test_a_run_of_something_else_and_a_folder_that_cannot_be_made_are_refused(place, monkeypatch):
+    clusters = decide(place, c2={"name": "ring"})
+    (place / "file").touch()
+    asked = RelabelConfig(clusters=clusters, output=str(place / "file" / "out"))
+    assert "cannot be made" in refused(lambda: relabel.run(asked, MemoryRun(place / "run")))
+
+    def other(run_id: str, entry_point: str, user: str) -> dict[str, str]:
+        raise UserError(f"run '{run_id}' is one of main, and {user} takes a {entry_point} run; give the id of one")
+
+    monkeypatch.setattr(relabel, "params_of", other)
+    line = refused(lambda: relabel.run(RelabelConfig(clusters=clusters), MemoryRun(place / "run")))
+    assert line == "run 'r1' is one of main, and relabel takes a pseudo_pipeline run; give the id of one"
+
+
 def test_an_output_that_fails_leaves_nothing(place, monkeypatch):
     monkeypatch.setattr(relabel, "_csv", lambda table: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +105,25 @@ def test_novel_clusters_are_split_where_asked(cluster, monkeypatch, split):
     monkeypatch.setattr(roles, "split_novel", lambda _features, targets, *_: called.append(1) or targets)
     _summary, _run, pseudo = cluster(split_novel=split)
     assert pseudo.metadata["n_novel"] >= 1 and bool(called) == split
+
+
+def test_as_many_targets_as_classes_are_asked_for(cluster):
+    found = [cluster(n_classes=n)[2] for n in (4, 6)]
+    assert [int(pseudo.targets.max()) + 1 for pseudo in found] == [4, 6]
+
+
+def test_of_many_images_a_sample_is_clustered(monkeypatch):
+    rng, n = np.random.default_rng(0), 300
+    features = SimpleNamespace(
+        split=np.full(n, SPLITS.index("unlabelled")),
+        ids=[str(i) for i in range(n)],
+        features=rng.normal(size=(n, 4)).astype(np.float32),
+        labels=np.full(n, -1),
+    )
+    trained = SimpleNamespace(split=SimpleNamespace(seed=1, labelled_share=None))
+    monkeypatch.setattr(grid, "search", lambda *_: None)
+    sizes = [len(ssddbc._search(SsddbcConfig(**GRID, cluster_sample=most), trained, features)[0].indices) for most in (120, 50_000)]
+    assert sizes == [120, n]
 
 
 def test_every_background_where_debugged(cluster):
