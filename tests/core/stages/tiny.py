@@ -46,29 +46,27 @@ def make_images(root: Path, seed: int = 0) -> Path:
     return root
 
 
+NETWORK: dict[str, Any] = {
+    "model_name": "small_cnn",
+    "image_size": 12,
+    "grad_from_block": 0,
+    "head_hidden": 16,
+    "head_bottleneck": 8,
+    "head_out": 8,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "batch_size": 16,
+    "temperature": 0.3,
+    "gpu": "cpu",
+    "precision": "fp32",
+    "threads": 1,
+}
+
+
 def config(root: Path, **options: Any) -> TrainConfig:
     """Return a resolved and checked configuration of a tiny training."""
-    tiny = {
-        "dataset": "folder",
-        "data_root": str(root),
-        "novel_classes": "ring",
-        "model_name": "small_cnn",
-        "image_size": 12,
-        "grad_from_block": 0,
-        "head_hidden": 16,
-        "head_bottleneck": 8,
-        "head_out": 8,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "batch_size": 16,
-        "epochs": 2,
-        "update_interval": 2,
-        "temperature": 0.3,
-        "gpu": "cpu",
-        "precision": "fp32",
-        "threads": 1,
-        "num_workers": 1,
-    }
+    data = {"dataset": "folder", "data_root": str(root), "novel_classes": "ring"}
+    tiny = NETWORK | data | {"epochs": 2, "update_interval": 2, "num_workers": 1}
     return checks.check_training(recipes.resolve(TrainConfig(**tiny | options)))
 
 

@@ -16,22 +16,10 @@ from core.stages.discovery.config import PipelineConfig
 from core.tracking import run as tracking
 from core.tracking.uri import local_artifacts
 from tests.core.stages.test_registered_figures import InProcess
+from tests.core.stages.tiny import NETWORK
 
-OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = NETWORK | {
     "dataset": "folder",
-    "model_name": "small_cnn",
-    "image_size": 12,
-    "gpu": "cpu",
-    "precision": "fp32",
-    "head_hidden": 16,
-    "head_bottleneck": 8,
-    "head_out": 8,
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "batch_size": 16,
-    "temperature": 0.3,
-    "grad_from_block": 0,
-    "threads": 1,
     "val_fraction": 0.3,
     "k_min": 3,
     "k_max": 3,
