@@ -21,7 +21,6 @@ STAGE = {  # parts of a stage that only its training or command makes sense of: 
     "core/stages/discovery/feature_files.py": "core/stages/discovery/test_cache.py",
     "core/stages/discovery/materials.py": "core/stages/discovery/test_checks.py",
     "core/stages/discovery/pipeline.py": "core/stages/discovery/test_resume_run.py",
-    "core/stages/discovery/pipeline_report.py": "core/stages/test_after.py",
     "core/stages/discovery/rebuild.py": "core/stages/discovery/test_cache.py",
     "core/stages/discovery/splits.py": "core/stages/discovery/test_checks.py",
     "core/stages/held_out.py": "core/stages/test_promote.py",
