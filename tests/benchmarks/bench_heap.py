@@ -69,14 +69,22 @@ def measure(words: list[str], folder: Path) -> Measured:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         while process.poll() is None:
             found.peak = max(found.peak, sum(_proportional(pid) for pid in _session(process.pid)))
+            _note(folder / "log", found)
             time.sleep(0.5)
     found.seconds = time.perf_counter() - start
-    said = (folder / "log").read_text()
     if process.returncode:
-        raise SystemExit(said[-2000:])
-    found.stages = {match[1]: float(match[2]) for line in said.splitlines() if (match := STAGE.match(line))}
+        raise SystemExit((folder / "log").read_text()[-2000:])
+    _note(folder / "log", found)
     found.stages["before, between and after"] = found.seconds - sum(found.stages.values())
     return found
+
+
+def _note(log: Path, found: Measured) -> None:
+    """Take over the stages that have ended, and print each with the peak so far: a stopped measurement has said what it saw."""
+    for match in map(STAGE.match, log.read_text().splitlines()):
+        if match and match[1] not in found.stages:
+            found.stages[match[1]] = float(match[2])
+            print(f"{match[0].removeprefix('taxon: ')}, peak so far {found.peak / 2**30:.2f} GiB", flush=True)
 
 
 def _session(leader: int) -> list[int]:
