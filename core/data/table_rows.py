@@ -19,17 +19,11 @@ from typing import TextIO
 
 from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
+from core.data.texts import MARKS
 from core.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "truth", "group", "split")
 _CLASSES = ("label", "truth")
-_MARKS = (  # that of UTF-32 begins as that of UTF-16 does
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a table that a spreadsheet is to open
 _BLOCK = 1 << 20
 _LETTERS = 80  # of a cell that an error shows
@@ -78,6 +72,7 @@ class Table:
         declared, lines, line = "", 0, ""
         for line in opened:
             lines += 1
+            line = line.removeprefix("\ufeff") if lines == 1 else line
             if not declared and (said := _DECLARED.fullmatch(line)):
                 declared = said[1]
             elif line.strip():
@@ -150,7 +145,7 @@ def _encoding(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             start = opened.read(_BLOCK)
-            if marked := next((name for mark, name in _MARKS if start.startswith(mark)), ""):
+            if marked := next((name for mark, name in MARKS if start.startswith(mark)), ""):
                 return marked
             while start:
                 decoder.decode(start)

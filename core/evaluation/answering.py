@@ -13,6 +13,7 @@ import numpy as np
 
 from core import digest
 from core.clustering.kmeans import assign, semi_supervised_kmeans
+from core.data.class_names import plain
 from core.evaluation import answer_facts, confidence, positions
 from core.evaluation.answer import ALONE, POSITIONS, VALIDATION, Answer, Category
 from core.evaluation.classification import calibration
@@ -68,7 +69,7 @@ def category_names(known_names: Sequence[str], clusters: np.ndarray, n_clusters:
     """
     names = [*known_names, *[""] * (n_clusters - len(known_names))]
     sizes = np.bincount(clusters, minlength=n_clusters)[len(known_names) :]
-    taken = {" ".join(name.split()).casefold() for name in (*known_names, *others)}
+    taken = {plain(name).casefold() for name in (*known_names, *others)}
     free = (name for i in range(1, n_clusters + len(taken) + 1) if (name := f"novel {i}") not in taken)
     for cluster in np.argsort(-sizes, kind="stable"):
         names[len(known_names) + int(cluster)] = next(free)

@@ -29,6 +29,7 @@ from scipy.optimize import linear_sum_assignment
 
 from core.data import cifar100, digits
 from core.data.images import DiscoveryData, ImageSet
+from core.evaluation.answer_files import rows_of
 from tests.benchmarks.features import DATA_ROOT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ class Place:
     truth: dict[str, str]
 
     def run(self, entry_point: str, *words: str) -> str:
-        """Run an entry point; return what it printed."""
+        """Run an entry point in `folder`, where its artifacts come to lie; return what it printed."""
         env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db", "TAXON_CACHE": str(self.folder / "cache")}
         command = [sys.executable, "-m", f"entrypoints.{entry_point}", *words]
         done = subprocess.run(command, cwd=self.folder, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -57,7 +58,8 @@ class Place:
     def discover(self, *words: str) -> tuple[Path, str]:
         """Run a pipeline; return the folder of its artifacts and its model."""
         found = RUN.search(self.run("pseudo_pipeline", *words, *self.words))
-        assert found is not None
+        if found is None:
+            raise SystemExit("the pipeline names no registered model")
         return next(self.folder.glob(f"mlruns/*/{found[1]}/artifacts")), found[2]
 
     def sorted_by(self, model: str, name: str) -> list[Row]:
@@ -65,12 +67,6 @@ class Place:
         output = self.folder / name
         self.run("assign", f"--model={model}", f"--data_root={self.folder}/new", f"--output={output}", "--threads=1")
         return rows_of(output / "assignments.csv")
-
-
-def rows_of(path: Path) -> list[Row]:
-    """Return the rows of a table."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def write(images: ImageSet, names: tuple[str, ...], part: str, where: Callable[[int], str], folder: Path) -> dict[str, str]:

@@ -12,9 +12,6 @@ features, and those of trainings, between calls.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +27,11 @@ from core.data import cifar100
 from core.data.superclasses import find
 from core.evaluation.gcd import accuracy
 from core.stages.discovery import feature_files
+from tests.benchmarks.bench_loop import Place
 from tests.benchmarks.features import DATA_ROOT, superclass_features
 
 NAMES = "trees,flowers,fruits_vegetables,reptiles,humans,furniture"
 STEPS, BATCH = 160, 256
-ROOT = Path(__file__).resolve().parents[2]
 TRAINING = ("--model_name=mobilenetv2_100", f"--weights={DATA_ROOT}/weights/mobilenetv2_100.safetensors", "--image_size=96")
 TRAINING += ("--view_cache=6", "--threads=1", "--save_features_and_exit=true")
 
@@ -122,11 +119,7 @@ def _train(name: str, share: float, seed: int, epochs: int, folder: Path) -> Non
     words = [f"--superclass_name={name}", f"--data_root={DATA_ROOT}/data", f"--epochs={epochs}", f"--seed={seed}", *TRAINING]
     words += [f"--prop_train_labels={share}", "--download=false"]
     store.mkdir(parents=True, exist_ok=True)
-    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "TAXON_CACHE": str(store / "cache")}
-    env |= {"PYTHONPATH": str(ROOT)}  # the store's artifacts lie in the current folder
-    command = [sys.executable, "-m", "entrypoints.train_superclass", *words]
-    with (store / "log").open("w") as log:
-        subprocess.run(command, cwd=store, env=env, stdout=log, stderr=log, check=True)
+    Place(store, [], {}).run("train_superclass", *words)
     next(store.rglob("features.json")).parent.rename(folder)
 
 

@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from core import config as configuration
-from core.data import texts
+from core.data import heap, texts
 from core.data.class_names import plain
 from core.data.images import NOBODY_SAID, DiscoveryData, FileImages, ImageSet
 from core.errors import UserError
@@ -257,14 +255,8 @@ def grouped(duplicates: Sequence[str], given: np.ndarray | None) -> list[str]:
         duplicates: number of the group of near-duplicates as text, '' = none.
         given: (N,) numbers of the user's groups; None = there are none.
     """
-    n = len(duplicates)
-    near = np.array([n + int(number) if number else i for i, number in enumerate(duplicates)], np.int64)
-    offset = int(near.max(initial=n)) + 1
-    theirs = np.arange(n) if given is None else offset + given
-    rows, columns = np.tile(np.arange(n), 2), np.concatenate([near, theirs])
-    size = int(max(columns.max(initial=0) + 1, n))
-    _, component = connected_components(coo_array((np.ones(2 * n, np.int8), (rows, columns)), shape=(size, size)), directed=False)
-    component = component[:n]
+    theirs = range(len(duplicates)) if given is None else given.tolist()
+    component = heap.joined(duplicates, list(map(str, theirs)))
     counts = Counter(component.tolist())
     names: dict[int, str] = {}
     for number in component.tolist():
