@@ -19,13 +19,14 @@ from typing import TextIO
 
 from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
-from core.data.texts import MARKS
+from core.data.texts import MARKS, announce_guess, decode
 from core.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "truth", "group", "split")
 _CLASSES = ("label", "truth")
 _DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a table that a spreadsheet is to open
 _BLOCK = 1 << 20
+_SAMPLE = 1 << 16  # bytes from which an encoding is guessed
 _LETTERS = 80  # of a cell that an error shows
 
 
@@ -140,7 +141,7 @@ class Table:
 
 
 def _encoding(file: Path) -> str:
-    """Return the encoding of a table: what its byte order mark says, UTF-8, or Windows's own where it is no UTF-8."""
+    """Return the encoding of a table: what its byte order mark says, UTF-8, or what its lines that are no ASCII look like, and say so."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         with file.open("rb") as opened:
@@ -152,10 +153,25 @@ def _encoding(file: Path) -> str:
                 start = opened.read(_BLOCK)
             decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return "cp1252"
+        encoding = decode(_telling(file))[1]
+        announce_guess(file, encoding)
+        return encoding
     except (OSError, ValueError) as error:
         raise _unreadable(file, error) from None
     return "utf-8"
+
+
+def _telling(file: Path) -> bytes:
+    """Return lines of a file that say something about its encoding: those that are no ASCII, as many as make a guess a safe one."""
+    found, size = [], 0
+    with file.open("rb") as opened:
+        for line in opened:
+            if not line.isascii():
+                found.append(line)
+                size += len(line)
+            if size > _SAMPLE:
+                break
+    return b"".join(found)
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:

@@ -57,6 +57,20 @@ def test_encodings_separators_and_line_ends_say_the_same(root, encoding, mark, e
     assert data.given.tolist() == [bool(label) for label in LABELS]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "first", "second"),
+    [("gb18030", "咖啡叶锈病", "玉米叶枯病"), ("cp1251", "берёза", "осина"), ("cp1252", "Weißbirke", "Löwenzahn")],
+)
+def test_a_table_of_another_script_is_read_as_what_it_looks_like(root, capsys, encoding, first, second):
+    """Spreadsheets save names in the encoding of their country; which one it was is guessed, and said."""
+    rows = [f"{name.replace('ü', 'u')},{ {'oak': first, 'elm': second}.get(label, '') }" for name, label in zip(NAMES, LABELS, strict=True)]
+    for name in NAMES:
+        (root / name.replace("ü", "u")).write_bytes((root / name).read_bytes())
+    data = image_table.load(table(root, rows, file=f"{encoding}.csv", encoding=encoding), "data")
+    assert set(data.class_names) == {first, second}
+    assert f"{encoding}.csv is neither UTF-8 nor marked" in capsys.readouterr().err
+
+
 def test_the_catalog_takes_a_table_for_images_of_ones_own(root):
     file = table(root, plain_rows())
     assert catalog.load("folder", "data", "", "", False, file).train.ids == NAMES
