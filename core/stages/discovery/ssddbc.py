@@ -76,9 +76,10 @@ def _pseudo_labels(config: SsddbcConfig, run: Recorder, trained: rebuild.Trained
     epoch = trained.state.epoch if config.current_epoch < 0 else config.current_epoch
     points, found = _search(config, trained, features)
     params, chosen = _choose(config, points, found)
-    n_classes = None if config.n_classes == "auto" else int(config.n_classes)
     about = _about(trained, features, chosen.score, epoch)
-    pseudo = pseudo_labels.build(points, chosen, params, previous, config.split_novel, about, n_classes=n_classes)
+    pseudo = pseudo_labels.build(
+        points, chosen, params, previous, config.split_novel, about, n_classes=_n_classes(config, trained, features)
+    )
     metrics = _metrics(trained, pseudo, previous) | _diagnostics(truth, trained.split, pseudo)
     name = pseudo_labels.file_name(trained.data.name.split("/")[-1], f"epoch_{epoch}", params["k"], params["density_percentile"])
     _write(folder, name, pseudo, _cells(found, points, truth))
@@ -167,6 +168,18 @@ def _search(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFil
     percentiles = range(config.density_min, config.density_max + 1, config.density_step)
     found = grid.search(pseudo_labels.centred(points.features), points.labels, labelled, ks, percentiles, config.max_workers or None)
     return points, found
+
+
+def _n_classes(config: SsddbcConfig, trained: rebuild.Trained, features: FeatureFile) -> int | None:
+    """Return how many targets to make: what was asked for, or the estimate; None where the number is declared: the field's protocol.
+
+    A declared number is that of the truth, which would steer the training; SSDDBC finds its own.
+    """
+    if config.n_classes != "auto":
+        return int(config.n_classes)
+    if trained.data.n_declared is not None:
+        return None
+    return discovery.count_classes(trained.data, trained.split, features.features, trained.config.seed).n
 
 
 def _cells(found: grid.Grid, points: Points, truth: Truth) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from core.clustering import pseudo_labels
+from core.clustering import n_classes, pseudo_labels
 from core.stages.discovery import answer, cache, materials, rebuild, splits, ssddbc
 from core.stages.discovery.config import CacheConfig, PipelineConfig, SplitConfig, SsddbcConfig
 from core.training import recipes
@@ -93,6 +93,17 @@ def test_clusters_and_pseudo_labels_of_a_heap(trained, place, monkeypatch):
     assert summary["metrics"]["pseudo/n_clusters"] >= 1 and len(found.labels) == N - counts(kind)["validation"]
     assert set(found.labels[found.core_mask].tolist()) <= set(range(int(summary["metrics"]["pseudo/n_clusters"])))
     assert not any("v2" in name for name in summary["metrics"])
+
+
+def test_pseudo_labels_of_a_heap_have_as_many_classes_as_are_estimated(trained, place, monkeypatch):
+    """Not as many as SSDDBC finds: one number in the clusters of an epoch, the pseudo labels, the answer and the model."""
+    _kind, options, _summary, training = trained
+    monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
+    for estimated in (5, 6):
+        monkeypatch.setattr(n_classes, "estimate", lambda *_, n=estimated: n_classes.Count(n, n, n))
+        run = place.run()
+        summary = ssddbc.run(SsddbcConfig(**GRID, ckpt_path=str(training.place), current_epoch=estimated, **options), run)
+        assert set(pseudo_labels.read(run.place / summary["pseudo_labels"]).targets) - {-1} == set(range(estimated))
 
 
 def test_the_split_of_a_heap(sources, place):
