@@ -106,17 +106,19 @@ def make(data: DiscoveryData, folder: Path, seed: int) -> dict[str, str]:
     return truth | write(data.test, data.class_names, "b", lambda _i: "new", folder)
 
 
-def make_leaves(folder: Path) -> dict[str, str]:
-    """Copy coffee leaves, the first ones of each class, into the heap and the new images; return the truth."""
-    truth = {}
+def make_leaves(folder: Path, seed: int) -> dict[str, str]:
+    """Copy coffee leaves, the first ones of each class, into the heap and the new images, under numbers; return the truth."""
+    copies = []
     for name, (labelled, unlabelled) in LEAVES.items():
         files = sorted((DATA_ROOT / "data/crop_disease/train" / name).iterdir())[: labelled + unlabelled]
-        places = ["heap/labelled/" + name] * labelled + ["heap/unlabelled"] * (len(files) - labelled)
+        places = [f"heap/labelled/{name}"] * labelled + ["heap/unlabelled"] * (len(files) - labelled)
         new = sorted((DATA_ROOT / "data/crop_disease/val" / name).iterdir())
-        for file, place in zip([*files, *new], [*places, *["new"] * len(new)], strict=True):
-            (folder / place).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, folder / place / f"{name}_{file.name}")
-            truth[f"{name}_{file.name}"] = name
+        copies += [(name, *copy) for copy in zip([*files, *new], [*places, *["new"] * len(new)], strict=True)]
+    truth = {}
+    for number, (name, file, place) in zip(np.random.default_rng(seed).permutation(len(copies)), copies, strict=True):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / place / f"{number:05d}{file.suffix}")
+        truth[f"{number:05d}{file.suffix}"] = name
     return truth
 
 
@@ -197,7 +199,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.folder.absolute()
     folder.mkdir(parents=True)
-    truth = make_leaves(folder) if asked.data == "leaves" else make(load(asked.data), folder, asked.seed)
+    truth = make_leaves(folder, asked.seed) if asked.data == "leaves" else make(load(asked.data), folder, asked.seed)
     said = loop(Place(folder, [*asked.words, "--compare_without=false"], truth), asked.seed, asked.take)
     print(f"| {asked.data}, seed {asked.seed} | |\n|---|---|")
     for name, value in said.items():
