@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import texts
-from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
-from core.errors import UserError, nearest
+from core.data.posts import CLASS_NAMES, Posts, check_guids, csv_rows, decode, parse_tags, refuse_escape, require_all
+from core.errors import UserError
 
 COLUMNS = ("guid", "true_label", "pred_label", "confidence", "text_path", "image_path", "reason")
 REQUIRED = ("guid", "true_label", "text_path", "image_path")  # what variants are made of
@@ -82,7 +81,8 @@ def read(path: Path, data_root: str | Path = "", class_names: tuple[str, ...] = 
     Raises UserError for missing columns or labels, unknown labels, guids that stand twice, files that are missing (all at once) or lead
     out of both folders, and confidences outside 0..1.
     """
-    rows, places = _rows(path)
+    found_rows, places, _encoding = csv_rows(path, COLUMNS, REQUIRED)
+    rows = [{name: value.strip() for name, value in row.items()} for row in found_rows]
     check_guids([(row["guid"], place) for row, place in zip(rows, places, strict=True)])
     labels = parse_tags([row["true_label"].lower() for row in rows], places, class_names)
     if labels is None and rows:
@@ -98,33 +98,6 @@ def read(path: Path, data_root: str | Path = "", class_names: tuple[str, ...] = 
     guids, predicted, reasons = (tuple(row.get(name, "") for row in rows) for name in ("guid", "pred_label", "reason"))
     posts = Posts(guids, said, images_at, np.zeros(0, np.int64) if labels is None else labels, class_names)
     return BadCases(posts, predicted, _confidences(rows, places), reasons)
-
-
-def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the rows, stripped, and where each stands."""
-    try:
-        text, encoding, guessed = decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV with {','.join(COLUMNS)}") from None
-    if guessed:
-        texts.announce_guess(path, encoding)
-    header = text.partition("\n")[0]
-    reader = texts.dict_rows(text, delimiter=max(",;\t", key=header.count), strict=True)
-    rows, places = [], []
-    try:
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        for column in REQUIRED:
-            if column not in names:
-                raise UserError(f"{path} has no column '{column}'{nearest(column, names)}; its columns are {','.join(COLUMNS)}")
-        reader.fieldnames = names
-        for row in reader:
-            places.append(f"{path} line {reader.line_num}")
-            if None in row or None in row.values():
-                raise UserError(f"{places[-1]} does not have the {len(names)} fields of the header; quote values that hold commas")
-            rows.append({name: value.strip() for name, value in row.items()})
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num} is not valid CSV ({error}); mend the quotes there") from None
-    return rows, places
 
 
 def _located(name: str, roots: Sequence[Path]) -> Path | None:

@@ -18,9 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from core import digest
-from core.data import perceptual_hash, text_cleaning, texts
-from core.data.posts import CLASS_NAMES, Posts, check_guids, decode, parse_tags, refuse_escape, require_all
-from core.errors import UserError, nearest
+from core.data import perceptual_hash, text_cleaning
+from core.data.posts import CLASS_NAMES, Posts, check_guids, csv_rows, parse_tags, refuse_escape, require_all
+from core.errors import UserError
 
 COLUMNS = ("guid", "text", "image_path", "label")
 PARTS = ("train", "val", "test")
@@ -217,32 +217,10 @@ def read_column(path: str | Path, name: str) -> list[str]:
 
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str], str]:
     """Return the rows, where each stands, and the file's encoding; UserError for a file that is no CSV of posts."""
-    try:
-        text, encoding, guessed = decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV with {','.join(COLUMNS)}") from None
-    if guessed:
-        texts.announce_guess(path, encoding)
-    header = text.partition("\n")[0]
-    reader = texts.dict_rows(text, delimiter=max(",;\t", key=header.count), strict=True)
-    rows, places = [], []
-    try:
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        for column in COLUMNS[:3]:
-            if column not in names:
-                raise UserError(f"{path} has no column '{column}'{nearest(column, names)}; a CSV of posts starts with {','.join(COLUMNS)}")
-        reader.fieldnames = names
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            if None in row or None in row.values():
-                raise UserError(f"{where} does not have the {len(names)} fields of the header; quote texts that hold commas or line breaks")
-            rows.append(row | {"guid": row["guid"].strip()})
-            places.append(where)
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.reader.line_num} is not valid CSV ({error}); mend the quotes there") from None
+    rows, places, encoding = csv_rows(path, COLUMNS, COLUMNS[:3])
     if not rows:
         raise UserError(f"{path} has no row; add one line {','.join(COLUMNS)} for each post")
-    return rows, places, encoding
+    return [row | {"guid": row["guid"].strip()} for row in rows], places, encoding
 
 
 def _locate(given: str, roots: Sequence[Path], where: str) -> Path | None:

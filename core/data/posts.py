@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,6 +146,37 @@ def decode(content: bytes) -> tuple[str, str, bool]:
     """
     text, encoding, guessed = texts.decode(content)
     return text.translate(_CONTROL), encoding, guessed
+
+
+def csv_rows(path: Path, columns: Sequence[str], required: Collection[str]) -> tuple[list[dict[str, str]], list[str], str]:
+    """Return the rows of a CSV with a header of any case (comma, semicolon or tab), where each stands, and the file's encoding.
+
+    Raises UserError for a file that is no CSV, lacks a column of `required`, or has a row of another length than the header;
+    `columns` is what it says there should be.
+    """
+    try:
+        text, encoding, guessed = decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV with {','.join(columns)}") from None
+    if guessed:
+        texts.announce_guess(path, encoding)
+    header = text.partition("\n")[0]
+    reader = texts.dict_rows(text, delimiter=max(",;\t", key=header.count), strict=True)
+    rows, places = [], []
+    try:
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        missing = next((name for name in columns if name in required and name not in names), None)
+        if missing:
+            raise UserError(f"{path} has no column '{missing}'{nearest(missing, names)}; its columns are {','.join(columns)}")
+        reader.fieldnames = names
+        for row in reader:
+            places.append(f"{path} line {reader.line_num}")
+            if None in row or None in row.values():
+                raise UserError(f"{places[-1]} does not have the {len(names)} fields of the header; quote what holds commas or line breaks")
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.reader.line_num} is not valid CSV ({error}); mend the quotes there") from None
+    return rows, places, encoding
 
 
 def read_index(path: Path) -> list[tuple[str, str, str]]:
