@@ -5,14 +5,27 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import unicodedata
 from collections.abc import Iterable, Iterator
+
+_UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode: controls, surrogates, separators of lines and paragraphs
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do, in one line.
 
-    Raised before any expensive work starts. Entry points print the line, mark the run FAILED with it and exit with code 2.
+    Raised before any expensive work starts. Entry points print the line, mark the run FAILED with it and exit with code 2. Names that
+    it quotes may hold anything: line breaks, control characters and halves of characters are shown escaped.
     """
+
+    def __init__(self, line: str):
+        super().__init__("".join(map(_shown, line)))
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) in _UNSHOWN:
+        return character.encode("unicode_escape", "surrogatepass").decode()
+    return character
 
 
 class Gone(UserError):

@@ -32,5 +32,17 @@ def test_other_errors_and_lines_for_users_pass_as_they_are():
         assert caught.value is error
 
 
+def test_whatever_a_name_holds_the_error_is_one_line():
+    for name, shown in (
+        ("a\nb", r"a\nb"),
+        ("a\rb\x1b[31m", r"a\rb\x1b[31m"),
+        ("\u2028", r"\u2028"),
+        ("b\udcff", r"b\udcff"),
+        ("Ü 樹 👩‍🌾", "Ü 樹 👩‍🌾"),
+    ):
+        for error in (UserError(f"class '{name}' is empty"), Gone(f"class '{name}' is empty")):
+            assert str(error) == f"class '{shown}' is empty" and len(str(error).splitlines()) == 1
+
+
 def test_what_is_gone_says_whether_it_can_be_brought_back():
     assert Gone("run 1 was deleted").restorable and not Gone("run 1 was purged", restorable=False).restorable
