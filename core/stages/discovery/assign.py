@@ -32,6 +32,7 @@ from core.plots import category_page
 from core.progress import bar
 from core.serving.discovery import DiscoveryPredictor
 from core.serving.images import DRAFT
+from core.stages.discovery import new_folder
 from core.stages.discovery.assign_config import AssignConfig
 from core.stages.machine import settle
 from core.tracking import served, versions
@@ -58,7 +59,7 @@ def check(config: AssignConfig) -> None:
 def run(config: AssignConfig, run: Recorder) -> dict[str, Any]:
     """Run `assign`; return how many images went where."""
     check(config)
-    output = output_folder(config.output)
+    output = new_folder.asked(config.output)
     device = settle(config.gpu, config.threads or cores.usable())
     follow = config.follow_links
     images = image_stream.of_table(config.images, config.data_root, follow) if config.images else None
@@ -75,25 +76,14 @@ def run(config: AssignConfig, run: Recorder) -> dict[str, Any]:
         summary = Assignment(config, predictor.to(device), images, place / "answer").work(run.run_id, str(version))
         run.folder(place / "answer")
         if output is not None:
-            shutil.copytree(place / "answer", output, dirs_exist_ok=True)
+            with new_folder.appearing(output) as made:
+                shutil.copytree(place / "answer", made, dirs_exist_ok=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     summary = {"model": version.uri, **summary}
     run.metrics({f"assigned/{name}": float(summary[name]) for name in ("images", "skipped", "images_per_second")}, 0)
     run.json(summary, "assign.json")
     return summary
-
-
-def output_folder(given: str) -> Path | None:
-    """Return the folder, made before anything is computed; UserError where it cannot be."""
-    if not given:
-        return None
-    path = Path(given).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output = '{given}' cannot be made a folder ({error.strerror}); give another place") from None
-    return path
 
 
 def opened(model: str, place: Path) -> tuple[Version, DiscoveryPredictor]:

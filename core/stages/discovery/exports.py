@@ -30,6 +30,7 @@ from core.errors import UserError, nearest
 from core.evaluation.answer import Answer
 from core.places import unwritable
 from core.progress import bar
+from core.stages.discovery import new_folder
 
 Kind = Literal["folders", "links", "fiftyone", "labelstudio", "coco"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -58,15 +59,15 @@ def require_place(asked: tuple[Kind, ...], export_to: str) -> None:
         return
     if not asked:
         raise UserError(f"export_to = '{export_to}', but nothing is to be exported; give export ({', '.join(KINDS)}), or leave it out")
-    if reason := unwritable(Path(export_to).expanduser()):
+    if reason := unwritable(new_folder.named(export_to, "export_to")):
         raise UserError(f"export_to = '{export_to}' cannot be written ({reason}); give another folder")
     for kind in asked:
         _require_free(place_of(export_to, kind))
 
 
 def place_of(export_to: str, kind: Kind) -> Path:
-    """Return the folder of one export below the option `export_to`."""
-    return Path(export_to).expanduser().absolute() / kind
+    """Return the folder of one export below the option `export_to`; UserError where no system could have that."""
+    return new_folder.named(export_to, "export_to") / kind
 
 
 def require_own(asked: tuple[Kind, ...], export_to: str, source: ImageSource, key: str) -> None:

@@ -12,9 +12,9 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from core.evaluation import answer_files, decisions
 from core.evaluation.decisions import Decided, Saved
 from core.progress import bar
 from core.stages import held_out, inputs
-from core.stages.discovery import materials, relabel_assigned
+from core.stages.discovery import materials, new_folder, relabel_assigned
 from core.stages.discovery.config import DataOptions, RelabelConfig
 from core.stages.discovery.exports import safe_name
 from core.stages.discovery.relabel_assigned import COLUMNS, TAKEN
@@ -62,7 +62,7 @@ class Found:
 
 def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
     """Write the table of labelled images; return how many images of which class there are in it."""
-    output = new_folder(config.output)
+    output = new_folder.asked(config.output)
     saved = _read(config.clusters)
     run_id = (config.run or saved.run).removeprefix("runs:/").rstrip("/")
     entry_point, params = _params(run_id)
@@ -123,16 +123,6 @@ def _network(run_id: str) -> dict[str, str]:
 def _notify(decided: Decided) -> None:
     for line in decided.notices:
         print(f"taxon: {line}", file=sys.stderr)
-
-
-def new_folder(output: str) -> Path | None:
-    """Return the folder that is to be made; None where none is asked for. UserError where something is there already."""
-    if not output:
-        return None
-    folder = Path(output).expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"output = '{output}' is there already: give a new folder, or remove it")
-    return folder
 
 
 def _read(clusters: str) -> Saved:
@@ -283,37 +273,19 @@ def _fill(data: DiscoveryData, table: Sequence[Row], folder: Path, below: Path |
 def _store(fill: Callable[[Path, Path | None], object], summary: dict[str, Any], output: Path | None, run: Recorder) -> Path | None:
     """Let `fill` write the artifacts and the new folder; return where the table is for sure. The folder appears as a whole, and last."""
     folder = scratch(FOLDER)
-    parent = None if output is None else _made(output.parent)
-    made = folder if output is None else Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}-", dir=parent))
     try:
-        fill(made, None)
-        if output is not None:
-            fill(folder, output)
-        run.folder(folder, FOLDER)
-        run.json(summary, "summary.json", FOLDER)
-        if output is not None:
-            made.chmod(0o777 & ~_umask())
-            made.replace(output)
-            return output / TABLE
+        with nullcontext(folder) if output is None else new_folder.appearing(output) as made:
+            fill(made, None)
+            if output is not None:
+                fill(folder, output)
+            run.folder(folder, FOLDER)
+            run.json(summary, "summary.json", FOLDER)
     finally:
-        for place in {folder, made}:
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    if output is not None:
+        return output / TABLE
     stored = local_artifacts(getattr(run, "artifact_uri", "runs:/"))
     return None if stored is None else stored / FOLDER / TABLE
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output: {folder} cannot be made ({error.strerror}); give a folder that can") from None
-    return folder
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_images(data: DiscoveryData, folder: Path) -> None:

@@ -187,6 +187,30 @@ def test_names_for_what_was_assigned_are_labels_of_the_next_pipeline(place, caps
     assert relabel.main(["--clusters=mine.json", "--output=named"]) == 2 and "is there already" in capsys.readouterr().err
 
 
+def test_what_a_person_has_decided_is_never_written_over(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = [f"--model={NAME}", f"--data_root={place / 'glyphs' / 'test'}", "--gpu=cpu", "--output=out"]
+    assert entry_point.main(words) == 0
+    Path("out/clusters.json").write_text("hours of naming")
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    monkeypatch.setattr(assign, "opened", lambda *_: pytest.fail("work was begun"))
+    capsys.readouterr()
+    assert entry_point.main(words) == 2
+    assert "output = 'out' is there already: give a new folder, or remove it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_an_output_appears_whole_or_not_at_all(place, monkeypatch, tmp_path):
+    def stopped(source: Path, target: Path, **_: Any) -> None:
+        shutil.copy(source / "clusters.json", target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assign.shutil, "copytree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        assigned(place, data_root=str(place / "glyphs" / "test"), output=str(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_links_that_lead_out_of_the_folder_are_followed_where_that_is_asked_for(place, tmp_path):
     (tmp_path / "in").mkdir()
     first, second = sorted((place / "glyphs" / "test").rglob("*.png"))[:2]
@@ -217,7 +241,7 @@ def test_the_machine_is_used_as_asked(place, monkeypatch):
 
 def test_what_is_asked_wrongly_is_said_before_anything_is_computed(place, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    assert "cannot be made a folder" in tiny.refused(lambda: assigned(place, output=str(tmp_path / "file")))
+    assert "is there already: give a new folder" in tiny.refused(lambda: assigned(place, output=str(tmp_path / "file")))
     assert "model is empty" in tiny.refused(lambda: assigned(place, model=""))
     monkeypatch.setattr(assign.served, "check", lambda _data: "core.serving.classifier")
     assert "is no model of category discovery" in tiny.refused(lambda: assigned(place))

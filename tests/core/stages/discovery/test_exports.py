@@ -309,3 +309,9 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_computed(tmp_path
         exports.require_own(("links",), str(tmp_path), pixels, "k1")
     with pytest.raises(UserError, match=r"export_to = '.*file' cannot be written \(.*\); give another folder"):
         exports.require_place(("coco",), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("given", ["n" * 300, "~nosuchuser/x"])
+def test_a_place_that_no_system_could_have_is_one_line(given):
+    with pytest.raises(UserError, match=r"^export_to = '.* cannot be a folder \(.*\): give another one$"):
+        exports.require_place(("coco",), given)

@@ -260,6 +260,15 @@ def test_an_output_that_fails_leaves_nothing(place, monkeypatch):
     assert list((place / "new").iterdir()) == []
 
 
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_stored(place):
+    (place / "link").symlink_to(place / "nowhere")
+    run = MemoryRun(place / "run")
+    for output in (str(place / "link"), "/proc/out", "o" * 300, "~nosuchuser/x"):
+        line = refused(lambda output=output: relabel.run(RelabelConfig(clusters=decide(place), output=output), run))
+        assert line.startswith("output = '")
+    assert not run.place.exists() and (place / "link").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("near", "given", "expected"),
     [
