@@ -11,23 +11,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data import class_folders, heap, table_rows
+import numpy as np
+
+from core.data import class_folders, heap, image_table, table_rows
 from core.data.class_names import plain
 from core.data.images import UnreadableImages
 from core.data.table_rows import Table
 from core.errors import UserError
 
-NEW = "new"  # the part of images that no data set has put into one
+NEW, VAL = "new", "val"  # the parts of images that no data set has put into one, and of those that a table sets apart (split = val)
+_PARTS = {"train": NEW, "val": VAL, "test": heap.TEST}  # of the splits that a table says
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An image file: where it lies, its id, and the label and part that its place gives it ('' and NEW where that says nothing)."""
+    """An image file: where it lies, its id, and the label, part and group that its place or row gives it ('', NEW and '' = none)."""
 
     path: Path
     id: str
     label: str = ""
     part: str = NEW
+    group: str = ""
 
 
 class ImageStream:
@@ -93,17 +97,29 @@ def _of_heap(path: Path, root: Path) -> Listed:
 
 
 def of_table(table: str, data_root: str = "", follow_links: bool = False) -> ImageStream:
-    """Return the images that the column `path` of a CSV file lists, in its order; a column `label`, where there is one, is passed on.
+    """Return the images that the column `path` of a CSV file lists, in its order; label, group and split, where there are any, are kept.
 
     Paths start from `data_root`, or from the file's folder where none is given; an absolute one may lie anywhere. Tables are read as
-    those of a heap are (`table_rows`).
+    those of a heap are (`table_rows`, `image_table`): an image that is listed twice counts once, and raises UserError where its rows
+    differ.
     """
     file = Path(table).expanduser()
     root, rows = table_rows.folder_of(file, data_root), Table(file)
+    first = _first_lines(rows, file)
 
     def listing() -> Iterator[Listed]:
         for row in rows:
-            path, _absent = table_rows.located(row, root, file, follow_links)
-            yield Listed(path, row.path, row.label)
+            if first.get(row.path, row.line) == row.line:
+                path, _absent = table_rows.located(row, root, file, follow_links)
+                yield Listed(path, row.path, row.label, _PARTS[image_table.settled(row, file).split], row.group)
 
     return ImageStream(listing, f"images '{table}'")
+
+
+def _first_lines(rows: Table, file: Path) -> dict[str, int]:
+    """Return the first line of each path that is listed more than once. Held are 8 bytes a row, and the rows that are repeated."""
+    hashes = np.fromiter((hash(row.path) for row in rows), np.int64)
+    values, counts = np.unique(hashes, return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    found = [image_table.settled(row, file) for row in rows if hash(row.path) in repeated] if repeated else []
+    return {row.path: row.line for row in image_table.once(found, file)}

@@ -42,7 +42,7 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
             that leaves the root, nothing unlabelled; and what `table_rows` refuses.
     """
     file = Path(table).expanduser()
-    rows = _once(_rows(file), file)
+    rows = once(_rows(file), file)
     root = table_rows.folder_of(file, "" if data_root in DEFAULT_ROOT else data_root)
     files = _files(rows, root, file, follow_links)
     _require_whole_groups(rows, file)
@@ -66,13 +66,13 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
 
 def _rows(file: Path) -> list[Row]:
     """Read the table; raise UserError for one that is none, that lacks its columns or says a split that there is not."""
-    rows = [_settled(row, file) for row in Table(file)]
+    rows = [settled(row, file) for row in Table(file)]
     if not rows:
         raise UserError(f"images = '{file}' lists no image; give a row an image")
     return rows
 
 
-def _settled(row: Row, file: Path) -> Row:
+def settled(row: Row, file: Path) -> Row:
     """Return a row with its split settled; UserError for a row that cannot be."""
     split = row.split.lower() or "train"
     if split not in SPLITS:
@@ -82,7 +82,7 @@ def _settled(row: Row, file: Path) -> Row:
     return dataclasses.replace(row, split=split)
 
 
-def _once(rows: list[Row], file: Path) -> list[Row]:
+def once(rows: list[Row], file: Path) -> list[Row]:
     """Return the rows without repeated ones; UserError for paths that are listed with different labels, splits or groups."""
     first: dict[str, Row] = {}
     clashes, repeated = [], 0

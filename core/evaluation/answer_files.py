@@ -29,6 +29,7 @@ ASSIGNMENTS = (
     *("path", "id", "cluster", "name", "known", "confidence", "margin", "position"),
     *("duplicate_group", "part", "label", "half"),
 )
+ASSIGNED = (*ASSIGNMENTS, "group")  # by `assign`, which does not come back to the table that its images are from
 CLUSTERS = (
     *("cluster", "name", "known", "size", "cohesion", "separation", "nearest", "nearest_name", "expected_purity", "confidence"),
     *("exemplars", "borders", "outliers"),

@@ -194,7 +194,7 @@ class Assignment:
         """Assign every image, in order."""
         start = time.perf_counter()
         batches = ahead(partial(read, spec=self.predictor.spec), batched(self.images, self.batch_size), self.config.num_workers)
-        tables = {"assignments.csv": answer_files.ASSIGNMENTS, "outliers.csv": answer_files.OUTLIERS}
+        tables = {"assignments.csv": answer_files.ASSIGNED, "outliers.csv": answer_files.OUTLIERS}
         tables |= {"contents.csv": CONTENTS, "skipped.csv": SKIPPED}
         files: dict[str, IO[bytes]] = {name: (self.folder / name).open("wb") for name in tables}
         try:
@@ -221,7 +221,7 @@ class Assignment:
             return
         features = self.predictor.features(batch.views)
         rows, distances = self.rows(batch, features)
-        files["assignments.csv"].write(answer_files.lines(answer_files.ASSIGNMENTS, rows))
+        files["assignments.csv"].write(answer_files.lines(answer_files.ASSIGNED, rows))
         strange = [row for row in rows if row["position"] == "outlier"]
         files["outliers.csv"].write(answer_files.lines(answer_files.OUTLIERS, strange))
         contents = [{"id": row["id"], "sha256": content} for row, content in zip(rows, batch.contents, strict=True)]
@@ -258,6 +258,7 @@ class Assignment:
                     "duplicate_group": ALONE,
                     "part": one.part,
                     "label": one.label,
+                    "group": one.group,
                 }
             )
         return rows, distances

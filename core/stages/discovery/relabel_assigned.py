@@ -16,6 +16,7 @@ from typing import Any
 from core import digest
 from core.data import heap, texts
 from core.data.class_names import plain
+from core.data.image_stream import VAL
 from core.data.images import DECODE_THREADS
 from core.data.loader import ahead
 from core.errors import UserError
@@ -75,9 +76,15 @@ def write(assigned: Assigned, decided: Decided, take: str, file: Path) -> tuple[
     """Write images.csv; return how many images have which class, and the ids of those that are missing or changed.
 
     A label that the images came with stays, and goes to copies too; of a named category all but its outliers is labelled (`take` = all), or
-    its core alone. Memory grows with the images that came with a label, and with those that are no longer the same.
+    its core alone. Groups stay, and what is held out (split = val), with its copies. Memory grows with the images that came with a label,
+    and with those that are no longer the same.
     """
-    own = {content: _own(row, decided) for row, content in assigned.each() if row["label"] and row["part"] != heap.TEST}
+    own: dict[str, str] = {}
+    held_out = set[str]()
+    for row, content in assigned.each():
+        if row["label"] and row["part"] != heap.TEST:
+            own[content] = _own(row, decided)
+            held_out |= {content} if row["part"] == VAL else set()
     classes: Counter[str] = Counter()
     lost: dict[str, list[str]] = {"missing": [], "changed": []}
     with file.open("w", encoding="utf-8-sig", newline="") as out:
@@ -91,7 +98,8 @@ def write(assigned: Assigned, decided: Decided, take: str, file: Path) -> tuple[
                 found = decided.labels[int(row["cluster"]), 0] if row["position"] in TAKEN[take] and not test else ""
                 label = _own(row, decided) or ("" if test else own.get(content, "") or found)
                 classes["\0test" if test else label] += 1
-                writer.writerow((row["path"], label, "", "test" if test else "train"))
+                split = "test" if test else "val" if content in held_out else "train"
+                writer.writerow((row["path"], label, row.get("group", ""), split))
     unlabelled, tests = classes.pop("", 0), classes.pop("\0test", 0)
     return {"classes": dict(sorted(classes.items())), "unlabelled": unlabelled, "test": tests}, lost
 

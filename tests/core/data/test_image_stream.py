@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.data import image_stream
+from core.data import image_stream, image_table
 from core.errors import UserError
 from tests.core.stages.tiny import refused
 
@@ -118,3 +118,34 @@ def test_a_link_to_nothing_or_to_itself_is_said(tmp_path):
     (tmp_path / "root/gone.png").unlink()
     (tmp_path / "root/self.png").symlink_to(tmp_path / "root/self.png")
     assert "self.png is a link that leads to itself: remove it" in refused(lambda: image_stream.of_folder(str(tmp_path / "root")))
+
+
+def test_splits_and_groups_of_a_table_are_told(tmp_path):
+    place(tmp_path, *(f"{i}.png" for i in range(5)))
+    (tmp_path / "t.csv").write_text(
+        "path,label,split,group\n0.png,oak,TEST,g1\n1.png,oak,train,g2\n2.png,,,\n3.png,elm,val,\n4.png,,test,\n"
+    )
+    found = {one.id: (one.label, one.part, one.group) for one in image_stream.of_table(str(tmp_path / "t.csv"))}
+    assert found == {
+        "0.png": ("oak", "test", "g1"),
+        "1.png": ("oak", "new", "g2"),
+        "2.png": ("", "new", ""),
+        "3.png": ("elm", "val", ""),
+        "4.png": ("", "test", ""),
+    }
+
+
+@pytest.mark.parametrize("rows", ["0.png,oak,tset,\n", "0.png,,val,\n", "0.png,oak,,a\n0.png,elm,test,b\n"])
+def test_what_a_heap_s_table_may_not_say_is_refused_in_the_same_line(tmp_path, rows):
+    place(tmp_path, "0.png", "1.png")
+    (tmp_path / "t.csv").write_text(f"path,label,split,group\n1.png,,,\n{rows}")
+    said = [refused(lambda read=read: read(str(tmp_path / "t.csv"), "")) for read in (image_stream.of_table, image_table.load)]
+    assert said[0] == said[1] and str(tmp_path / "t.csv") in said[0]
+
+
+def test_an_image_that_is_listed_twice_counts_once_and_that_is_said(tmp_path, capsys):
+    place(tmp_path, "0.png", "1.png")
+    (tmp_path / "t.csv").write_text("path,label\n0.png,oak\n1.png,\n./0.png,oak\n0.png,oak\n")
+    images = image_stream.of_table(str(tmp_path / "t.csv"))
+    assert images.count == 2 and [one.id for one in images] == [one.id for one in images] == ["0.png", "1.png"]
+    assert capsys.readouterr().err == f"taxon: {tmp_path / 't.csv'}: 2 lines repeat an image and are passed over\n"

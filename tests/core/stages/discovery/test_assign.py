@@ -71,7 +71,7 @@ def test_the_answers_are_those_that_the_model_serves(place, whole):
     for row, answer in zip(rows, served, strict=True):
         assert (row["name"], int(row["cluster"]), row["known"] == "true") == (answer["class"], answer["cluster"], answer["known"])
         assert abs(float(row["confidence"]) - answer["confidence"]) < 2e-6
-    assert list(rows[0]) == list(answer_files.ASSIGNMENTS)
+    assert list(rows[0]) == [*answer_files.ASSIGNMENTS, "group"]
     assert {row["position"] for row in rows} <= {"core", "border", "outlier"} and {row["part"] for row in rows} == {"new"}
 
 
@@ -185,6 +185,20 @@ def test_names_for_what_was_assigned_are_labels_of_the_next_pipeline(place, caps
     assert [row["label"] for row in rows] == wanted and "hoop" in wanted
     assert [row["path"] for row in rows] == [row["path"] for row in assigned_rows]
     assert relabel.main(["--clusters=mine.json", "--output=named"]) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_what_a_table_tests_on_holds_out_and_groups_stays_so_when_it_is_relabelled(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for i, path in enumerate(sorted((place / "glyphs" / "test").rglob("*.png"))[:4]):
+        shutil.copy(path, tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in/t.csv").write_text("path,label,split,group\n0.png,oak,test,g1\n1.png,oak,train,g2\n2.png,,,\n3.png,elm,val,g 3\n")
+    assert entry_point.main([f"--model={NAME}", "--images=in/t.csv", "--gpu=cpu", "--output=out"]) == 0
+    assert relabel.main(["--clusters=out/clusters.json", "--output=named"]) == 0
+    rows = {Path(row["path"]).stem: row for row in answer_files.rows_of("named/images.csv")}
+    assert {stem: row["split"] for stem, row in rows.items()} == {"0": "test", "1": "train", "2": "train", "3": "val"}
+    assert {stem: row["group"] for stem, row in rows.items()} == {"0": "g1", "1": "g2", "2": "", "3": "g 3"}
+    assert [rows[stem]["label"] for stem in "013"] == ["oak", "oak", "elm"]
 
 
 def test_what_a_person_has_decided_is_never_written_over(place, capsys, monkeypatch, tmp_path):

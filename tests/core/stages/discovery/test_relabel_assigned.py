@@ -119,3 +119,15 @@ def test_what_cannot_be_carried_out_is_one_line(place):
     assert "do not belong together" in refused(lambda: relabelled(place, {1: {"split": False, "names": ["", ""]}}))
     (place / "answer/contents.csv").unlink()
     assert "run r1 has no answer" in refused(lambda: relabelled(place, {}))
+
+
+def test_what_is_held_out_stays_so_with_its_copies_and_groups_are_kept(place):
+    rows = answer_files.rows_of(place / "answer/assignments.csv")
+    for row in rows:
+        row |= {"part": "val" if row["id"] == "f.png" else row["part"], "group": "day 1" if row["id"] in ("a.png", "t.png") else ""}
+    (place / "answer/assignments.csv").write_bytes(answer_files.table(answer_files.ASSIGNED, rows))
+    _, run = relabelled(place, {})
+    made = {Path(row["path"]).stem: (row["split"], row["group"]) for row in answer_files.rows_of(run.place / "relabelled" / "images.csv")}
+    assert {stem for stem, (split, _) in made.items() if split == "val"} == {"f", "g"}
+    assert {stem for stem, (split, _) in made.items() if split == "test"} == {"t", "u"}
+    assert {stem: group for stem, (_, group) in made.items() if group} == {"a": "day 1", "t": "day 1"}
