@@ -8,6 +8,7 @@ a crash, takes what is there for what it is.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,8 @@ from core.stages.discovery import new_folder
 Kind = Literal["folders", "links", "fiftyone", "labelstudio", "coco"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MARK = ".taxon-export.json"  # in a folder that a pipeline has exported: its key, and the digest of the answer
-_LONGEST = 80  # letters of a name; file systems take 255 bytes, and one letter has up to four
+_LONGEST = 200  # bytes of a name: file systems take 255, and a number and a suffix may follow
+_LONGEST_SUFFIX = 20
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
 
@@ -136,10 +138,11 @@ def _marked(folder: Path) -> dict[str, str] | None:
         return None
 
 
-def safe_name(text: str) -> str:
-    """Return a text as the name of a file or folder on any system: no separators, no leading dot, not too long, never empty."""
+def safe_name(text: str, longest: int = _LONGEST) -> str:
+    """Return a text as the name of a file or folder on any system: no separators, no leading dot, never empty, about `longest` bytes."""
     name = _UNSAFE.sub("_", unicodedata.normalize("NFC", text)).strip()
-    name = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), name)[:_LONGEST].rstrip(" .")
+    name = re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), name)
+    name = name.encode()[:longest].decode(errors="ignore").rstrip(" .")  # whole letters
     return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
 
 
@@ -148,14 +151,17 @@ class _Names:
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
+        self.next: dict[tuple[str, str], int] = {}  # the number to try for a stem and suffix: it only grows
 
     def free(self, stem: str, suffix: str = "") -> str:
         """Return `stem``suffix`, with ` (2)`, ` (3)`, ... between them where it is taken."""
-        name, number = stem + suffix, 1
-        while name.casefold() in self.taken:
-            number += 1
-            name = f"{stem} ({number}){suffix}"
+        key = (stem.casefold(), suffix.casefold())
+        for number in itertools.count(self.next.get(key, 1)):
+            name = f"{stem} ({number}){suffix}" if number > 1 else stem + suffix
+            if name.casefold() not in self.taken:
+                break
         self.taken.add(name.casefold())
+        self.next[key] = number + 1
         return name
 
 
@@ -260,7 +266,7 @@ def _suffix(source: ImageSource, row: int) -> str:
     """Return what the file's name ends in, '.png' for an image without a file."""
     if not isinstance(source, FileImages):
         return ".png"
-    suffix = safe_name(Path(source.paths[row]).suffix.lower().lstrip("."))
+    suffix = safe_name(Path(source.paths[row]).suffix.lower().lstrip("."), _LONGEST_SUFFIX)
     return f".{suffix}" if suffix.strip("_") else ""
 
 

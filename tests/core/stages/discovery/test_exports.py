@@ -221,7 +221,7 @@ def test_pycocotools_reads_it(tmp_path):
 @given(st.text(max_size=120))
 def test_every_name_is_one_that_any_system_takes(text):
     name = exports.safe_name(text)
-    assert name and len(name) <= 81 and not set(name) & set('/\\<>:"|?*\0') and not name.startswith(".")
+    assert name and len(name.encode()) <= 201 and not set(name) & set('/\\<>:"|?*\0') and not name.startswith(".")
     assert name == name.rstrip(" .") and name.encode() and name.split(".")[0].lower() not in ("con", "nul", "prn", "aux")
 
 
@@ -234,6 +234,35 @@ def test_names_that_differ_in_capitals_only_get_a_number():
         "a.jpg",
         "A (2).JPG",
     ]
+
+
+def test_equal_names_are_numbered_without_trying_each_number_again():
+    probes = 0
+
+    class Counted(set):
+        def __contains__(self, name: object) -> bool:
+            nonlocal probes
+            probes += 1
+            return super().__contains__(name)
+
+    names = exports._Names()
+    names.taken = Counted()
+    made = [names.free("rgb" if i % 2 else "RGB", ".png") for i in range(20_000)]
+    assert len({name.casefold() for name in made}) == 20_000 and made[:2] == ["RGB.png", "rgb (2).png"] and made[-1] == "rgb (20000).png"
+    assert probes == 20_000
+
+
+@pytest.mark.parametrize("kind", ["folders", "coco"])
+def test_names_of_letters_that_take_many_bytes_are_names_of_files(tmp_path, kind):
+    long = "🌳" * 120
+    answer = an_answer()
+    categories = tuple(dataclasses.replace(one, name=f"{long}{one.cluster}") for one in answer.categories)
+    answer = dataclasses.replace(answer, categories=categories, ids=tuple(f"{long}{i}.png" for i in range(len(answer))))
+    exports.export(kind, answer, tmp_path / "out", files(tmp_path / "in"))
+    if kind == "folders":
+        folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert folders[:2] == ["🌳" * 50, "🌳" * 50 + " (2)"] and len(folders) == len(categories)
+        assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == len(answer)
 
 
 def test_kinds_are_parsed_and_an_unknown_one_is_named():
