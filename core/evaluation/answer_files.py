@@ -34,6 +34,7 @@ CLUSTERS = (
     *("cluster", "name", "known", "size", "cohesion", "separation", "nearest", "nearest_name", "expected_purity", "confidence"),
     *("exemplars", "borders", "outliers"),
 )
+CONTENTS = ("id", "sha256", "part")  # part: train or test; answers of older versions have no such column, and no test images
 OUTLIERS = ("path", "id", "cluster", "name", "confidence", "margin", "part", "label")
 DUPLICATES = ("group", "path", "id", "part", "label", "name")
 SUGGESTED = ("rank", "path", "id", "cluster", "name", "position", "confidence", "reason")
@@ -43,11 +44,18 @@ _SURROGATE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 Row = Mapping[str, Any]
 
 
-def write(answer: Answer, folder: Path, run_id: str, skipped: Sequence[Skipped] = (), suggested: Sequence[Row] = ()) -> list[Path]:
+def write(
+    answer: Answer,
+    folder: Path,
+    run_id: str,
+    skipped: Sequence[Skipped] = (),
+    suggested: Sequence[Row] = (),
+    tests: Sequence[tuple[str, str]] = (),
+) -> list[Path]:
     """Write every file of an answer into `folder`, made where it is missing; return their paths.
 
     assignments.csv, clusters.csv, clusters.json, outliers.csv, duplicates.csv, contents.csv, skipped.csv and suggest.csv (`suggested`:
-    what `core.evaluation.suggest.suggest` returns).
+    what `core.evaluation.suggest.suggest` returns; `tests`: id and sha256 of each image for testing, of which no other file tells).
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = {
@@ -56,7 +64,7 @@ def write(answer: Answer, folder: Path, run_id: str, skipped: Sequence[Skipped] 
         "clusters.json": clusters_json(answer, run_id),
         "outliers.csv": table(OUTLIERS, outliers(answer)),
         "duplicates.csv": table(DUPLICATES, duplicates(answer)),
-        "contents.csv": table(("id", "sha256"), ({"id": i, "sha256": c} for i, c in zip(answer.ids, answer.contents, strict=True))),
+        "contents.csv": table(CONTENTS, contents(answer, tests)),
         "skipped.csv": table(("path", "reason"), ({"path": one.path, "reason": one.reason} for one in skipped)),
         "suggest.csv": table(SUGGESTED, suggested),
     }
@@ -69,6 +77,12 @@ def assignments(answer: Answer) -> Iterable[Row]:
     """Yield the row of each image, in their order."""
     for i in range(len(answer)):
         yield image_row(answer, i) | {"duplicate_group": int(answer.duplicates[i]), "half": int(answer.halves[i])}
+
+
+def contents(answer: Answer, tests: Sequence[tuple[str, str]]) -> Iterable[Row]:
+    """Yield the row of each image of contents.csv, those for testing last."""
+    for part, pairs in (("train", zip(answer.ids, answer.contents, strict=True)), ("test", iter(tests))):
+        yield from (dict(zip(CONTENTS, (*pair, part), strict=True)) for pair in pairs)
 
 
 def clusters(answer: Answer) -> Iterable[Row]:

@@ -65,7 +65,8 @@ def counted(count: Count, asked: str | int, declared: int | None) -> dict[str, A
 def write(made: answering.Made, folder: Path, run_id: str, data: Problem, n_suggested: int) -> None:
     """Write the files of an answer, its page and the reliability of its confidence into a run's folder."""
     answer = made.answer
-    answer_files.write(answer, folder, run_id, data.skipped, suggest(answer, n_suggested))
+    tests = list(zip(data.test.ids, held_out.contents(data.test, np.arange(len(data.test))), strict=True))
+    answer_files.write(answer, folder, run_id, data.skipped, suggest(answer, n_suggested), tests)
     category_page.write(folder / "report.html", answer, partial(small, data.train.source, side=2 * category_page.TILE), run_id, data.name)
     if made.reliability is not None:
         (folder / "plots").mkdir(exist_ok=True)

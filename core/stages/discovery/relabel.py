@@ -52,12 +52,16 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of a run: its id, `assignments.csv`, the sha256 of each image by its id, and its own `clusters.json`."""
+    """The answer of a run: its id, `assignments.csv`, the sha256 of each training image by its id, and its own `clusters.json`.
+
+    tests: the same of the images for testing; None where an older version has not stored them.
+    """
 
     run: str
     rows: Sequence[Mapping[str, str]]
     contents: Mapping[str, str]
     clusters: Saved
+    tests: Mapping[str, str] | None = None
 
 
 def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
@@ -71,8 +75,9 @@ def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
     found = answer_of(run_id)
     people = {plain(row["label"]) for row in found.rows if row["label"]}
     decided = decisions.decide(saved, found.clusters, config.clusters, people)
-    data = _data(run_id, params)
-    require_unchanged(data, found)
+    options = configuration.of_params(DataOptions, params, PSEUDO_PIPELINE.name)
+    data = _data(run_id, options)
+    require_unchanged(data, found, options.prop_train_labels in ("auto", 1.0) and not options.labels_per_class)
     _notify(decided)
     table = rows(data, found, decided, config.take)
     summary = {"run": run_id, "digest": saved.digest, "take": config.take} | counted(table)
@@ -140,30 +145,43 @@ def answer_of(run_id: str) -> Found:
         raise UserError(f"run {run_id} has no answer ({error}); let its pseudo_pipeline end first, or name the run that has one") from None
     assigned, contents = (answer_files.rows_of(path) for path in paths[:2])
     own = decisions.parse(texts.read(paths[2], "clusters"), str(paths[2]))
-    return Found(run_id, assigned, {row["id"]: row["sha256"] for row in contents}, dataclasses.replace(own, run=run_id))
+    train, tests = ({row["id"]: row["sha256"] for row in contents if (row.get("part") == "test") is test} for test in (False, True))
+    stored = any("part" in row for row in contents)
+    return Found(run_id, assigned, train, dataclasses.replace(own, run=run_id), tests if stored else None)
 
 
-def _data(run_id: str, params: Mapping[str, str]) -> DiscoveryData:
+def _data(run_id: str, options: DataOptions) -> DiscoveryData:
     """Read the images that a run was started with, once more."""
-    options = configuration.of_params(DataOptions, params, PSEUDO_PIPELINE.name)
     try:
         return materials.read(options)
     except UserError as error:
         raise UserError(f"the images of run {run_id} cannot be read again: {error}") from None
 
 
-def require_unchanged(data: DiscoveryData, found: Found) -> None:
-    """Raise UserError, naming the first few, where images are missing, new, changed, or labelled otherwise than the run found them."""
-    now = dict(zip(data.train.ids, held_out.contents(data.train, np.arange(len(data.train))), strict=True))
-    given = dict(zip(data.train.ids, _given(data), strict=True))
-    said = {row["id"]: plain(row["label"]) for row in found.rows}
-    kinds = {
-        "missing": [one for one in found.contents if one not in now],
-        "changed": [one for one, content in found.contents.items() if now.get(one, content) != content],
-        "new": [one for one in now if one not in found.contents],
-        "labelled otherwise": [one for one, label in said.items() if label and given.get(one) and given[one] != label],
-    }
+def require_unchanged(data: DiscoveryData, found: Found, all_labels: bool = True) -> None:
+    """Raise UserError, naming the first few, where images are missing, new, changed, or labelled otherwise than the run found them.
+
+    all_labels: the run used every label that was given, so that one which it does not know is new.
+    """
+    kinds = _changes(found.contents, data.train)
+    if found.tests is not None:
+        kinds |= {f"{kind} for testing": ids for kind, ids in _changes(found.tests, data.test).items()}
+    if data.given is not None:
+        given = dict(zip(data.train.ids, map(plain, _given(data)), strict=True))
+        said = {row["id"]: plain(row["label"]) for row in found.rows}
+        known = {one: label for one, label in said.items() if one in given and (label or all_labels)}
+        kinds["labelled otherwise"] = [one for one, label in known.items() if given[one] != label]
     _refuse_changed(found.run, kinds, PSEUDO_PIPELINE.name)
+
+
+def _changes(before: Mapping[str, str], images: ImageSet) -> dict[str, list[str]]:
+    """Return the ids of images that are missing, changed or new, by the sha256 that each had."""
+    now = dict(zip(images.ids, held_out.contents(images, np.arange(len(images))), strict=True))
+    return {
+        "missing": [one for one in before if one not in now],
+        "changed": [one for one, content in before.items() if now.get(one, content) != content],
+        "new": [one for one in now if one not in before],
+    }
 
 
 def _refuse_changed(run_id: str, kinds: Mapping[str, Sequence[str]], entry_point: str) -> None:

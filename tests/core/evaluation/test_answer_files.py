@@ -43,7 +43,7 @@ def nasty(rows):
 
 
 def written(folder, answer):
-    answer_files.write(answer, folder, "run7", [Skipped("=bad.png", "empty file")], suggest(answer, 5))
+    answer_files.write(answer, folder, "run7", [Skipped("=bad.png", "empty file")], suggest(answer, 5), [("test/=1", "ab")])
     return {path.name: path for path in folder.iterdir()}
 
 
@@ -123,7 +123,8 @@ def test_other_tables_hold_what_they_are_named_for(tmp_path):
     answer = made(change=nasty).answer
     files = {name: answer_files.rows_of(path) for name, path in written(tmp_path, answer).items() if name.endswith(".csv")}
     assert [(row["group"], row["id"]) for row in files["duplicates.csv"]] == [("0", answer.ids[i]) for i in range(3)]
-    assert files["contents.csv"][5] == {"id": answer.ids[5], "sha256": answer.contents[5]}
+    assert files["contents.csv"][5] == {"id": answer.ids[5], "sha256": answer.contents[5], "part": "train"}
+    assert files["contents.csv"][len(answer) :] == [{"id": "test/=1", "sha256": "ab", "part": "test"}]
     assert files["skipped.csv"] == [{"path": "=bad.png", "reason": "empty file"}]
     assert len(files["outliers.csv"]) == answer.facts["outliers"]
     assert [row["size"] for row in files["clusters.csv"]] == ["60", "50", "40"]

@@ -13,13 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from core import digest
+from core import config, digest
 from core.data import digits, image_table
 from core.errors import UserError
 from core.evaluation import answer_files
 from core.evaluation.answer_files import FORMAT
 from core.stages.discovery import pipeline, relabel
-from core.stages.discovery.config import PipelineConfig, RelabelConfig
+from core.stages.discovery.config import DataOptions, PipelineConfig, RelabelConfig
 from core.tracking import run as tracking
 from core.tracking.uri import local_artifacts
 from tests.core.stages.test_registered_figures import InProcess
@@ -153,7 +153,7 @@ def test_a_class_in_another_spelling_stays_one_class(place):
 
 def test_no_group_is_held_out_in_part(place, capsys):
     """What people hold out stays so with its copies, but for what looks like an image that trains."""
-    data = relabel._data("r1", relabel.params_of("r1"))
+    data = relabel._data("r1", config.of_params(DataOptions, relabel.params_of("r1"), "pseudo_pipeline"))
     held = np.isin(np.arange(len(data.train)), [0, 1, 2])
     found = relabel.answer_of("r1")
     found.contents["unlabelled/i.png"] = found.contents["labelled/bar/a.png"]
@@ -205,6 +205,69 @@ def test_a_heap_that_has_changed_is_refused_and_nothing_written(place, how, says
     run, output = MemoryRun(place / "run"), place / "output"
     assert says in refused(lambda: relabel.run(RelabelConfig(clusters=decide(place, c2={"name": "ring"}), output=str(output)), run))
     assert not output.exists() and not run.place.exists()
+
+
+def of_a_table(place: Path, monkeypatch, **more: str) -> Path:
+    """Let the run be one of a table: 0 and 1 are bars, 2 and 3 nobody knows, 4 is for testing; return the table."""
+    root, answer = place / "heap", place / "answer"
+    for i in range(6):
+        write_image(root / f"{i}.png", i)
+    table = root / "t.csv"
+    table.write_text("path,label,split\n0.png,bar,\n1.png,bar,\n2.png,,\n3.png,,\n4.png,bar,test\n")
+    said = {"0.png": "bar", "1.png": "bar", "2.png": "", "3.png": ""}
+    rows = [{"id": name, "cluster": 0, "half": 0, "position": "core", "label": label} for name, label in said.items()]
+    (answer / "assignments.csv").write_bytes(answer_files.table(answer_files.ASSIGNMENTS, rows))
+    contents = [{"id": f"{i}.png", "sha256": digest.of_bytes((root / f"{i}.png").read_bytes())} for i in range(5)]
+    stored = [one | {"part": "test" if one["id"] == "4.png" else "train"} for one in contents]
+    (answer / "contents.csv").write_bytes(answer_files.table(answer_files.CONTENTS, stored))
+    (answer / "older.csv").write_bytes(answer_files.table(("id", "sha256"), contents[:4]))
+    params = {"resolved.dataset": "folder", "resolved.images": str(table), "resolved.follow_links": "False"} | more
+    monkeypatch.setattr(relabel, "params_of", lambda run_id, *_: params)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("1.png,bar", "1.png,", "(labelled otherwise: 1.png)"),
+        ("1.png,bar", "1.png,cross", "(labelled otherwise: 1.png)"),
+        ("2.png,", "2.png,fir", "(labelled otherwise: 2.png)"),
+        ("4.png,bar,test", "5.png,bar,test", "(missing for testing: 4.png; new for testing: 5.png)"),
+        ("4.png,bar,test\n", "", "(missing for testing: 4.png)"),
+        ("1.png,bar,\n", "1.png,bar,test\n", "(missing: 1.png; new for testing: 1.png)"),
+    ],
+)
+def test_a_table_that_was_edited_is_refused(place, monkeypatch, old, new, says):
+    table = of_a_table(place, monkeypatch)
+    assert labelled(place, relabelled(place)) == {"0": "bar", "1": "bar", "2": "bar", "3": "bar", "4": "bar"}
+    table.write_text(table.read_text().replace(old, new))
+    assert refused(lambda: relabelled(place)) == (
+        f"the images are no longer those of run r1 {says}: put them back, or run pseudo_pipeline again"
+    )
+
+
+def test_an_image_for_testing_that_has_another_content_is_refused(place, monkeypatch):
+    of_a_table(place, monkeypatch)
+    write_image(place / "heap/4.png", 44)
+    assert "run r1 (changed for testing: 4.png): put" in refused(lambda: relabelled(place))
+
+
+def test_an_older_run_that_has_stored_no_test_images_is_still_relabelled(place, monkeypatch):
+    table = of_a_table(place, monkeypatch)
+    (place / "answer/older.csv").replace(place / "answer/contents.csv")
+    table.write_text(table.read_text().replace("4.png,bar,test", "5.png,bar,test"))
+    assert labelled(place, relabelled(place))["5"] == "bar"
+
+
+@pytest.mark.parametrize("drawn", [{"resolved.labels_per_class": "1"}, {"resolved.prop_train_labels": "0.5"}])
+def test_a_run_that_drew_some_of_the_labels_knows_nothing_of_the_others(place, monkeypatch, drawn):
+    table = of_a_table(place, monkeypatch, **drawn)
+    rows = answer_files.rows_of(place / "answer/assignments.csv")
+    rows[1]["label"] = ""
+    (place / "answer/assignments.csv").write_bytes(answer_files.table(answer_files.ASSIGNMENTS, rows))
+    assert labelled(place, relabelled(place))["1"] == "bar"
+    table.write_text(table.read_text().replace("0.png,bar", "0.png,"))
+    assert "(labelled otherwise: 0.png)" in refused(lambda: relabelled(place))
 
 
 def test_of_many_changes_a_few_are_named(place):
