@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.data.class_names import MISSING, is_text, plain
+from core.data.images import SHOWN
 from core.errors import UserError, nearest
 from core.evaluation.answer_files import FORMAT
 
@@ -22,7 +24,9 @@ _DECIDED = ("name", "merge", "split", "names", "drop")
 _ABOUT = ("cluster", "known", "size", "cohesion", "separation", "nearest", "expected_purity", "confidence", "exemplars")
 _NUMBERED = re.compile(r"novel \d+")
 _AGAIN = "save it again from the report"
-_JOINS = "cluster {} has the name of the labelled class '{}': it is merged into it"
+_JOINS = "cluster {} has the name of the labelled class {}: it is merged into it"
+_LETTERS = 60  # of a value that a line shows
+_LONGEST_ID = 200  # letters of a run's id, or of a digest
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def parse(text: str, where: str) -> Saved:
         raise UserError(f"{where} has the format {_shown(found)}, and this version reads '{FORMAT}': {_AGAIN}")
     _require_keys(value, _TOP, _TOP, where)
     for name in ("run", "digest"):
-        if not isinstance(value[name], str) or not value[name]:
-            raise UserError(f"{where}: {name} = {_shown(value[name])} is no text: {_AGAIN}")
+        if not isinstance(value[name], str) or not 0 < len(value[name]) <= _LONGEST_ID or not is_text(value[name]):
+            raise UserError(f"{where}: {name} = {_shown(value[name])} is no id: {_AGAIN}")
     if not isinstance(value["clusters"], list) or not all(isinstance(entry, dict) for entry in value["clusters"]):
         raise UserError(f"{where}: clusters is no list of clusters: {_AGAIN}")
     return Saved(value["run"], value["digest"], tuple(_said(entry, where) for entry in value["clusters"]))
@@ -87,14 +91,16 @@ def parse(text: str, where: str) -> Saved:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"the key '{next(k for k, _ in pairs if [n for n, _ in pairs].count(k) > 1)}' is there twice")
+        raise ValueError(f"the key {_shown(next(k for k, _ in pairs if [n for n, _ in pairs].count(k) > 1))} is there twice")
     return found
 
 
 def _require_keys(value: Mapping[str, Any], known: Sequence[str], needed: Sequence[str], where: str) -> None:
     for key in value:
         if key not in known:
-            raise UserError(f"{where} has a key '{key}' that is not known{nearest(key, known)} (known are: {', '.join(known)})")
+            raise UserError(
+                f"{where} has a key {_shown(key)} that is not known{nearest(key[:_LETTERS], known)} (known are: {', '.join(known)})"
+            )
     for key in needed:
         if key not in value:
             raise UserError(f"{where} lacks '{key}': {_AGAIN}")
@@ -135,12 +141,21 @@ def _name(text: str, where: str) -> str:
         raise UserError(f"{where}: '{name}' means 'no value' in a table: give another name")
     if not is_text(name):
         raise UserError(f"{where}: the name {_shown(name)} holds characters that are no text: type it again")
+    if name and not _look(name):
+        raise UserError(f"{where}: of the name {_shown(name)} nothing can be seen: type it again")
     return name
 
 
+def _look(name: str) -> str:
+    """Return what names have in common that people take for one: letter case, and what is not seen at the ends, do not count."""
+    seen = [i for i, character in enumerate(name) if not character.isspace() and unicodedata.category(character) != "Cf"]
+    return plain(name[seen[0] : seen[-1] + 1]).casefold() if seen else ""
+
+
 def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    """Return a value as an error line shows it: quoted, what is no visible letter escaped, not too long."""
+    text = repr(value)
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
 def decide(saved: Saved, found: Saved, where: str, classes: Collection[str] = ()) -> Decided:
@@ -156,7 +171,7 @@ def decide(saved: Saved, found: Saved, where: str, classes: Collection[str] = ()
         UserError: the decisions are about another answer, or cannot be carried out as they stand.
     """
     if saved.digest != found.digest:
-        own = "" if saved.run == found.run else f" (it names run {saved.run})"
+        own = "" if saved.run == found.run else f" (it names run {_shown(saved.run)})"
         raise UserError(f"{where} belongs to another answer than that of run {found.run}{own}: save it from that run's report.html")
     said = _by_cluster(saved, found, where)
     original = {one.cluster: one for one in found.clusters}
@@ -168,11 +183,13 @@ def decide(saved: Saved, found: Saved, where: str, classes: Collection[str] = ()
     whole = {root: labels for root, labels in known.items() if labels and not (said[root].split or said[root].drop)}
     renamed = {label: names[root][0] for root, labels in whole.items() for label in labels if names[root][0] != label}
     people = {*classes, *(label for labels in known.values() for label in labels)}
-    notices = [f"the labelled class '{label}' is called '{name}' from now on" for label, name in sorted(renamed.items())]
+    notices = [f"the labelled class {_shown(label)} is called {_shown(name)} from now on" for label, name in sorted(renamed.items())]
     split = {root for root in groups if said[root].split}
     uses = [(name, root) for root, pair in names.items() for name in (pair if root in split else pair[:1]) if name]
+    _require_apart(uses, people - renamed.keys(), where)
     joined = _joined(uses, set(whole), {renamed.get(label, label) for label in people}, where)
-    notices += [_JOINS.format(root, name) for name, root in joined if name not in known[root]]
+    notices += [_JOINS.format(root, _shown(name)) for name, root in joined if name not in known[root]]
+    notices += _numbered([(root, _unnamed(root, groups[root], said, original)) for root, pair in names.items() if "" in pair])
     labels = {(one, half): names[root][half] for root, members in groups.items() for one in members for half in (0, 1)}
     return Decided(labels, renamed, tuple(notices))
 
@@ -183,9 +200,9 @@ def _by_cluster(saved: Saved, found: Saved, where: str) -> dict[int, Said]:
     there = {one.cluster for one in found.clusters}
     if len(said) < len(saved.clusters):
         numbers = [one.cluster for one in saved.clusters]
-        raise UserError(f"{where} has cluster {next(c for c in numbers if numbers.count(c) > 1)} twice: keep one of the entries")
+        raise UserError(f"{where} has cluster {_shown(next(c for c in numbers if numbers.count(c) > 1))} twice: keep one of the entries")
     for cluster in sorted(said.keys() - there):
-        raise UserError(f"{where} has a cluster {cluster} that run {found.run} has not found: {_AGAIN}")
+        raise UserError(f"{where} has a cluster {_shown(cluster)} that run {found.run} has not found: {_AGAIN}")
     for cluster in sorted(there - said.keys()):
         raise UserError(f"{where} lacks cluster {cluster}: put its entry back ('drop': true leaves its images unlabelled)")
     return said
@@ -196,9 +213,10 @@ def _root(cluster: int, said: Mapping[int, Said], where: str) -> int:
     seen = [cluster]
     while (into := said[seen[-1]].merge) is not None:
         if into not in said:
-            raise UserError(f"{where} merges cluster {seen[-1]} into cluster {into}, which there is not: merge it into another one")
+            raise UserError(f"{where} merges cluster {seen[-1]} into cluster {_shown(into)}, which there is not: merge it into another one")
         if into in seen:
-            circle = " into ".join(map(str, [*seen[seen.index(into) :], into]))
+            circle = " into ".join(map(str, seen[seen.index(into) :][:SHOWN]))
+            circle += f" into ... into {into}" if len(seen[seen.index(into) :]) > SHOWN else f" into {into}"
             raise UserError(f"{where} merges clusters in a circle ({circle}): leave one of them its own")
         for state in ("drop", "split"):
             if getattr(said[into], state):
@@ -219,7 +237,9 @@ def _names_of(root: int, members: Sequence[int], said: Mapping[int, Said], origi
     given = {member: _given(said[member], original[member]) for member in members}
     others = {name for name in given.values() if name}
     if not given[root] and len(others) > 1:
-        raise UserError(f"{where} merges {' and '.join(map(repr, sorted(others)))} into cluster {root}, which has no name: give it one")
+        raise UserError(
+            f"{where} merges {' and '.join(map(_shown, sorted(others)[:SHOWN]))} into cluster {root}, which has no name: give it one"
+        )
     name = given[root] or next(iter(others), "")
     return name, name
 
@@ -231,6 +251,46 @@ def _given(said: Said, original: Said) -> str:
     return "" if said.name == original.name or _NUMBERED.fullmatch(said.name) else said.name
 
 
+def _unnamed(root: int, members: Sequence[int], said: Mapping[int, Said], original: Mapping[int, Said]) -> list[str]:
+    """Return the numbers that a person wrote instead of names, for a group of which images stay unlabelled by that."""
+    one = said[root]
+    if one.drop:
+        return []
+    written = one.names if one.split else [said[member].name for member in members if said[member].name != original[member].name]
+    return [name for name in written if _NUMBERED.fullmatch(name)]
+
+
+def _numbered(found: Sequence[tuple[int, Sequence[str]]]) -> list[str]:
+    """Return the notice of clusters that were called by a number; none where there is no such cluster."""
+    roots = [root for root, written in found if written]
+    if not roots:
+        return []
+    more = f" and {len(roots) - SHOWN} more" if len(roots) > SHOWN else ""
+    name = next(written[0] for _, written in found if written)
+    return [f"{_shown(name)} is a number and no name: images of cluster {', '.join(map(str, roots[:SHOWN]))}{more} stay unlabelled"]
+
+
+def _require_apart(uses: Sequence[tuple[str, int]], kept: Collection[str], where: str) -> None:
+    """Raise UserError for names that people take for one although they differ.
+
+    uses: as in `_joined`. kept: names that labelled classes had and keep; these may be like one another.
+    """
+    known = {_look(name): name for name in sorted(kept)}
+    first: dict[str, tuple[str, int]] = {}
+    for name, root in uses:
+        if name in kept:
+            continue
+        if (like := known.get(_look(name))) is not None:
+            raise UserError(
+                f"{where} calls cluster {root} {_shown(name)}, and there is the labelled class {_shown(like)}: merge it into that one, "
+                "or write the name exactly so"
+            )
+        other, cluster = first.setdefault(_look(name), (name, root))
+        if other != name:
+            shown = f"{_shown(other)} (cluster {cluster}) and {_shown(name)} (cluster {root})"
+            raise UserError(f"{where} uses one name in two spellings, {shown}: merge them, or name them apart")
+
+
 def _joined(uses: Sequence[tuple[str, int]], known: Collection[int], people: Collection[str], where: str) -> list[tuple[str, int]]:
     """Return the (name, cluster) that were given a labelled class's name. UserError for any other name used twice.
 
@@ -240,6 +300,6 @@ def _joined(uses: Sequence[tuple[str, int]], known: Collection[int], people: Col
         roots = [root for used, root in uses if used == name]
         own = [root for root in roots if root in known]
         if len(own) > 1 or (len(roots) > 1 and not own and name not in people):
-            shown = " and ".join(map(str, dict.fromkeys(roots)))
-            raise UserError(f"{where} uses the name '{name}' twice (cluster {shown}): merge them, or name them apart")
+            shown = " and ".join(map(str, list(dict.fromkeys(roots))[:SHOWN]))
+            raise UserError(f"{where} uses the name {_shown(name)} twice (cluster {shown}): merge them, or name them apart")
     return [(name, root) for name, root in uses if name in people and root not in known]

@@ -46,7 +46,7 @@ def labels(decided: Decided) -> list:
         ({"c2": {"name": " big \n ring "}}, ["bar", "cross", "big ring", "", ""]),
         ({"c2": {"name": "big\t\u00a0 ring"}}, ["bar", "cross", "big ring", "", ""]),
         ({"c2": {"name": "cafe\u0301"}}, ["bar", "cross", "caf\u00e9", "", ""]),
-        ({"c2": {"name": "novel 77"}, "c3": {"name": ""}}, ["bar", "cross", "", "", ""]),
+        ({"c2": {"name": ""}}, ["bar", "cross", "", "", ""]),
         ({"c2": {"name": "ring"}, "c3": {"merge": 2}}, ["bar", "cross", "ring", "ring", ""]),
         ({"c2": {"name": "ring", "merge": 3}}, ["bar", "cross", "ring", "ring", ""]),  # the name comes along
         ({"c2": {"name": "ring", "merge": 3}, "c3": {"merge": 4}}, ["bar", "cross", "ring", "ring", "ring"]),
@@ -76,6 +76,32 @@ def test_a_novel_cluster_with_a_labelled_class_s_name_joins_it_and_that_is_said(
     decided = decide(c2={"name": "bar"}, c3={"name": "bar"}, **changed)
     assert labels(decided)[2:] == ["bar", "bar", ""]
     assert [line for line in decided.notices if "merged into it" in line] == list(decided.notices) and len(decided.notices) == 2
+
+
+def test_labelled_classes_may_be_called_alike_and_change_their_letter_case():
+    assert labels(decide(classes=("bar", "cross", "Bar", "CROSS")))[:2] == ["bar", "cross"]
+    assert decide(c0={"name": "Bar"}).renamed == {"bar": "Bar"}
+    assert labels(decide(classes=("bar", "cross", "Dot"), c2={"name": "Dot"}))[2] == "Dot"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"c2": {"name": "novel 77"}}, "'novel 77' is a number and no name: images of cluster 2 stay unlabelled"),
+        (
+            {f"c{i}": {"name": f"novel {i + 9}"} for i in (2, 3, 4)},
+            "'novel 11' is a number and no name: images of cluster 2, 3, 4 stay unlabelled",
+        ),
+        ({"c3": {"split": True, "names": ["x", "novel 5"]}}, "'novel 5' is a number and no name: images of cluster 3 stay unlabelled"),
+        ({"c2": {"merge": 3}, "c3": {"name": "novel 1"}}, "'novel 1' is a number and no name: images of cluster 3 stay unlabelled"),
+    ],
+)
+def test_a_number_that_a_person_wrote_as_a_name_is_said_in_one_notice(changed, says):
+    assert decide(**changed).notices == (says,)
+
+
+def test_a_number_that_leaves_nothing_unlabelled_is_not_said():
+    assert decide(c2={"name": "novel 7", "merge": 3}, c3={"name": "elm"}, c4={"name": "novel 9", "drop": True}).notices == ()
 
 
 def test_a_class_without_a_cluster_is_a_labelled_class_too():
@@ -113,10 +139,27 @@ def test_a_class_without_a_cluster_is_a_labelled_class_too():
         ({"c2": {"cluster": 3}}, "has cluster 3 twice"),
         ({"c2": {"cluster": 7}}, "has a cluster 7 that run r1 has not found"),
         ({"top": {"digest": "d2"}}, "belongs to another answer than that of run r1: save it"),
-        ({"top": {"digest": "d2", "run": "r2"}}, r"belongs to another answer than that of run r1 \(it names run r2\)"),
+        ({"top": {"digest": "d2", "run": "r2"}}, r"belongs to another answer than that of run r1 \(it names run 'r2'\)"),
         ({"top": {"format": "taxon-clusters/2"}}, "has the format 'taxon-clusters/2', and this version reads 'taxon-clusters/1'"),
         ({"top": {"extra": 1}}, "has a key 'extra' that is not known"),
-        ({"top": {"run": 3}}, "run = 3 is no text"),
+        ({"top": {"run": 3}}, "run = 3 is no id"),
+        ({"top": {"run": "r1\n"}}, r"run = 'r1\\n' is no id: save it again"),
+        ({"top": {"run": "r" * 300}}, r"run = 'r{59}\.\.\. is no id"),
+        ({"top": {"digest": "d2", "run": "r" * 200}}, r"\(it names run 'r{59}\.\.\.\)"),
+        ({"c2": {"line 1\nline 2" * 9000: 1}}, r"has a key 'line 1\\nline 2line 1.{0,50}\.\.\. that is not known"),
+        ({"c2": {"name": "\u200b \ufeff"}}, r"of the name '\\u200b \\ufeff' nothing can be seen"),
+        ({"c2": {"merge": 10**3000}}, r"into cluster 10{59}\.\.\., which there is not"),
+        (
+            {"c2": {"name": "Bar"}},
+            "calls cluster 2 'Bar', and there is the labelled class 'bar': merge it into that one, or write the name",
+        ),
+        ({"c2": {"name": "bar\u200b"}}, r"calls cluster 2 'bar\\u200b', and there is the labelled class 'bar'"),
+        ({"c0": {"name": "Cross"}}, "calls cluster 0 'Cross', and there is the labelled class 'cross'"),
+        ({"c2": {"split": True, "names": ["BAR", "x"]}}, "calls cluster 2 'BAR', and there is the labelled class 'bar'"),
+        ({"c2": {"name": "elm"}, "c3": {"name": "Elm"}}, r"one name in two spellings, 'elm' \(cluster 2\) and 'Elm' \(cluster 3\): merge"),
+        ({"c2": {"name": "elm"}, "c3": {"name": " \u200b elm \ufeff"}}, r"two spellings, 'elm' \(cluster 2\) and '\\u200b elm \\ufeff'"),
+        ({"c2": {"name": "Stra\u00dfe"}, "c3": {"name": "STRASSE"}}, "one name in two spellings, 'Stra\u00dfe'"),
+        ({"c0": {"name": "Rod"}, "c2": {"name": "rod"}}, r"two spellings, 'Rod' \(cluster 0\) and 'rod' \(cluster 2\)"),
         ({"clusters": [3]}, "clusters is no list of clusters"),
         ({"clusters": entries()[:4]}, "lacks cluster 4: put its entry back"),
         ({"clusters": [{"cluster": 0}]}, "cluster 0 lacks 'name'"),
@@ -125,7 +168,7 @@ def test_a_class_without_a_cluster_is_a_labelled_class_too():
 def test_what_cannot_be_carried_out_is_said_in_one_line(changed, says):
     with pytest.raises(UserError, match=says) as error:
         decide(**changed)
-    assert "\n" not in str(error.value) and str(error.value).startswith("c.json")
+    assert "\n" not in str(error.value) and str(error.value).startswith("c.json") and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
