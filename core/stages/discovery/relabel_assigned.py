@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,12 +80,8 @@ def write(assigned: Assigned, decided: Decided, take: str, file: Path) -> tuple[
     its core alone. Groups stay, and what is held out (split = val), with its copies. Memory grows with the images that came with a label,
     and with those that are no longer the same.
     """
-    own: dict[str, str] = {}
-    held_out = set[str]()
-    for row, content in assigned.each():
-        if row["label"] and row["part"] != heap.TEST:
-            own[content] = _own(row, decided)
-            held_out |= {content} if row["part"] == VAL else set()
+    own = {content: _own(row, decided) for row, content in assigned.each() if row["label"] and row["part"] != heap.TEST}
+    held_out = _held_out(assigned)
     classes: Counter[str] = Counter()
     lost: dict[str, list[str]] = {"missing": [], "changed": []}
     with file.open("w", encoding="utf-8-sig", newline="") as out:
@@ -102,6 +99,25 @@ def write(assigned: Assigned, decided: Decided, take: str, file: Path) -> tuple[
                 writer.writerow((row["path"], label, row.get("group", ""), split))
     unlabelled, tests = classes.pop("", 0), classes.pop("\0test", 0)
     return {"classes": dict(sorted(classes.items())), "unlabelled": unlabelled, "test": tests}, lost
+
+
+def _held_out(assigned: Assigned) -> set[str]:
+    """Return the contents that people hold out; not those of groups in which a copy trains, which is said: no table may tear a group."""
+    held = {content for row, content in assigned.each() if row["part"] == VAL and row["label"]}
+    asked = len(held)
+    while held:
+        train = ((row, content) for row, content in assigned.each() if row["part"] != heap.TEST and content not in held)
+        training = {row["group"] for row, _ in train if row.get("group")}
+        torn = {content for row, content in assigned.each() if content in held and row.get("group") in training}
+        if not torn:
+            break
+        held -= torn
+    if lost := asked - len(held):
+        print(
+            f"taxon: {lost} held-out images (split = val) or copies of them are in groups with training images: all train now",
+            file=sys.stderr,
+        )
+    return held
 
 
 def _own(row: Row, decided: Decided) -> str:

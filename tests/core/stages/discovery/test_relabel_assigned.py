@@ -131,3 +131,18 @@ def test_what_is_held_out_stays_so_with_its_copies_and_groups_are_kept(place):
     assert {stem for stem, (split, _) in made.items() if split == "val"} == {"f", "g"}
     assert {stem for stem, (split, _) in made.items() if split == "test"} == {"t", "u"}
     assert {stem: group for stem, (_, group) in made.items() if group} == {"a": "day 1", "t": "day 1"}
+
+
+def test_no_group_is_held_out_in_part(place, capsys):
+    """The copy of a held-out image is of a group that trains, and so is another held-out image by its own group."""
+    rows = answer_files.rows_of(place / "answer/assignments.csv")
+    said = {"f.png": ("val", "x"), "g.png": ("new", "day 1"), "a.png": ("new", "day 1"), "c.png": ("val", "x"), "e.png": ("val", "")}
+    for row in rows:
+        part, group = said.get(row["id"], (row["part"], ""))
+        row |= {"part": part, "group": group, "label": "dot" if part == "val" else row["label"]}
+    (place / "answer/assignments.csv").write_bytes(answer_files.table(answer_files.ASSIGNED, rows))
+    _, run = relabelled(place, {})
+    table = run.place / "relabelled" / "images.csv"
+    assert [Path(row["path"]).stem for row in answer_files.rows_of(table) if row["split"] == "val"] == ["e"]
+    assert "2 held-out images (split = val) or copies of them are in groups with training images" in capsys.readouterr().err
+    assert int(image_table.load(str(table), "data").held_out.sum()) == 1
