@@ -101,9 +101,14 @@ def _guess(content: bytes) -> tuple[str, str]:
     best = max(worth, key=worth.__getitem__, default=ANYTHING)  # the first of equals: quotes and dashes are the same in both
     if worth.get(best, 0) <= 0 and (encoding := _wide(content)):
         return content.decode(encoding), encoding
-    if chinese is not None and (worth.get(best, -1) < 0 or (commonness > 0 and not worth[best])):
+    if chinese is not None and not _means_nothing(chinese) and (worth.get(best, -1) < 0 or (commonness > 0 and not worth[best])):
         return chinese, CHINESE
     return content.decode(best), best
+
+
+def _means_nothing(text: str) -> bool:
+    """Say whether characters are for private use or unassigned: GB18030 has them for nearly any two letters of Windows-1252."""
+    return any(unicodedata.category(character) in ("Co", "Cn") for character in text)
 
 
 def _strict(content: bytes, encoding: str) -> str | None:

@@ -48,6 +48,7 @@ def test_any_bytes_are_text(content):
         ("windows-1252", "¿Qué pasa, Ñandú? Mañana"),
         ("windows-1252", "SCHÖNE GRÜSSE"),
         ("windows-1252", "Übermut!"),
+        ("windows-1252", "Süß"),
         ("windows-1251", RUSSIAN),
         ("windows-1251", "мама мыла раму"),
         ("windows-1251", "привет мир или так".upper()),
