@@ -19,14 +19,14 @@ from typing import TextIO
 
 from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
-from core.data.texts import MARKS, announce_guess, decode
+from core.data.texts import ANYTHING, CERTAIN, MARKS, WIDE, announce_guess, decode
 from core.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "truth", "group", "split")
 _CLASSES = ("label", "truth")
 _DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a table that a spreadsheet is to open
 _BLOCK = 1 << 20
-_SAMPLE = 1 << 16  # bytes from which an encoding is guessed
+_SAMPLE = 1 << 16  # bytes of cells from which an encoding is guessed
 _LETTERS = 80  # of a cell that an error shows
 
 
@@ -48,7 +48,9 @@ class Row:
 class Table:
     """A CSV file with a row an image; each iteration reads it anew and yields a `Row` for each line that is not empty.
 
-    The first one says on stderr which words were read as a missing value.
+    The first one says on stderr which words were read as a missing value. Where the bytes are not of one encoding that is certain, cells
+    are told apart as bytes (separators, quotes and line ends are ASCII) and each is decoded by itself: whatever stands in the column
+    `truth`, the others say the same.
 
     Raises:
         UserError: the file cannot be read, is no table, has no column `path` or a column twice; while it is gone through: a row without
@@ -57,14 +59,17 @@ class Table:
 
     def __init__(self, file: Path):
         self.file = file
-        self._encoding = _encoding(file)
+        self._encoding = _certain(file)
+        self._guesses: dict[str, str] = {}
         self._told = False
         with self._opened() as opened:
             self._separator, self._names, self._skip = self._header(opened)
+        if not self._encoding:
+            self._guesses = self._guessed()
 
     def _opened(self) -> TextIO:
         try:
-            return self.file.open(encoding=self._encoding, errors="replace")
+            return self.file.open(encoding=self._encoding or ANYTHING, errors="replace")
         except OSError as error:
             raise _unreadable(self.file, error) from None
 
@@ -78,6 +83,7 @@ class Table:
                 declared = said[1]
             elif line.strip():
                 break
+        line = line if self._encoding else decode(line.encode(ANYTHING))[0]
         mark = declared or separator(line)
         try:
             names = [name.strip() for name in next(csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True), [])]
@@ -92,8 +98,26 @@ class Table:
             raise UserError(f"images = '{self.file}' has two columns {twice}; rename or remove one")
         return mark, lower, lines
 
+    def _guessed(self) -> dict[str, str]:
+        """Return the encoding of each column that is read, and say so where it is a guess: the truth's is guessed from the truth alone."""
+        said, truth = _Telling(), _Telling()
+        for _, cells in self._lines():
+            for name, cell in zip(self._names, cells, strict=False):
+                if name in COLUMNS and not cell.isascii():
+                    (truth if name == "truth" else said).add(cell.encode(ANYTHING))
+        for telling in (said, truth):
+            if not telling.is_certain:
+                announce_guess(self.file, telling.encoding)
+        return dict.fromkeys(COLUMNS, said.encoding) | {"truth": truth.encoding}
+
     def __iter__(self) -> Iterator[Row]:
         missing = Counter[str]()
+        for line, cells in self._lines():
+            yield self._row(cells, line, missing)
+        self._tell(missing)
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the line where each row begins that is not empty, and its cells as they stand in the file."""
         with self._opened() as opened:
             for _ in range(self._skip):
                 next(opened, "")
@@ -102,21 +126,19 @@ class Table:
             try:
                 for cells in reader:
                     if any(cell.strip() for cell in cells):
-                        yield self._row(cells, begins, missing)
+                        yield begins, cells
                     begins = self._skip + reader.line_num + 1
             except csv.Error as error:
                 raise UserError(f"images = '{self.file}' is no table ({error} in line {begins}); mend the quotes there") from None
-        self._tell(missing)
 
     def _row(self, cells: Sequence[str], line: int, missing: Counter[str]) -> Row:
-        cells = [cell.strip() for cell in cells]
-        if any(cells[len(self._names) :]):
+        if any(cell.strip() for cell in cells[len(self._names) :]):
             raise UserError(
                 f"{self.file}, line {line} has {len(cells)} cells, and the header names {len(self._names)}: "
                 f"put what holds a '{self._separator}' into quotes, or remove what is too much"
             )
         said = dict(zip(self._names, cells, strict=False))
-        found = {name: said.get(name, "") for name in COLUMNS}
+        found = {name: self._decoded(name, said.get(name, "")).strip() for name in COLUMNS}
         for name in COLUMNS[1:]:
             if found[name] and found[name] in MISSING:
                 missing[f"{name} '{found[name]}'"] += 1
@@ -129,6 +151,9 @@ class Table:
             raise UserError(f"{self.file}, line {line}: the cell of path is empty; name the image or remove the line")
         return Row(line, Path(slashed(found.pop("path"))).as_posix(), **found)  # ./a and a are one file
 
+    def _decoded(self, name: str, cell: str) -> str:
+        return cell.encode(ANYTHING).decode(self._guesses[name], "replace") if self._guesses and not cell.isascii() else cell
+
     def _tell(self, missing: Counter[str]) -> None:
         if missing and not self._told:
             words = ", ".join(f"{word} {count}" for word, count in missing.most_common())
@@ -140,9 +165,9 @@ class Table:
         self._told = True
 
 
-def _encoding(file: Path) -> str:
-    """Return the encoding of a table: what its byte order mark says, UTF-8, or what its lines that are no ASCII look like, and say so."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _certain(file: Path) -> str:
+    """Return the encoding that the byte order mark of a table says, or UTF-8, or '' for one that is neither."""
+    decoder = codecs.getincrementaldecoder(CERTAIN)()
     try:
         with file.open("rb") as opened:
             start = opened.read(_BLOCK)
@@ -153,25 +178,38 @@ def _encoding(file: Path) -> str:
                 start = opened.read(_BLOCK)
             decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        encoding = decode(_telling(file))[1]
-        announce_guess(file, encoding)
-        return encoding
+        return ""
     except (OSError, ValueError) as error:
         raise _unreadable(file, error) from None
-    return "utf-8"
+    return CERTAIN
 
 
-def _telling(file: Path) -> bytes:
-    """Return lines of a file that say something about its encoding: those that are no ASCII, as many as make a guess a safe one."""
-    found, size = [], 0
-    with file.open("rb") as opened:
-        for line in opened:
-            if not line.isascii():
-                found.append(line)
-                size += len(line)
-            if size > _SAMPLE:
-                break
-    return b"".join(found)
+class _Telling:
+    """Cells that say something about their encoding, those that are no ASCII: as many are kept as make a guess a safe one."""
+
+    def __init__(self) -> None:
+        self.is_certain = True
+        self._cells: list[bytes] = []
+        self._size = 0
+
+    def add(self, cell: bytes) -> None:
+        self.is_certain = self.is_certain and _is_certain(cell)
+        if self._size <= _SAMPLE:
+            self._cells.append(cell)
+            self._size += len(cell)
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of all cells; a separator of one byte has told them apart, so that it is none of WIDE."""
+        found = CERTAIN if self.is_certain else decode(b"\n" + b"\n".join(self._cells))[1]  # a cell's first bytes are no mark
+        return ANYTHING if found in WIDE else found
+
+
+def _is_certain(cell: bytes) -> bool:
+    try:
+        return bool(cell.decode(CERTAIN))
+    except UnicodeDecodeError:
+        return False
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:

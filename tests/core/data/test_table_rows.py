@@ -93,6 +93,41 @@ def test_missing_values_are_said_once_however_often_the_table_is_read(tmp_path, 
     assert "are read as empty (label 'NA' 2, truth 'null' 1, group 'nan' 1, split 'None' 1); a class" in said and said.count("\n") == 1
 
 
+GERMAN, BROKEN = "Größe Bär Käfer Vögel".encode("cp1252"), b"\xe4\xff\x81"
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ("path,label,truth\r\n0.png,Säß,{0}\r\n1.png,Séß,{0}\r\n2.png,,{0}\r\n".encode("cp1252"), ["S溥", "S檫", ""]),
+        ("path,label,truth,group\n0.png,Säß,{0},g\n1.png,Größe,{0},\n2.png,,{0},ü\n".encode("cp1252"), ["Säß", "Größe", ""]),
+        ("sep=;\npath;Truth;label\na.png;{0};Süß\nb.png;{0};".encode("cp1252"), ["Süß", ""]),
+        ("truth,path,label\n{0},ä.png,咖啡叶锈病\n{0},b.png,玉米叶枯病\n".encode("gb18030"), ["咖啡叶锈病", "玉米叶枯病"]),
+        ("path;label;truth\na.png;берёза;{0}\n".encode("cp1251"), ["берёза"]),
+        ("path,label,truth\na.png,Löwenzahn,{0}\nb.png,玉米,{0}\n".encode(), ["Löwenzahn", "玉米"]),
+        (b"path,label,notes,truth\na.png,oak,{0},\nb.png,,{0},{0}\n", ["oak", ""]),
+    ],
+)
+@pytest.mark.parametrize("truth", [b"", GERMAN, "берёза осина".encode("cp1251"), "玉米叶枯病".encode("gb18030"), BROKEN, b"\xff\xfe"])
+def test_whatever_the_truth_is_written_in_the_other_columns_say_the_same(tmp_path, content, labels, truth):
+    rows, bare = (read(tmp_path, content.replace(b"{0}", said)) for said in (truth, b""))
+    assert [row.label for row in rows] == [row.label for row in bare] == labels
+    assert [(row.line, row.path, row.group, row.split) for row in rows] == [(row.line, row.path, row.group, row.split) for row in bare]
+
+
+def test_a_truth_of_another_encoding_is_read_by_itself(tmp_path, capsys):
+    rows = read(tmp_path, "path,label,truth\na.png,Löwe,".encode() + GERMAN + "\nb.png,,Bär\n".encode("cp1252"))
+    assert [(row.label, row.truth) for row in rows] == [("Löwe", GERMAN.decode("cp1252")), ("", "Bär")]
+    assert capsys.readouterr().err.count("t.csv is neither UTF-8 nor marked; read as windows-1252, which is a guess") == 1
+
+
+def test_an_encoding_is_guessed_from_the_first_cells_of_a_long_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_rows, "_SAMPLE", 40)
+    lines = ["path,label", *(f"{i}.png,Löwenzahn" for i in range(9)), *(f"x{i}.png,берёза" for i in range(9))]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines[:10]).encode("cp1252") + "\n".join(["", *lines[10:]]).encode("cp1251"))
+    assert [row.label for row in Table(tmp_path / "t.csv")] == ["Löwenzahn"] * 9 + ["берёза".encode("cp1251").decode("cp1252")] * 9
+
+
 @pytest.mark.parametrize("path", ["x" * 300, "x" * 5000, "a\0b", "loop"])
 def test_a_path_that_cannot_be_is_refused_with_its_line(tmp_path, path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
