@@ -46,6 +46,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """Return which of `known` a name stands for in another spelling ('Labeled' for 'labelled'), '' for none: a letter or two differ."""
+    return next(iter(difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.76)), "")
+
+
 @contextlib.contextmanager
 def full_disk_named() -> Iterator[None]:
     """Turn whatever a full disk (or quota) raises inside into a UserError; other errors pass as they are."""

@@ -25,7 +25,9 @@ def recognised(data_root: str) -> str:
         return "cifar100"
     if (root / "train").is_dir() or heap.is_heap(root):
         return "folder"
-    raise UserError(f"data_root '{data_root}' holds no data set that is known; {_LAYOUTS}")
+    misnamed = heap.misspelt_part(root)
+    hint = f"; is its folder '{misnamed[1]}' meant to be '{misnamed[0]}'?" if misnamed else ""
+    raise UserError(f"data_root '{data_root}' holds no data set that is known{hint}; {_LAYOUTS}")
 
 
 def labels_are_given(config: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def say_left_out(folder: Path, classes: Mapping[str, ClassFolder], where: str) -
 
 def left_out(folder: Path, classes: Mapping[str, ClassFolder]) -> str:
     """Return what `say_left_out` says: 'a: 3 files ignored (.txt 2, .xml 1), 4 images in folders inside it'; '' = nothing."""
-    loose = sum(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in folder.iterdir() if not _is_noise(path))
+    loose = beside(folder, ())[0]
     said = [f"{loose} image{'s' if loose > 1 else ''} in no class folder ignored"] if loose else []
     for name, found in classes.items():
         words = []
@@ -103,6 +103,19 @@ def left_out(folder: Path, classes: Mapping[str, ClassFolder]) -> str:
             said.append(f"{name}: {', '.join(words)}")
     more = f"; and so on in {len(said) - SHOWN} more classes" if len(said) > SHOWN else ""
     return "; ".join(said[:SHOWN]) + more
+
+
+def beside(folder: Path, known: Sequence[str]) -> tuple[int, list[str]]:
+    """Return how many images lie in a folder itself, and the names of its folders, sorted, but for those that `known` names lead to."""
+    images, folders = 0, []
+    for path in folder.iterdir():
+        if _is_noise(path):
+            continue
+        if not path.is_dir():
+            images += path.suffix.lower() in EXTENSIONS
+        elif not any((folder / name).is_dir() and path.samefile(folder / name) for name in known):  # `Test` may be `test`
+            folders.append(path.name)
+    return images, sorted(folders)
 
 
 def below(path: Path, root: Path) -> str:

@@ -30,9 +30,9 @@ from core.data.images import (
     examined,
     say_unreadable,
 )
-from core.errors import UserError
+from core.errors import UserError, misspelt
 
-LABELLED, UNLABELLED, TEST = "labelled", "unlabelled", "test"
+PARTS = LABELLED, UNLABELLED, TEST = "labelled", "unlabelled", "test"
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,37 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
         follow_links: symbolic links may lead out of `root`.
 
     Raises:
-        UserError: nothing unlabelled, a class without images, one image labelled with two classes, a link out of `root`.
+        UserError: nothing unlabelled, a class without images, one image labelled with two classes, a link out of `root`, a folder that
+            is a part but for its spelling.
     """
     root = Path(root).expanduser().resolve()
     if novel_classes:
         raise UserError(f"novel_classes = '{novel_classes}', but {root} is a heap: its novel classes are unknown; leave novel_classes out")
+    _say_beside(root)
     found = [*_of_classes(root, LABELLED, follow_links), *_unlabelled(root, follow_links), *_of_classes(root, TEST, follow_links)]
     return assemble(f"folder/{root.name}", found, bad_images, str(root))
+
+
+def _say_beside(root: Path) -> None:
+    """Print what lies beside the parts and takes no part, in one line; UserError for a folder that is meant to be a part."""
+    if misnamed := misspelt_part(root):
+        part, name = misnamed
+        raise UserError(f"{root} has a folder '{name}' and none called '{part}'; did you mean '{part}'? rename it so, or move it away")
+    images, folders = class_folders.beside(root, PARTS)
+    shown = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
+    words = [f"{len(folders)} folder{'s' if len(folders) > 1 else ''} ({shown})"] if folders else []
+    words = [f"{images} image{'s' if images > 1 else ''}", *words] if images else words
+    if words:
+        print(f"taxon: {root.name}: {' and '.join(words)} beside {', '.join(PARTS)} take no part", file=sys.stderr)
+
+
+def misspelt_part(root: Path) -> tuple[str, str] | None:
+    """Return the part that a folder is meant to be but for its spelling, where no folder is that part, and the folder's name."""
+    for name in class_folders.beside(root, PARTS)[1]:
+        part = misspelt(name, PARTS)
+        if part and not (root / part).is_dir():
+            return part, name
+    return None
 
 
 def _unlabelled(root: Path, follow_links: bool) -> list[Found]:

@@ -7,12 +7,19 @@ import sqlite3
 
 import pytest
 
-from core.errors import Gone, UserError, full_disk_named, nearest
+from core.errors import Gone, UserError, full_disk_named, misspelt, nearest
 
 
 def test_the_nearest_name_is_offered_and_a_far_one_is_not():
     assert nearest("learning_rat", ["learning_rate", "momentum"]) == "; did you mean 'learning_rate'?"
     assert nearest("zzz", ["learning_rate", "momentum"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("Labelled", "labelled"), ("labled", "labelled"), ("label", "labelled"), ("Tests", "test"), ("rest", ""), ("a", "")]
+)
+def test_a_name_in_another_spelling_is_what_it_stands_for(name, meant):
+    assert misspelt(name, ["labelled", "test"]) == meant
 
 
 @pytest.mark.parametrize(

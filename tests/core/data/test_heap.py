@@ -172,6 +172,43 @@ def test_nothing_is_said_of_a_heap_that_is_as_it_should_be(root, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["labeled", "Labelled", "labled", "LABELLED ", "label"])
+@pytest.mark.parametrize("part", ["labelled", "unlabelled", "test"])
+def test_a_folder_that_is_a_part_but_for_its_spelling_is_refused(root, part, name):
+    wrong = name.replace("lab", "unlab").replace("Lab", "Unlab").replace("LAB", "UNLAB") if part == "unlabelled" else name
+    wrong = "Tests" if part == "test" else wrong
+    write(root / "test/oak/x.png", 60)
+    (root / part).rename(root / wrong)
+    said = f"{root} has a folder '{wrong}' and none called '{part}'; did you mean '{part}'? rename it so, or move it away"
+    assert refused(lambda: heap.load(root)) == said
+
+
+def test_two_parts_in_another_spelling_are_no_heap_and_one_is_named(root):
+    (root / "labelled").rename(root / "labeled")
+    (root / "unlabelled").rename(root / "unlabeled")
+    assert "no data set that is known; is its folder 'labeled' meant to be 'labelled'?; exp" in refused(
+        lambda: catalog.recognised(str(root))
+    )
+
+
+def test_what_lies_beside_the_parts_is_said_in_one_line(root, capsys):
+    shutil.rmtree(root / "labelled/elm/old")
+    write(root / "labelled/elm/d.png", 3)
+    for i, name in enumerate(("loose", "more", "labeled/oak/x", "unlabelled 2/y", "rest/z", "train/oak/z", ".hidden/z")):
+        write(root / f"{name}.png", 80 + i)
+    (root / "notes.txt").write_text("none")
+    assert len(heap.load(root).train) == 8
+    said = "2 images and 4 folders (labeled, rest, train, unlabelled 2) beside labelled, unlabelled, test take no part"
+    assert capsys.readouterr().err == f"taxon: leaves: {said}\n"
+
+
+def test_a_part_by_another_name_is_nothing_beside_it(root, capsys):
+    """As on a system that takes `Labelled` for `labelled`."""
+    (root / "Labelled").symlink_to(root / "labelled")
+    heap.load(root)
+    assert "take no part" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("bad_images", ["auto", "skip"])
 def test_unreadable_images_are_left_out_with_their_reason(root, bad_images, capsys):
     (root / "unlabelled/broken.png").write_bytes(b"no image")
