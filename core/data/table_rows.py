@@ -20,13 +20,15 @@ from typing import TextIO
 from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
 from core.data.texts import ANYTHING, CERTAIN, MARKS, WIDE, announce_guess, decode
-from core.errors import UserError, nearest
+from core.errors import UserError, misspelt, nearest
 
 COLUMNS = ("path", "label", "truth", "group", "split")
 _CLASSES = ("label", "truth")
+_MEANT = {"class": "label", "category": "label"}  # what people call a column of ours
 _DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a table that a spreadsheet is to open
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16  # bytes of cells from which an encoding is guessed
+_COLUMNS_SHOWN = 20
 _LETTERS = 80  # of a cell that an error shows
 
 
@@ -48,13 +50,13 @@ class Row:
 class Table:
     """A CSV file with a row an image; each iteration reads it anew and yields a `Row` for each line that is not empty.
 
-    The first one says on stderr which words were read as a missing value. Where the bytes are not of one encoding that is certain, cells
-    are told apart as bytes (separators, quotes and line ends are ASCII) and each is decoded by itself: whatever stands in the column
-    `truth`, the others say the same.
+    The first one says on stderr which columns were passed over and which words were read as a missing value. Where the bytes are not of
+    one encoding that is certain, cells are told apart as bytes (separators, quotes and line ends are ASCII) and each is decoded by
+    itself: whatever stands in the column `truth`, the others say the same.
 
     Raises:
-        UserError: the file cannot be read, is no table, has no column `path` or a column twice; while it is gone through: a row without
-            a path or with more cells than the header, a class name that is no text.
+        UserError: the file cannot be read, is no table, has no column `path`, a column twice, or one that is meant to be another; while
+            it is gone through: a row without a path or with more cells than the header, a class name that is no text.
     """
 
     def __init__(self, file: Path):
@@ -96,6 +98,10 @@ class Table:
         twice = next((name for name in COLUMNS if lower.count(name) > 1), "")
         if twice:
             raise UserError(f"images = '{self.file}' has two columns {twice}; rename or remove one")
+        for name in lower:
+            meant = _MEANT.get(name) or misspelt(name, COLUMNS)
+            if name not in COLUMNS and meant and meant not in lower:
+                raise UserError(f"images = '{self.file}' has a column {name} and none called {meant}; did you mean '{meant}'? rename it so")
         return mark, lower, lines
 
     def _guessed(self) -> dict[str, str]:
@@ -155,6 +161,11 @@ class Table:
         return cell.encode(ANYTHING).decode(self._guesses[name], "replace") if self._guesses and not cell.isascii() else cell
 
     def _tell(self, missing: Counter[str]) -> None:
+        others = [name for name in self._names if name and name not in COLUMNS]
+        if others and not self._told:
+            shown = ", ".join(" ".join(name.split())[:_LETTERS] for name in others[:_COLUMNS_SHOWN])
+            shown += ", ..." if len(others) > _COLUMNS_SHOWN else ""
+            print(f"taxon: {self.file}: columns passed over: {shown}", file=sys.stderr)
         if missing and not self._told:
             words = ", ".join(f"{word} {count}" for word, count in missing.most_common())
             print(

@@ -78,6 +78,10 @@ def test_a_row_is_named_by_the_line_where_it_begins(tmp_path):
         ("path,label,notes\n,,x\n", "line 2: the cell of path is empty"),
         ("path,label\na.png,o\x07k\n", "line 2: label = 'o\\x07k' holds characters that are no text"),
         ("file,label\n", "has no column path (it has: file, label); name it so"),
+        ("path,Lable\n", "t.csv' has a column lable and none called label; did you mean 'label'? rename it so"),
+        ("class,path,truth\n", "has a column class and none called label; did you mean 'label'?"),
+        ("path;category\n", "has a column category and none called label"),
+        ("path,label,groups\n", "has a column groups and none called group"),
         ("", "has no column path"),
     ],
 )
@@ -126,6 +130,15 @@ def test_an_encoding_is_guessed_from_the_first_cells_of_a_long_table(tmp_path, m
     lines = ["path,label", *(f"{i}.png,Löwenzahn" for i in range(9)), *(f"x{i}.png,берёза" for i in range(9))]
     (tmp_path / "t.csv").write_bytes("\n".join(lines[:10]).encode("cp1252") + "\n".join(["", *lines[10:]]).encode("cp1251"))
     assert [row.label for row in Table(tmp_path / "t.csv")] == ["Löwenzahn"] * 9 + ["берёза".encode("cp1251").decode("cp1252")] * 9
+
+
+def test_columns_that_are_passed_over_are_said_once(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(",path,label,class,labels,Grad der Größe,\n0,a.png,oak,x,y,z,\n", "utf-8")
+    table = Table(tmp_path / "t.csv")
+    assert [row.label for row in [*table, *table]] == ["oak", "oak"]
+    assert capsys.readouterr().err == f"taxon: {tmp_path}/t.csv: columns passed over: class, labels, grad der größe\n"
+    read(tmp_path, ",".join(["path", *(f"column {i}" for i in range(21))]))
+    assert capsys.readouterr().err.endswith("column 18, column 19, ...\n")
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "x" * 5000, "a\0b", "loop"])
