@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ EXTENSIONS += (".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
 USUAL = ", ".join(EXTENSIONS[:5]) + ", ..."
 PARTS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 NOISE = frozenset(("thumbs.db", "desktop.ini", "__macosx"))  # what systems leave behind beside hidden files
+SPECIAL = "pipes, sockets and devices"  # to read one could take for ever
 SHOWN = 5  # classes that a line about files that were left out names
 
 
@@ -27,7 +29,7 @@ class ClassFolder:
     """What lies in a class's folder.
 
     files: its images, those in folders below it too, sorted. nested: how many of them lie in such folders. ignored: how many
-    files there are that are no images, by extension ('' = none; 'links' = folders that are only linked to).
+    files there are that are no images, by extension ('' = none; 'links' = folders that are only linked to; SPECIAL).
     """
 
     files: tuple[Path, ...]
@@ -150,12 +152,24 @@ def below_folder(folder: Path, root: Path, follow_links: bool | None = None) -> 
             ignored["links"] += 1
         elif path.suffix.lower() in EXTENSIONS:
             check(path, root, follow_links)
-            files.append(path)
+            if is_special(path):
+                ignored[SPECIAL] += 1
+            else:
+                files.append(path)
         else:
             ignored[path.suffix.lower()] += 1
     files = _each_once(files) if follow_links else files
     nested = sum(path.parent != folder for path in files)
     return ClassFolder(tuple(sorted(files)), nested, dict(ignored))
+
+
+def is_special(path: Path) -> bool:
+    """Say whether there is something, where links lead, that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _each_once(files: list[Path]) -> list[Path]:

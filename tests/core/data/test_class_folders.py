@@ -1,3 +1,6 @@
+import os
+import socket
+
 import pytest
 
 from core.data import class_folders
@@ -50,6 +53,20 @@ def test_what_is_left_out_is_counted_and_said_in_one_line(root, tmp_path, capsys
     class_folders.read(root, "val_dir")
     said = "1 image in no class folder ignored; dog: 5 files ignored (no extension 1, .txt 2, .xml 1, links 1)"
     assert capsys.readouterr().err == f"taxon: val_dir: {said}\n"
+
+
+@pytest.mark.parametrize("how", ["pipe", "link", "socket"])
+def test_what_is_no_file_is_no_image_and_never_opened(root, monkeypatch, capsys, how):
+    monkeypatch.chdir(root / "dog")  # a socket's address is short
+    if how == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("c.png")
+    else:
+        os.mkfifo(root / "dog" / "c.png" if how == "pipe" else root / "pipe")
+    if how == "link":
+        (root / "dog" / "c.png").symlink_to(root / "pipe")
+    assert [entry.path.name for entry in class_folders.read(root, "train_dir")] == ["a.bmp", "a.JPG", "b.png"]
+    assert capsys.readouterr().err == "taxon: train_dir: dog: 1 file ignored (pipes, sockets and devices 1)\n"
 
 
 def test_of_many_classes_with_other_files_the_first_are_named(root, capsys):

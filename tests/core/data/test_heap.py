@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -250,6 +251,12 @@ def test_files_that_are_no_images_are_counted_and_those_of_phones_explained(root
     for path in (root / "unlabelled").rglob("*.png"):
         path.unlink()
     assert "holds no image (.jpg, .jpeg, .png, .bmp, .webp, ...), only other files (.heic 1, .txt 1;" in refused(lambda: heap.load(root))
+
+
+def test_a_pipe_that_is_called_like_an_image_is_left_out(root, capsys):
+    os.mkfifo(root / "unlabelled/x.png")
+    assert len(heap.load(root).train) == 8
+    assert "leaves/unlabelled: 1 files ignored (pipes, sockets and devices 1)" in capsys.readouterr().err
 
 
 def test_an_empty_class_and_novel_classes_are_refused(root):
