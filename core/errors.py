@@ -51,6 +51,12 @@ def misspelt(name: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.76)), "")
 
 
+def shown(value: str, letters: int = 80) -> str:
+    """Return a value as an error line shows it: what no line can hold is escaped, what is long is cut."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value)
+    return text if len(text) <= letters else f"{text[: letters - 3]}..."
+
+
 @contextlib.contextmanager
 def full_disk_named() -> Iterator[None]:
     """Turn whatever a full disk (or quota) raises inside into a UserError; other errors pass as they are."""

@@ -16,7 +16,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import UserError, shown
 
 # Set but empty means unset for these: MLflow, torch and Python take an empty text for an address, a number or a folder.
 PREFIXES = ("MLFLOW_", "TAXON_", "HF_", "TORCH", "NUMBA_", "MPL", "AWS_", "XDG_")
@@ -80,6 +80,31 @@ def unwritable(folder: Path) -> str:
             return ""
     except OSError as error:
         return "" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or type(error).__name__
+
+
+def expanded(path: str | Path, option: str) -> Path:
+    """Return the path that an option gives, `~` expanded; nothing needs to be there.
+
+    UserError, naming the option, for a user there is none of, a path that no system can have or that may not be looked at, and one
+    below a folder whose name is not UTF-8: no table and no page could hold it.
+    """
+    reason = ""
+    try:
+        found = Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(os.path.join(found, "."))  # so that a folder may be entered as well
+        str(found.resolve()).encode()
+    except UnicodeEncodeError:
+        reason = f"a name in {shown(str(found.resolve()), 200)} is not valid UTF-8; rename that file or folder"
+    except OSError as error:
+        reason = f"{error.strerror}; give another path"
+    except ValueError as error:  # a null byte
+        reason = f"{error}; give another path"
+    except RuntimeError:  # what `expanduser` raises
+        reason = "there is no such user; give the whole path"
+    if reason:
+        raise UserError(f"{option} = '{shown(str(path), 200)}' cannot be read: {reason}")
+    return found
 
 
 def made(folder: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from core.data import cifar100, digits, folders, heap, image_table
 from core.data.images import DiscoveryData
 from core.errors import UserError, nearest
+from core.places import expanded
 
 DATASETS = ("digits", "cifar100", "folder")
 _LAYOUTS = (
@@ -18,7 +18,7 @@ _LAYOUTS = (
 
 def recognised(data_root: str) -> str:
     """Return which data set lies in a folder: 'cifar100' or 'folder'; UserError, naming the layouts, where it is neither."""
-    root = Path(data_root).expanduser()
+    root = expanded(data_root, "data_root")
     if not root.is_dir():
         raise UserError(f"data_root '{data_root}' is not a folder; {_LAYOUTS}")
     if any(root.glob("cifar-100-binary*")) or (root / "train.bin").is_file():
@@ -32,7 +32,7 @@ def recognised(data_root: str) -> str:
 
 def labels_are_given(config: Any) -> bool:
     """Say whether the user has said who is labelled, as on a heap or in a table: a benchmark draws it."""
-    return bool(getattr(config, "images", "")) or heap.is_heap(Path(config.data_root).expanduser())
+    return bool(getattr(config, "images", "")) or heap.is_heap(expanded(config.data_root, "data_root"))
 
 
 def load(
@@ -59,7 +59,7 @@ def load(
         return cifar100.load_superclass(data_root, superclass_name, download)
     if dataset == "folder" and images:
         return image_table.load(images, data_root, novel_classes, bad_images, follow_links)
-    if dataset == "folder" and heap.is_heap(Path(data_root).expanduser()):
+    if dataset == "folder" and heap.is_heap(expanded(data_root, "data_root")):
         return heap.load(data_root, novel_classes, bad_images, follow_links)
     if dataset == "folder":
         return folders.load(data_root, novel_classes, bad_images, follow_links)

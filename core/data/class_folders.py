@@ -13,6 +13,7 @@ from pathlib import Path
 from core.data.class_names import plain
 from core.data.metadata import Entry
 from core.errors import UserError
+from core.places import expanded
 
 # Everything that Pillow decodes by itself and that people keep photographs or scans in; compared in lower case.
 EXTENSIONS: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", ".jpe", ".tif", ".tiff", ".gif", ".avif", ".apng", ".dib")
@@ -45,7 +46,7 @@ def read(folder: str | Path, option: str, may_be_empty: bool = False) -> list[En
     Raises UserError for a missing folder, one without class folders, a class without images (unless that `may_be_empty`), two
     folders of one class, a link that leads out of the folder, a name that is not UTF-8.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder, option)
     if not root.is_dir():
         raise UserError(f"{option} '{folder}' is not a folder; expected {folder}/<class>/*.jpg")
     root = root.resolve()
@@ -67,7 +68,7 @@ def scan(folder: Path, root: Path, follow_links: bool | None = None) -> dict[str
     """Return what each class folder in `folder` holds, sorted by class; links may not lead out of `root` unless they are followed."""
     check(folder, root, follow_links)
     found: dict[str, ClassFolder] = {}
-    for path in sorted(folder.iterdir()):
+    for path in _listed(folder):
         if _is_noise(path) or not path.is_dir():
             continue
         check(path, root, follow_links)
@@ -110,14 +111,14 @@ def left_out(folder: Path, classes: Mapping[str, ClassFolder]) -> str:
 def beside(folder: Path, known: Sequence[str]) -> tuple[int, list[str]]:
     """Return how many images lie in a folder itself, and the names of its folders, sorted, but for those that `known` names lead to."""
     images, folders = 0, []
-    for path in folder.iterdir():
+    for path in _listed(folder):
         if _is_noise(path):
             continue
         if not path.is_dir():
             images += path.suffix.lower() in EXTENSIONS
         elif not any((folder / name).is_dir() and path.samefile(folder / name) for name in known):  # `Test` may be `test`
             folders.append(path.name)
-    return images, sorted(folders)
+    return images, folders
 
 
 def below(path: Path, root: Path) -> str:
@@ -189,8 +190,7 @@ def walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -
 
     Where links are followed, each folder is walked once, by whatever way it is reached first.
     """
-    for name in sorted(os.listdir(folder)):  # names: of a folder of a million files, paths would need half a gigabyte
-        path = folder / name
+    for path in _listed(folder):
         if _is_noise(path):
             continue
         if not path.is_dir():
@@ -204,7 +204,18 @@ def walk(folder: Path, root: Path, follow_links: bool | None, seen: set[Path]) -
 
 
 def _has_image(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in folder.iterdir())
+    return folder.is_dir() and any(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in _listed(folder))
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder, by name; UserError for a folder that may not be read or entered."""
+    try:
+        names = sorted(os.listdir(folder))  # names: of a folder of a million files, paths would need half a gigabyte
+        if names:
+            os.lstat(folder / names[0])
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): allow it to be read and entered, or move it away") from None
+    return (folder / name for name in names)
 
 
 def _is_noise(path: Path) -> bool:

@@ -11,6 +11,7 @@ from core.data.class_folders import ClassFolder
 from core.data.images import DiscoveryData, FileImages, ImageSet, Skipped, empty_set, examined, say_unreadable
 from core.data.novel import parse_known_classes
 from core.errors import UserError, nearest
+from core.places import expanded
 
 _LAYOUT = "expected {root}/train/<class>/*.jpg (and, if there is one, {root}/test/<class>/*.jpg)"
 
@@ -30,7 +31,7 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
         UserError: a missing or empty part or class, a test class that train lacks, a link that leads out of `root`, a damaged image, a
             class of which no image can be read.
     """
-    given, root = root, Path(root).expanduser()
+    given, root = root, expanded(root, "data_root")
     if not str(given) or not root.is_dir():
         raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
     root = root.resolve()

@@ -31,6 +31,7 @@ from core.data.images import (
     say_unreadable,
 )
 from core.errors import UserError, misspelt
+from core.places import expanded
 
 PARTS = LABELLED, UNLABELLED, TEST = "labelled", "unlabelled", "test"
 
@@ -64,7 +65,7 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
         UserError: nothing unlabelled, a class without images, one image labelled with two classes, a link out of `root`, a folder that
             is a part but for its spelling.
     """
-    root = Path(root).expanduser().resolve()
+    root = expanded(root, "data_root").resolve()
     if novel_classes:
         raise UserError(f"novel_classes = '{novel_classes}', but {root} is a heap: its novel classes are unknown; leave novel_classes out")
     _say_beside(root)

@@ -22,6 +22,7 @@ from core.data.images import SHOWN, DiscoveryData
 from core.data.images import listed as written
 from core.data.table_rows import Row, Table
 from core.errors import UserError, nearest
+from core.places import expanded
 
 SPLITS = ("train", "val", "test")
 DEFAULT_ROOT = ("", "data")  # of the option data_root: nobody has given one
@@ -41,7 +42,7 @@ def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = 
         UserError: no such file, no column `path`, files that are missing, one path in two rows that differ, a group in two splits, a path
             that leaves the root, nothing unlabelled; and what `table_rows` refuses.
     """
-    file = Path(table).expanduser()
+    file = expanded(table, "images")
     rows = once(_rows(file), file)
     root = table_rows.folder_of(file, "" if data_root in DEFAULT_ROOT else data_root)
     files = _files(rows, root, file, follow_links)

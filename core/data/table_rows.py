@@ -21,6 +21,7 @@ from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
 from core.data.texts import ANYTHING, CERTAIN, MARKS, WIDE, announce_guess, decode
 from core.errors import UserError, misspelt, nearest
+from core.places import expanded
 
 COLUMNS = ("path", "label", "truth", "group", "split")
 _CLASSES = ("label", "truth")
@@ -238,7 +239,7 @@ def separator(header: str) -> str:
 
 def folder_of(file: Path, data_root: str) -> Path:
     """Return the folder below which a table names its images: `data_root`, or the table's own where that is ''; UserError for none."""
-    root = (Path(data_root).expanduser() if data_root else file.parent).resolve()
+    root = expanded(data_root or file.parent, "data_root").resolve()
     if not root.is_dir():
         raise UserError(f"data_root '{data_root}', below which {file} names its images, is not a folder; give that folder or leave it out")
     return root

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from core.errors import Gone, UserError, full_disk_named, misspelt, nearest
+from core.errors import Gone, UserError, full_disk_named, misspelt, nearest, shown
 
 
 def test_the_nearest_name_is_offered_and_a_far_one_is_not():
@@ -20,6 +20,11 @@ def test_the_nearest_name_is_offered_and_a_far_one_is_not():
 )
 def test_a_name_in_another_spelling_is_what_it_stands_for(name, meant):
     assert misspelt(name, ["labelled", "test"]) == meant
+
+
+def test_a_value_is_shown_in_one_line():
+    assert shown("tr\nain\t\u200b\udcff ü 树") == r"tr\nain\t\u200b\udcff ü 树"
+    assert shown("x" * 80) == "x" * 80 and shown("x" * 81) == "x" * 77 + "..."
 
 
 @pytest.mark.parametrize(

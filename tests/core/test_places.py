@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import subprocess
@@ -153,3 +154,35 @@ def test_a_long_tmpdir_without_a_short_folder_is_one_line(surroundings, monkeypa
     monkeypatch.setattr(places, "SHORT_FOLDERS", (NOWHERE,))
     with pytest.raises(UserError, match=r"TMPDIR = '.*' is too long"):
         places.settle()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("~nosuchuser/x", "there is no such user; give the whole path"),
+        ("a" * 300, "File name too long; give another path"),
+        ("a\0b", "embedded null byte; give another path"),
+        ("loop/x", "Too many levels of symbolic links; give another path"),
+        ("bad\udcff/x", r"a name in .*/bad\\udcff/x is not valid UTF-8; rename that file or folder"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_by_the_name_of_its_option(tmp_path, monkeypatch, path, reason):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(UserError, match=rf"^data_root = '.*' cannot be read: {reason}$") as error:
+        places.expanded(path, "data_root")
+    assert str(error.value).encode() and len(str(error.value)) < 320
+
+
+def test_a_path_need_not_exist_to_be_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert places.expanded("~/x/y", "data_root") == tmp_path / "x" / "y" and places.expanded("", "data_root") == Path()
+
+
+def test_a_folder_that_may_not_be_entered_is_refused(tmp_path, monkeypatch):
+    def denied(_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(places.os, "stat", denied)
+    with pytest.raises(UserError, match=r"^images = 'x.csv' cannot be read: Permission denied; give another path$"):
+        places.expanded("x.csv", "images")

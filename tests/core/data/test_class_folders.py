@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 
@@ -158,3 +159,22 @@ def test_a_name_that_is_no_utf8_is_refused(root):
         pytest.skip("this file system only takes UTF-8 names")
     with pytest.raises(UserError, match="UTF-8"):
         class_folders.read(root, "train_dir")
+
+
+@pytest.mark.parametrize("where", [".", "dog", "dog/more"])
+@pytest.mark.parametrize("call", ["listdir", "lstat"])
+def test_a_folder_that_may_not_be_read_is_one_line(root, monkeypatch, where, call):
+    """Listing fails without the right to read a folder, what is in it without the right to enter it."""
+    picture(root / "dog" / "more" / "x.png")
+    closed = str((root / where).resolve())
+    real = getattr(os, call)
+
+    def guarded(path, **options):
+        if closed == (str(path) if call == "listdir" else os.path.dirname(path)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, call, guarded)
+    with pytest.raises(UserError) as error:
+        class_folders.read(root, "train_dir")
+    assert str(error.value) == f"{closed} cannot be read (Permission denied): allow it to be read and entered, or move it away"
