@@ -10,6 +10,7 @@ selection) or test.
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,31 +22,33 @@ from core.data.heap import Found
 from core.data.images import SHOWN, DiscoveryData
 from core.data.images import listed as written
 from core.data.table_rows import Row, Table
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shown
 from core.places import expanded
 
 SPLITS = ("train", "val", "test")
-DEFAULT_ROOT = ("", "data")  # of the option data_root: nobody has given one
+DATA = "data"
+DEFAULT_ROOT = ("", DATA)  # of the option data_root: nobody has given one, or just that
 
 
 def load(table: str, data_root: str, novel_classes: str = "", bad_images: str = "auto", follow_links: bool = False) -> DiscoveryData:
     """Return the images that a CSV file lists.
 
     Ids are the paths below the root as the table writes them. Relative paths are taken below `data_root` where it is given, else below the
-    table's folder; an absolute path may lie anywhere: the user has written it.
+    table's folder; an absolute path may lie anywhere: the user has written it. `data`, the option's default, may have been given: the
+    files are then below `./data` where they are not all beside the table.
 
     Args:
         novel_classes: labels that are to count as unknown, a simulation: they become truth.
         bad_images, follow_links: as `heap.load` takes them.
 
     Raises:
-        UserError: no such file, no column `path`, files that are missing, one path in two rows that differ, a group in two splits, a path
-            that leaves the root, nothing unlabelled; and what `table_rows` refuses.
+        UserError: no such file, no column `path`, files that are missing, or that are others beside the table and below `./data`, one
+            path in two rows that differ, a group in two splits, a path that leaves the root, nothing unlabelled; and what `table_rows`
+            refuses.
     """
     file = expanded(table, "images")
     rows = once(_rows(file), file)
-    root = table_rows.folder_of(file, "" if data_root in DEFAULT_ROOT else data_root)
-    files = _files(rows, root, file, follow_links)
+    files = _files(rows, _root(rows, file, data_root, follow_links), file, follow_links)
     _require_whole_groups(rows, file)
     rows = _hidden(rows, novel_classes)
     found = [
@@ -104,6 +107,50 @@ def _difference(one: Row, other: Row) -> str:
     """Return what tells two rows of one image apart, '' for nothing that matters."""
     differ = [name for name in ("label", "split", "group") if getattr(one, name) != getattr(other, name)]
     return ", ".join(f"{'' if name == 'label' else f'{name} '}'{getattr(one, name)}' and '{getattr(other, name)}'" for name in differ)
+
+
+def _root(rows: Sequence[Row], file: Path, data_root: str, follow_links: bool) -> Path:
+    """Return the folder below which a table names its images; see `load`."""
+    if data_root not in DEFAULT_ROOT:
+        return table_rows.folder_of(file, data_root)
+    beside, below = table_rows.folder_of(file, ""), Path(DATA).resolve()
+    if data_root != DATA or not below.is_dir() or below == beside:
+        return beside
+    others = _all_of(rows, below, file, follow_links)
+    if others is None:
+        return beside
+    files = _all_of(rows, beside, file, follow_links)
+    if files is None:
+        print(f"taxon: {file}: its images are not beside it; those below ./data are read", file=sys.stderr)
+        return below
+    if differ := next((row.path for row, *two in zip(rows, files, others, strict=True) if _differ(*two)), ""):
+        raise UserError(
+            f"{file}: {shown(differ)} is one image beside the table and another below ./data; "
+            f"give data_root=./data, or data_root='{beside}'"
+        )
+    return beside
+
+
+def _differ(one: Path, other: Path) -> bool:
+    """Say whether two files hold different bytes; one that cannot be read is for others to tell."""
+    try:
+        return one != other and not filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _all_of(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path] | None:
+    """Return the file of each row below a folder, None where one is missing there or may not be read."""
+    files = []
+    for row in rows:
+        try:
+            path, missing = table_rows.located(row, root, file, follow_links)
+        except UserError:
+            return None
+        if missing:
+            return None
+        files.append(path)
+    return files
 
 
 def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path]:

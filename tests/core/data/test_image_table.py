@@ -118,6 +118,54 @@ def test_paths_are_below_data_root_where_it_is_given(root, tmp_path):
     assert image_table.load(table(tmp_path, whole), "data").train.ids == tuple(str(root / name) for name in NAMES)
 
 
+def below_data(root: Path, place: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (place / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "data" / name).write_bytes((root / name).read_bytes())
+
+
+def test_images_that_are_below_data_alone_are_read_there_and_that_is_said(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    below_data(root, tmp_path, NAMES)
+    file = table(tmp_path, plain_rows())
+    data = image_table.load(file, "data")
+    assert data.train.ids == NAMES and data.train.source.paths[0] == tmp_path / "data" / NAMES[0]
+    assert capsys.readouterr().err == f"taxon: {file}: its images are not beside it; those below ./data are read\n"
+    assert "12 of 12 files that are not there" in refusal(file, "")
+
+
+def test_images_that_are_below_data_in_part_are_missing_beside_the_table(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    below_data(root, tmp_path, NAMES[1:])
+    assert f"12 of 12 files that are not there: {tmp_path / NAMES[0]}" in refusal(table(tmp_path, plain_rows()), "data")
+
+
+def test_images_that_are_others_below_data_are_refused_and_copies_are_not(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    below_data(root, tmp_path, NAMES)
+    file = table(root, plain_rows(), file="both.csv")
+    assert image_table.load(file, "data").train.source.paths[0] == root / NAMES[0] and capsys.readouterr().err == ""
+    (tmp_path / "data" / NAMES[3]).write_bytes((root / NAMES[4]).read_bytes())
+    line = refusal(file, "data")
+    assert f"{NAMES[3]} is one image beside the table and another below ./data; give data_root=./data, or data_root='{root}'" in line
+    assert image_table.load(file, "").train.ids == image_table.load(file, "./data").train.ids == NAMES
+
+
+def test_files_below_data_that_may_not_be_read_are_not_taken(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    below_data(root, tmp_path, NAMES)
+    file = table(root, plain_rows(), file="both.csv")
+
+    def denied(*_files, **_options):
+        raise PermissionError
+
+    monkeypatch.setattr(image_table.filecmp, "cmp", denied)
+    assert image_table.load(file, "data").train.source.paths[0] == root / NAMES[0]
+    (tmp_path / "data" / NAMES[0]).unlink()
+    (tmp_path / "data" / NAMES[0]).symlink_to(root / NAMES[0])
+    assert image_table.load(file, "data").train.source.paths[0] == root / NAMES[0]
+
+
 def test_a_path_out_of_the_root_is_refused_unless_links_may_lead_out(root, tmp_path):
     file = table(tmp_path, [f"../{root.name}/{name},{label}" for name, label in zip(NAMES, LABELS, strict=True)])
     (tmp_path.parent / root.name).symlink_to(root) if not (tmp_path.parent / root.name).exists() else None
