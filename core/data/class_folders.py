@@ -75,7 +75,8 @@ def scan(folder: Path, root: Path, follow_links: bool | None = None) -> dict[str
         name = plain(path.name)
         if name in found or not name:
             raise UserError(
-                f"{path}: class '{name}' has another folder beside it, or no name: blanks and composed letters do not tell apart"
+                f"{path}: class '{name}' has another folder beside it, or no name: "
+                "blanks, composed letters and what has no width do not tell apart"
             )
         found[name] = below_folder(path, root, follow_links)
     if found and {name.lower() for name in found} <= PARTS and not any(_has_image(folder / name) for name in found):

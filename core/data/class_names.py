@@ -12,13 +12,19 @@ _PANDAS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|
 MISSING = frozenset(("", "NaT", *_PANDAS.split("|")))
 
 
+# Zero-width spaces and joiners, byte order marks, soft hyphens and marks of direction: at the ends of a name they say nothing. Inside they
+# may: of joined emoji, of Persian words. Tags (U+E0000 ff.) are letters of flags.
+_UNSEEN = " \u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+
+
 def plain(name: str) -> str:
-    """Return a class name in one spelling: letters composed (NFC), no blanks around it, one blank for each run of them inside.
+    """Return a class name in one spelling: letters composed (NFC), one blank for each run of them inside, no blanks nor what has no width
+    around it.
 
     A folder that was packed on another system, or a cell of a CSV, names the same class in another spelling. All names go through here:
     what folders, tables, options and people call a class is compared in this spelling.
     """
-    return " ".join(unicodedata.normalize("NFC", name).split())
+    return " ".join(unicodedata.normalize("NFC", name).split()).strip(_UNSEEN)
 
 
 def is_text(name: str) -> bool:

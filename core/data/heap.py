@@ -316,5 +316,11 @@ def _say(data: DiscoveryData, copied: Sequence[str], where: str) -> None:
     if single:
         shown = ", ".join(single[:SHOWN]) + (", ..." if len(single) > SHOWN else "")
         lines.append(f"one labelled image only of {shown}: it trains, and nothing tells how well the class is found")
+    cases: dict[str, list[str]] = {}
+    for name in sorted(data.class_names[c] for c in data.known_classes):
+        cases.setdefault(name.casefold(), []).append(name)
+    alike = [", ".join(names) for names in cases.values() if len(names) > 1]
+    if alike:
+        lines.append(f"classes that differ by letter case only: {'; '.join(alike[:SHOWN])}{'; ...' if len(alike) > SHOWN else ''}")
     for line in lines:
         print(f"taxon: {where}: {line}", file=sys.stderr)

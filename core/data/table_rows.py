@@ -146,12 +146,12 @@ class Table:
             )
         said = dict(zip(self._names, cells, strict=False))
         found = {name: self._decoded(name, said.get(name, "")).strip() for name in COLUMNS}
+        found |= {name: plain(found[name]) for name in _CLASSES}
         for name in COLUMNS[1:]:
             if found[name] and found[name] in MISSING:
                 missing[f"{name} '{found[name]}'"] += 1
                 found[name] = ""
         for name in _CLASSES:
-            found[name] = plain(found[name])
             if not is_text(found[name]):
                 raise UserError(f"{self.file}, line {line}: {name} = {ascii(found[name])[:_LETTERS]} holds characters that are no text")
         if not found["path"]:

@@ -116,11 +116,17 @@ def test_one_class_in_two_spellings_is_one_class_across_folders_and_refused_in_o
         class_folders.read(root, "train_dir")
 
 
+def test_a_folder_whose_name_differs_in_what_has_no_width_is_no_class_of_its_own(root):
+    picture(root / "dog\u200b" / "a.png")
+    with pytest.raises(UserError, match="class 'dog' has another folder beside it"):
+        class_folders.read(root, "train_dir")
+
+
 def test_folders_that_differ_in_blanks_alone_are_one_class(root):
     picture(root / "red  oak" / "a.png")
     assert {e.label for e in class_folders.read(root, "train_dir")} == {"cat", "dog", "red oak"}
     picture(root / "red oak" / "b.png")
-    with pytest.raises(UserError, match="class 'red oak' has another folder beside it, or no name: blanks and composed letters do not"):
+    with pytest.raises(UserError, match="class 'red oak' has another folder beside it, or no name: blanks, composed letters and what has"):
         class_folders.read(root, "train_dir")
 
 

@@ -51,3 +51,15 @@ def test_blanks_do_not_tell_names_apart(name):
 @pytest.mark.parametrize(("name", "text"), [("red oak", True), ("健康 🌳", True), ("a\x00", False), ("a\x07b", False), ("\ud800", False)])
 def test_control_characters_are_no_text(name, text):
     assert is_text(name) == text
+
+
+@pytest.mark.parametrize("name", ["oak\u200b", "\ufeffoak", "\u200e oak \u200f", "oak \u200b \u00ad", "\u2067oak\u2069", "oak\u2060"])
+def test_what_has_no_width_does_not_tell_names_apart_at_their_ends(name):
+    assert plain(name) == "oak"
+
+
+@pytest.mark.parametrize(
+    "name", ["N\u200bA", "می\u200cشود", "👨\u200d👩\u200d👧", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"]
+)
+def test_what_has_no_width_is_kept_where_it_joins_or_means_something(name):
+    assert plain(name) == name

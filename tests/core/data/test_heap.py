@@ -144,6 +144,14 @@ def test_a_class_of_one_image_and_a_small_heap_are_said(root, capsys):
     assert set(split.labelled.tolist()) >= {0} and len(split.labelled) == 3 and len(split.validation) == 2  # each class keeps one
 
 
+def test_classes_that_differ_by_letter_case_only_are_said(root, capsys):
+    for i, name in enumerate(("Oak", "OAK", "Elm", "Straße", "STRASSE", *(f"{case}{n}" for n in range(4) for case in "Aa"))):
+        write(root / f"labelled/{name}/x.png", 100 + i)
+    heap.load(root)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "letter case" in line]
+    assert lines == [f"taxon: {root}: classes that differ by letter case only: A0, a0; A1, a1; A2, a2; A3, a3; Elm, elm; ..."]
+
+
 def test_of_many_classes_of_one_image_the_first_are_named(root, capsys):
     for i in range(7):
         write(root / f"labelled/class {i}/z.png", 40 + i)

@@ -90,7 +90,7 @@ def test_what_is_no_table_is_one_line_that_says_where(tmp_path, content, said):
 
 
 def test_missing_values_are_said_once_however_often_the_table_is_read(tmp_path, capsys):
-    (tmp_path / "t.csv").write_text("path,label,truth,group,split\na.png,NA,null,nan,None\nb.png,NA,,,\n")
+    (tmp_path / "t.csv").write_text("path,label,truth,group,split\na.png,NA,null,nan,None\nb.png,NA\u200b,,,\n", "utf-8")
     table = Table(tmp_path / "t.csv")
     assert [row.label + row.truth + row.group + row.split for row in [*table, *table]] == [""] * 4
     said = capsys.readouterr().err
