@@ -51,7 +51,7 @@ def misspelt(name: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name.casefold(), list(known), n=1, cutoff=0.76)), "")
 
 
-def shown(value: str, letters: int = 80) -> str:
+def shown(value: str, letters: int = 200) -> str:
     """Return a value as an error line shows it: what no line can hold is escaped, what is long is cut."""
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value)
     return text if len(text) <= letters else f"{text[: letters - 3]}..."

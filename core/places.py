@@ -95,7 +95,7 @@ def expanded(path: str | Path, option: str) -> Path:
             os.stat(os.path.join(found, "."))  # so that a folder may be entered as well
         str(found.resolve()).encode()
     except UnicodeEncodeError:
-        reason = f"a name in {shown(str(found.resolve()), 200)} is not valid UTF-8; rename that file or folder"
+        reason = f"a name in {shown(str(found.resolve()))} is not valid UTF-8; rename that file or folder"
     except OSError as error:
         reason = f"{error.strerror}; give another path"
     except ValueError as error:  # a null byte
@@ -103,7 +103,7 @@ def expanded(path: str | Path, option: str) -> Path:
     except RuntimeError:  # what `expanduser` raises
         reason = "there is no such user; give the whole path"
     if reason:
-        raise UserError(f"{option} = '{shown(str(path), 200)}' cannot be read: {reason}")
+        raise UserError(f"{option} = '{shown(str(path))}' cannot be read: {reason}")
     return found
 
 

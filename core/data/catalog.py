@@ -6,7 +6,7 @@ from typing import Any
 
 from core.data import cifar100, digits, folders, heap, image_table
 from core.data.images import DiscoveryData
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shown
 from core.places import expanded
 
 DATASETS = ("digits", "cifar100", "folder")
@@ -20,14 +20,14 @@ def recognised(data_root: str) -> str:
     """Return which data set lies in a folder: 'cifar100' or 'folder'; UserError, naming the layouts, where it is neither."""
     root = expanded(data_root, "data_root")
     if not root.is_dir():
-        raise UserError(f"data_root '{data_root}' is not a folder; {_LAYOUTS}")
+        raise UserError(f"data_root '{shown(data_root)}' is not a folder; {_LAYOUTS}")
     if any(root.glob("cifar-100-binary*")) or (root / "train.bin").is_file():
         return "cifar100"
     if (root / "train").is_dir() or heap.is_heap(root):
         return "folder"
     misnamed = heap.misspelt_part(root)
     hint = f"; is its folder '{misnamed[1]}' meant to be '{misnamed[0]}'?" if misnamed else ""
-    raise UserError(f"data_root '{data_root}' holds no data set that is known{hint}; {_LAYOUTS}")
+    raise UserError(f"data_root '{shown(data_root)}' holds no data set that is known{hint}; {_LAYOUTS}")
 
 
 def labels_are_given(config: Any) -> bool:

@@ -30,7 +30,7 @@ from core.data.images import (
     examined,
     say_unreadable,
 )
-from core.errors import UserError, misspelt
+from core.errors import UserError, misspelt, shown
 from core.places import expanded
 
 PARTS = LABELLED, UNLABELLED, TEST = "labelled", "unlabelled", "test"
@@ -67,7 +67,9 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
     """
     root = expanded(root, "data_root").resolve()
     if novel_classes:
-        raise UserError(f"novel_classes = '{novel_classes}', but {root} is a heap: its novel classes are unknown; leave novel_classes out")
+        raise UserError(
+            f"novel_classes = '{shown(novel_classes)}', but {root} is a heap: its novel classes are unknown; leave novel_classes out"
+        )
     _say_beside(root)
     found = [*_of_classes(root, LABELLED, follow_links), *_unlabelled(root, follow_links), *_of_classes(root, TEST, follow_links)]
     return assemble(f"folder/{root.name}", found, bad_images, str(root))
@@ -77,10 +79,12 @@ def _say_beside(root: Path) -> None:
     """Print what lies beside the parts and takes no part, in one line; UserError for a folder that is meant to be a part."""
     if misnamed := misspelt_part(root):
         part, name = misnamed
-        raise UserError(f"{root} has a folder '{name}' and none called '{part}'; did you mean '{part}'? rename it so, or move it away")
+        raise UserError(
+            f"{root} has a folder '{shown(name)}' and none called '{part}'; did you mean '{part}'? rename it so, or move it away"
+        )
     images, folders = class_folders.beside(root, PARTS)
-    shown = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
-    words = [f"{len(folders)} folder{'s' if len(folders) > 1 else ''} ({shown})"] if folders else []
+    some = ", ".join(map(shown, folders[:SHOWN])) + (", ..." if len(folders) > SHOWN else "")
+    words = [f"{len(folders)} folder{'s' if len(folders) > 1 else ''} ({some})"] if folders else []
     words = [f"{images} image{'s' if images > 1 else ''}", *words] if images else words
     if words:
         print(f"taxon: {root.name}: {' and '.join(words)} beside {', '.join(PARTS)} take no part", file=sys.stderr)
@@ -231,10 +235,10 @@ def _require_held_out(
     first: dict[int, int] = {}
     torn = [(first[component[i]], i) for i in rows if held_out[first.setdefault(component[i], i)] != held_out[i]]
     if torn:
-        shown = "; ".join(f"{found[one].id} and {found[other].id}" for one, other in torn[:SHOWN])
+        pairs = "; ".join(f"{shown(found[one].id)} and {shown(found[other].id)}" for one, other in torn[:SHOWN])
         more = f" and {len(torn) - SHOWN} more pairs" if len(torn) > SHOWN else ""
         raise UserError(
-            f"{where} holds out (split = val) what it trains on, the same image or groups that share it: {shown}{more}; give them one split"
+            f"{where} holds out (split = val) what it trains on, the same image or groups that share it: {pairs}{more}; give them one split"
         )
 
 
@@ -284,7 +288,7 @@ def _require_one_label(found: Sequence[Found], rows: list[int], digests: dict[in
             continue
         first = said.setdefault(digests[i], i)
         if found[first].label != found[i].label:
-            clashes.append(f"{found[first].id} ({found[first].label}) and {found[i].id} ({found[i].label})")
+            clashes.append(f"{shown(found[first].id)} ({found[first].label}) and {shown(found[i].id)} ({found[i].label})")
     if clashes:
         more = f" and {len(clashes) - SHOWN} more pairs" if len(clashes) > SHOWN else ""
         raise UserError(f"the same image is labelled with two classes: {'; '.join(clashes[:SHOWN])}{more}; keep one of each")
@@ -306,7 +310,7 @@ def _say(data: DiscoveryData, copied: Sequence[str], where: str) -> None:
     lines = []
     if copied:
         lines.append(
-            f"{len(copied)} images for testing are copies of training images; they are left out (skipped.csv), such as {copied[0]}"
+            f"{len(copied)} images for testing are copies of training images; they are left out (skipped.csv), such as {shown(copied[0])}"
         )
     if data.twins is not None:
         lines.append(f"{int(data.twins.sum())} unlabelled images are copies of labelled ones; they take part in no training")
@@ -314,8 +318,8 @@ def _say(data: DiscoveryData, copied: Sequence[str], where: str) -> None:
         lines.append(f"fewer unlabelled images ({n_heap}) than labelled ones ({n_given}): little is left to discover")
     single = [data.class_names[c] for c, n in sorted(Counter(data.train.labels[data.given].tolist()).items()) if n == 1]
     if single:
-        shown = ", ".join(single[:SHOWN]) + (", ..." if len(single) > SHOWN else "")
-        lines.append(f"one labelled image only of {shown}: it trains, and nothing tells how well the class is found")
+        some = ", ".join(single[:SHOWN]) + (", ..." if len(single) > SHOWN else "")
+        lines.append(f"one labelled image only of {some}: it trains, and nothing tells how well the class is found")
     cases: dict[str, list[str]] = {}
     for name in sorted(data.class_names[c] for c in data.known_classes):
         cases.setdefault(name.casefold(), []).append(name)

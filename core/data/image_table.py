@@ -26,6 +26,7 @@ from core.errors import UserError, nearest, shown
 from core.places import expanded
 
 SPLITS = ("train", "val", "test")
+_LONGEST_PATH = 500  # that an error shows
 DATA = "data"
 DEFAULT_ROOT = ("", DATA)  # of the option data_root: nobody has given one, or just that
 
@@ -80,7 +81,7 @@ def settled(row: Row, file: Path) -> Row:
     """Return a row with its split settled; UserError for a row that cannot be."""
     split = row.split.lower() or "train"
     if split not in SPLITS:
-        raise UserError(f"{file}, line {row.line}: split = '{row.split}' is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+        raise UserError(f"{file}, line {row.line}: split = '{shown(row.split)}' is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
     if split == "val" and not row.label:
         raise UserError(f"{file}, line {row.line}: split = val needs a label, by which the image is judged; give one or leave split empty")
     return dataclasses.replace(row, split=split)
@@ -95,7 +96,7 @@ def once(rows: list[Row], file: Path) -> list[Row]:
         if known is not row:
             repeated += 1
             if differs := _difference(known, row):
-                clashes.append(f"{row.path} (lines {known.line} and {row.line}: {differs})")
+                clashes.append(f"{shown(row.path)} (lines {known.line} and {row.line}: {differs})")
     if clashes:
         raise UserError(f"{file} lists images twice and not alike: {_some(clashes)}; keep one line of each")
     if repeated:
@@ -106,7 +107,9 @@ def once(rows: list[Row], file: Path) -> list[Row]:
 def _difference(one: Row, other: Row) -> str:
     """Return what tells two rows of one image apart, '' for nothing that matters."""
     differ = [name for name in ("label", "split", "group") if getattr(one, name) != getattr(other, name)]
-    return ", ".join(f"{'' if name == 'label' else f'{name} '}'{getattr(one, name)}' and '{getattr(other, name)}'" for name in differ)
+    return ", ".join(
+        f"{'' if name == 'label' else f'{name} '}'{shown(getattr(one, name))}' and '{shown(getattr(other, name))}'" for name in differ
+    )
 
 
 def _root(rows: Sequence[Row], file: Path, data_root: str, follow_links: bool) -> Path:
@@ -156,11 +159,11 @@ def _all_of(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> 
 def _files(rows: Sequence[Row], root: Path, file: Path, follow_links: bool) -> list[Path]:
     """Return the file of each row; UserError with all that are missing, and for a path that leaves the root."""
     found = [table_rows.located(row, root, file, follow_links) for row in rows]
-    missing = [" ".join(str(path).split()) for path, reason in found if reason]
+    missing = [shown(str(path), _LONGEST_PATH) for path, reason in found if reason]
     if missing:
         more = written(missing, "missing") if len(missing) > SHOWN else ""
-        shown = _some(missing)
-        raise UserError(f"{file} names {len(missing)} of {len(rows)} files that are not there: {shown}{more}; mend them or give data_root")
+        some = _some(missing)
+        raise UserError(f"{file} names {len(missing)} of {len(rows)} files that are not there: {some}{more}; mend them or give data_root")
     return [path for path, _ in found]
 
 
@@ -174,8 +177,8 @@ def _require_whole_groups(rows: Sequence[Row], file: Path) -> None:
     if not torn:
         return
     one, other = sorted({row.split for row in next(iter(torn.values()))}, key=SPLITS.index)
-    shown = _some([f"{group} (lines {a.line} and {b.line})" for group, (a, b) in torn.items() if {a.split, b.split} == {one, other}])
-    raise UserError(f"{file} has images of one group in {one} and in {other}: {shown}; put each group into one of them")
+    some = _some([f"{shown(group)} (lines {a.line} and {b.line})" for group, (a, b) in torn.items() if {a.split, b.split} == {one, other}])
+    raise UserError(f"{file} has images of one group in {one} and in {other}: {some}; put each group into one of them")
 
 
 def _hidden(rows: list[Row], novel_classes: str) -> list[Row]:

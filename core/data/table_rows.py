@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
 import re
 import stat
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from typing import TextIO
 from core.data.class_folders import check
 from core.data.class_names import MISSING, is_text, plain
 from core.data.texts import ANYTHING, CERTAIN, MARKS, WIDE, announce_guess, decode
-from core.errors import UserError, misspelt, nearest
+from core.errors import UserError, misspelt, nearest, shown
 from core.places import expanded
 
 COLUMNS = ("path", "label", "truth", "group", "split")
@@ -30,7 +32,6 @@ _DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # the first line of a 
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16  # bytes of cells from which an encoding is guessed
 _COLUMNS_SHOWN = 20
-_LETTERS = 80  # of a cell that an error shows
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Row:
     """One row: the line of the file where it begins, and what its cells say.
 
     Blanks are trimmed, the path has this system's slashes, class names are in one spelling; what stands for a missing value is ''.
+    written: the path as the file has it, where it has backslashes, which may be of a name ('' = it has none).
     """
 
     line: int
@@ -46,6 +48,7 @@ class Row:
     truth: str = ""
     group: str = ""
     split: str = ""
+    written: str = ""
 
 
 class Table:
@@ -94,15 +97,17 @@ class Table:
             raise UserError(f"images = '{self.file}' is no table ({error} in line {lines}); its first line names the columns") from None
         lower = [name.lower() for name in names]
         if "path" not in lower:
-            known = " ".join(", ".join(name for name in names if name).split())
-            raise UserError(f"images = '{self.file}' has no column path{nearest('path', lower)} (it has: {known[:200]}); name it so")
+            known = shown(", ".join(name for name in names if name))
+            raise UserError(f"images = '{self.file}' has no column path{nearest('path', lower)} (it has: {known}); name it so")
         twice = next((name for name in COLUMNS if lower.count(name) > 1), "")
         if twice:
             raise UserError(f"images = '{self.file}' has two columns {twice}; rename or remove one")
         for name in lower:
             meant = _MEANT.get(name) or misspelt(name, COLUMNS)
             if name not in COLUMNS and meant and meant not in lower:
-                raise UserError(f"images = '{self.file}' has a column {name} and none called {meant}; did you mean '{meant}'? rename it so")
+                raise UserError(
+                    f"images = '{self.file}' has a column {shown(name)} and none called {meant}; did you mean '{meant}'? rename it so"
+                )
         return mark, lower, lines
 
     def _guessed(self) -> dict[str, str]:
@@ -153,10 +158,11 @@ class Table:
                 found[name] = ""
         for name in _CLASSES:
             if not is_text(found[name]):
-                raise UserError(f"{self.file}, line {line}: {name} = {ascii(found[name])[:_LETTERS]} holds characters that are no text")
+                raise UserError(f"{self.file}, line {line}: {name} = '{shown(found[name])}' holds characters that are no text")
         if not found["path"]:
             raise UserError(f"{self.file}, line {line}: the cell of path is empty; name the image or remove the line")
-        return Row(line, Path(slashed(found.pop("path"))).as_posix(), **found)  # ./a and a are one file
+        path = found.pop("path")
+        return Row(line, Path(slashed(path)).as_posix(), **found, written=path if "\\" in path else "")  # ./a and a are one file
 
     def _decoded(self, name: str, cell: str) -> str:
         return cell.encode(ANYTHING).decode(self._guesses[name], "replace") if self._guesses and not cell.isascii() else cell
@@ -164,9 +170,8 @@ class Table:
     def _tell(self, missing: Counter[str]) -> None:
         others = [name for name in self._names if name and name not in COLUMNS]
         if others and not self._told:
-            shown = ", ".join(" ".join(name.split())[:_LETTERS] for name in others[:_COLUMNS_SHOWN])
-            shown += ", ..." if len(others) > _COLUMNS_SHOWN else ""
-            print(f"taxon: {self.file}: columns passed over: {shown}", file=sys.stderr)
+            more = ", ..." if len(others) > _COLUMNS_SHOWN else ""
+            print(f"taxon: {self.file}: columns passed over: {', '.join(map(shown, others[:_COLUMNS_SHOWN]))}{more}", file=sys.stderr)
         if missing and not self._told:
             words = ", ".join(f"{word} {count}" for word, count in missing.most_common())
             print(
@@ -253,6 +258,8 @@ def slashed(path: str) -> str:
 def located(row: Row, root: Path, file: Path, follow_links: bool) -> tuple[Path, str]:
     """Return the file that a row names, below `root` unless its path is absolute, and why it is not there ('' = it is).
 
+    Where no file is so called, other spellings of the name are tried: composed and decomposed letters, backslashes as letters.
+
     Args:
         file: the table, for messages.
         follow_links: a path may lead out of `root`.
@@ -260,7 +267,25 @@ def located(row: Row, root: Path, file: Path, follow_links: bool) -> tuple[Path,
     Raises:
         UserError: no system could have such a file, or it may not be read.
     """
-    path = root / row.path
+    path, reason = _examined(row, root / row.path, root, file, follow_links)
+    if reason and not row.path.isascii():
+        path, reason = _examined(row, _spelt(root, row.path), root, file, follow_links)
+    if reason and row.written:
+        other, still = _examined(row, root / row.written, root, file, follow_links)
+        path, reason = (path, reason) if still else (other, "")
+    return path, reason
+
+
+def _spelt(root: Path, path: str) -> Path:
+    """Return a path below `root` as it is there: what systems call by one name has letters that are composed on one and not on others."""
+    found = root
+    for part in Path(path).parts:
+        spellings = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        found /= next((one for one in spellings if os.path.lexists(found / one)), part)
+    return found
+
+
+def _examined(row: Row, path: Path, root: Path, file: Path, follow_links: bool) -> tuple[Path, str]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return path, "no file"
@@ -268,9 +293,8 @@ def located(row: Row, root: Path, file: Path, follow_links: bool) -> tuple[Path,
     except (FileNotFoundError, NotADirectoryError) as error:
         return path, _reason(error).lower()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a link to itself
-        shown = " ".join(row.path.split())[:_LETTERS]
-        raise UserError(f"{file}, line {row.line}: '{shown}' cannot be read ({_reason(error)}); mend the path") from None
+        raise UserError(f"{file}, line {row.line}: '{shown(row.path)}' cannot be read ({_reason(error)}); mend the path") from None
     check(path, real.parent)  # its name alone
     if not Path(row.path).is_absolute() and not follow_links and not real.is_relative_to(root):
-        raise UserError(f"{file}, line {row.line}: {row.path} leads out of {root}; allow it with follow_links=true")
+        raise UserError(f"{file}, line {row.line}: {shown(row.path)} leads out of {root}; allow it with follow_links=true")
     return path, ""

@@ -24,7 +24,7 @@ def test_a_name_in_another_spelling_is_what_it_stands_for(name, meant):
 
 def test_a_value_is_shown_in_one_line():
     assert shown("tr\nain\t\u200b\udcff ü 树") == r"tr\nain\t\u200b\udcff ü 树"
-    assert shown("x" * 80) == "x" * 80 and shown("x" * 81) == "x" * 77 + "..."
+    assert shown("x" * 200) == "x" * 200 and shown("x" * 201) == "x" * 197 + "..." and shown("xxxxx", 4) == "x..."
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,10 @@ def test_a_path_out_of_the_root_is_refused_unless_links_may_lead_out(root, tmp_p
         ("path,label", [",oak"], "line 2: the cell of path is empty"),
         ("path,label,split", [f"{NAMES[0]},oak,vall"], "line 2: split = 'vall' is none of train, val, test; did you mean 'val'?"),
         ("path,label,split", [f"{NAMES[0]},,val"], "split = val needs a label"),
+        ("path,label,split", [f'{NAMES[0]},oak,"tr\nain"'], r"line 2: split = 'tr\nain' is none of train, val, test"),
+        ("path,group", [f'{NAMES[0]},"g\n1"', f"{NAMES[0]},{'x' * 299}"], rf"(lines 2 and 4: group 'g\n1' and '{'x' * 197}...')"),
+        ("path,group,split", [f'{NAMES[0]},"g\n1",test', f'{NAMES[1]},"g\n1",'], r"in train and in test: g\n1 (lines 2 and 4)"),
+        ("path,label", ['"a\nb.png",oak'], r"/a\nb.png; mend them or give data_root"),
         ("path,label", [f"{NAMES[0]},oak", f"{NAMES[0]},elm", f"{NAMES[1]},"], "lines 2 and 3: 'oak' and 'elm'"),
         (
             "path,split",

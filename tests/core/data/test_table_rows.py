@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas
 import pytest
@@ -145,7 +146,29 @@ def test_columns_that_are_passed_over_are_said_once(tmp_path, capsys):
 def test_a_path_that_cannot_be_is_refused_with_its_line(tmp_path, path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     line = refused(lambda: table_rows.located(Row(7, path), tmp_path, Path("t.csv"), False))
-    assert line.startswith("t.csv, line 7: '") and line.endswith("; mend the path") and len(line) < 200
+    assert line.startswith("t.csv, line 7: '") and line.endswith("; mend the path") and len(line) < 300
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("folder", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["NFC", "NFD"])
+def test_a_file_is_found_whether_its_letters_are_composed_or_not(tmp_path, written, folder, name):
+    path = tmp_path / normalize(folder, "Grün") / normalize(name, "bär.png")
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    said = normalize(written, "Grün/bär.png")
+    assert table_rows.located(Row(2, said), tmp_path, Path("t"), False) == (path, "")
+    assert table_rows.located(Row(2, said.replace("png", "jpg")), tmp_path, Path("t"), False)[1] == "no such file or directory"
+
+
+def test_a_backslash_may_be_a_letter_of_a_name(tmp_path):
+    for name in ("day/a.png", "day\\a.png", "x\\b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    rows = read(tmp_path, "path\nday\\a.png\nx\\b.png\nx\\c.png\n")
+    found = [table_rows.located(row, tmp_path, Path("t"), False) for row in rows]
+    assert found[:2] == [(tmp_path / "day/a.png", ""), (tmp_path / "x\\b.png", "")]
+    assert found[2] == (tmp_path / "x/c.png", "no such file or directory") and rows[2].path == "x/c.png"
 
 
 def test_what_is_not_there_is_told_with_its_reason(tmp_path):
