@@ -45,7 +45,7 @@ def test_other_errors_and_lines_for_users_pass_as_they_are():
 
 
 def test_whatever_a_name_holds_the_error_is_one_line():
-    for name, shown in (
+    for name, line in (
         ("a\nb", r"a\nb"),
         ("a\rb\x1b[31m", r"a\rb\x1b[31m"),
         ("\u2028", r"\u2028"),
@@ -53,7 +53,7 @@ def test_whatever_a_name_holds_the_error_is_one_line():
         ("Ü 樹 👩‍🌾", "Ü 樹 👩‍🌾"),
     ):
         for error in (UserError(f"class '{name}' is empty"), Gone(f"class '{name}' is empty")):
-            assert str(error) == f"class '{shown}' is empty" and len(str(error).splitlines()) == 1
+            assert str(error) == f"class '{line}' is empty" and len(str(error).splitlines()) == 1
 
 
 def test_what_is_gone_says_whether_it_can_be_brought_back():
