@@ -18,6 +18,7 @@ from core.data.class_names import plain
 from core.data.images import UnreadableImages
 from core.data.table_rows import Table
 from core.errors import UserError
+from core.places import expanded
 
 NEW, VAL = "new", "val"  # the parts of images that no data set has put into one, and of those that a table sets apart (split = val)
 _PARTS = {"train": NEW, "val": VAL, "test": heap.TEST}  # of the splits that a table says
@@ -73,7 +74,7 @@ def of_folder(folder: str, follow_links: bool = False) -> ImageStream:
 
     Raises UserError for what is no folder, a link that leads out of it unless it may, no image at all.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder, "data_root")
     if not root.is_dir():
         raise UserError(f"data_root = '{folder}' is not a folder; give a folder of images, or images=<file.csv>")
     root = root.resolve()
@@ -103,7 +104,7 @@ def of_table(table: str, data_root: str = "", follow_links: bool = False) -> Ima
     those of a heap are (`table_rows`, `image_table`): an image that is listed twice counts once, and raises UserError where its rows
     differ.
     """
-    file = Path(table).expanduser()
+    file = expanded(table, "images")
     root, rows = table_rows.folder_of(file, data_root), Table(file)
     first = _first_lines(rows, file)
 

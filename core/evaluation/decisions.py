@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,15 +140,14 @@ def _name(text: str, where: str) -> str:
         raise UserError(f"{where}: '{name}' means 'no value' in a table: give another name")
     if not is_text(name):
         raise UserError(f"{where}: the name {_shown(name)} holds characters that are no text: type it again")
-    if name and not _look(name):
-        raise UserError(f"{where}: of the name {_shown(name)} nothing can be seen: type it again")
+    if text.strip() and not name:
+        raise UserError(f"{where}: of the name {_shown(text)} nothing can be seen: type it again")
     return name
 
 
 def _look(name: str) -> str:
     """Return what names have in common that people take for one: letter case, and what is not seen at the ends, do not count."""
-    seen = [i for i, character in enumerate(name) if not character.isspace() and unicodedata.category(character) != "Cf"]
-    return plain(name[seen[0] : seen[-1] + 1]).casefold() if seen else ""
+    return plain(name).casefold()
 
 
 def _shown(value: Any) -> str:
