@@ -54,8 +54,8 @@ class ImageStream:
             self.count += 1
             try:
                 status = one.path.stat()
-                if stat.S_ISDIR(status.st_mode):
-                    missing.append((one.path, "a folder"))
+                if not stat.S_ISREG(status.st_mode):
+                    missing.append((one.path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"))
                 seen.update(f"{one.id}\0{status.st_size}\0".encode("utf-8", "backslashreplace"))
             except OSError as error:
                 missing.append((one.path, (error.strerror or "cannot be read").lower()))

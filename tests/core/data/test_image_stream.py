@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def test_links_stay_inside_unless_they_may_not(tmp_path):
 def test_without_images_there_is_one_line(tmp_path):
     assert "holds no image" in refused(lambda: image_stream.of_folder(str(place(tmp_path / "empty", "a.txt"))))
     assert "is not a folder" in refused(lambda: image_stream.of_folder(str(tmp_path / "absent")))
+    assert "no such user" in refused(lambda: image_stream.of_folder("~nobody there/x"))
+
+
+def test_what_would_be_read_for_ever_is_refused(tmp_path):
+    os.mkfifo(place(tmp_path, "1.png") / "2.png")
+    assert "2.png: not a readable image (a pipe, socket or device)" in refused(lambda: image_stream.of_folder(str(tmp_path)))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
