@@ -100,6 +100,7 @@ def page(browser, downloads, tmp_path) -> Iterator[Page]:
     browser.get(file_of(tmp_path).as_uri())
     browser.execute_script("localStorage.clear()")
     browser.refresh()
+    wait(lambda: browser.execute_script("return document.querySelectorAll('.tile').length"), "category in sight")  # filled when seen
     yield Page(browser)
     leave(browser)
 
