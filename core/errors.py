@@ -23,9 +23,7 @@ class UserError(Exception):
 
 
 def _shown(character: str) -> str:
-    if unicodedata.category(character) in _UNSHOWN:
-        return character.encode("unicode_escape", "surrogatepass").decode()
-    return character
+    return ascii(character)[1:-1] if unicodedata.category(character) in _UNSHOWN else character
 
 
 class Gone(UserError):
