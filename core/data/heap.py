@@ -77,12 +77,12 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
 
 def _say_beside(root: Path) -> None:
     """Print what lies beside the parts and takes no part, in one line; UserError for a folder that is meant to be a part."""
-    if misnamed := misspelt_part(root):
+    images, folders = class_folders.beside(root, PARTS)
+    if misnamed := _misspelt(root, folders):
         part, name = misnamed
         raise UserError(
             f"{root} has a folder '{shown(name)}' and none called '{part}'; did you mean '{part}'? rename it so, or move it away"
         )
-    images, folders = class_folders.beside(root, PARTS)
     some = ", ".join(map(shown, folders[:SHOWN])) + (", ..." if len(folders) > SHOWN else "")
     words = [f"{len(folders)} folder{'s' if len(folders) > 1 else ''} ({some})"] if folders else []
     words = [f"{images} image{'s' if images > 1 else ''}", *words] if images else words
@@ -92,7 +92,11 @@ def _say_beside(root: Path) -> None:
 
 def misspelt_part(root: Path) -> tuple[str, str] | None:
     """Return the part that a folder is meant to be but for its spelling, where no folder is that part, and the folder's name."""
-    for name in class_folders.beside(root, PARTS)[1]:
+    return _misspelt(root, class_folders.beside(root, PARTS)[1])
+
+
+def _misspelt(root: Path, folders: Sequence[str]) -> tuple[str, str] | None:
+    for name in folders:
         part = misspelt(name, PARTS)
         if part and not (root / part).is_dir():
             return part, name
