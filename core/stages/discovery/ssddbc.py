@@ -20,7 +20,7 @@ from core.evaluation import discovery
 from core.evaluation.gcd import accuracy
 from core.plots import figure, heatmap
 from core.stages import after, execute, inputs, keys
-from core.stages.discovery import cache, checks, feature_files, rebuild
+from core.stages.discovery import cache, checks, feature_files, materials, rebuild
 from core.stages.discovery.config import SsddbcConfig
 from core.stages.discovery.feature_files import SPLITS, FeatureFile
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS
@@ -175,11 +175,10 @@ def _n_classes(config: SsddbcConfig, trained: rebuild.Trained, features: Feature
 
     A declared number is that of the truth, which would steer the training; SSDDBC finds its own.
     """
-    if config.n_classes != "auto":
-        return int(config.n_classes)
-    if trained.data.n_declared is not None:
+    if config.n_classes == "auto" and trained.data.n_declared is not None:
         return None
-    return discovery.count_classes(trained.data, trained.split, features.features, trained.config.seed).n
+    asked = dataclasses.replace(trained.config, n_classes=config.n_classes)
+    return materials.n_clusters(asked, trained.data, trained.split, features.features)
 
 
 def _cells(found: grid.Grid, points: Points, truth: Truth) -> list[dict[str, Any]]:
