@@ -45,8 +45,7 @@ class Pages:
 
     def open(self, path: str, *texts: str, picture: str) -> str:
         """Open a page, wait until it shows all texts, take a screenshot; return the page's text."""
-        self.driver.get("about:blank")
-        self.driver.get(f"{self.address}/#{path}")
+        chromium.visit(self.driver, f"{self.address}/#{path}", GUARD / 3)
         shown = self.wait(lambda page: all(text in page for text in texts), texts)
         time.sleep(1)
         self.driver.save_screenshot(str(self.shots / f"{picture}.png"))
@@ -109,7 +108,7 @@ def pages(browser, filled, tmp_path_factory) -> Iterator[Pages]:
             assert server.poll() is None and time.monotonic() < end, (filled.folder / "ui_log").read_text()
             time.sleep(0.5)
         shots = Path(os.environ.get("TAXON_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-        browser.get(address)
+        chromium.visit(browser, address, GUARD / 3)
         for key, value in QUIET.items():
             browser.execute_script("localStorage.setItem(arguments[0], arguments[1])", key, value)
         yield Pages(browser, address, filled, shots)
