@@ -14,11 +14,10 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable
 LOST = 15.0  # seconds after which a navigation that shows nothing is looked at
 
 
-def started(patience: float, downloads: Path | None = None) -> Any:
-    """Return a headless Chromium, to be ended by `quit()`.
+def started(downloads: Path | None = None) -> Any:
+    """Return a headless Chromium, to be ended by `quit()`; pages are opened by `visit`.
 
     Args:
-        patience: seconds after which a page that does not load is an error.
         downloads: the folder where what a page saves goes, without asking.
     """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -33,7 +32,7 @@ def started(patience: float, downloads: Path | None = None) -> Any:
     if downloads is not None:
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads), "download.prompt_for_download": False})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.set_page_load_timeout(min(patience, LOST))
+    browser.set_page_load_timeout(LOST)
     return browser
 
 

@@ -74,7 +74,7 @@ class Pages:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Return a headless Chromium."""
-    running = chromium.started(GUARD / 3)
+    running = chromium.started()
     yield running
     running.quit()
 

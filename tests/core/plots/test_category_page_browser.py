@@ -37,7 +37,7 @@ def downloads(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def browser(downloads) -> Iterator[Any]:
     """Return a headless Chromium that saves into `downloads`."""
-    running = chromium.started(PATIENCE, downloads)
+    running = chromium.started(downloads)
     yield running
     running.quit()
 
