@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.places import unwritable
 
 _LETTERS = 80  # of a path that an error shows
@@ -24,7 +24,7 @@ def named(given: str, option: str) -> Path:
         pass
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, the home of nobody
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{option} = {ascii(given)[:_LETTERS]} cannot be a folder ({reason}): give another one") from None
+        raise UserError(f"{option} = '{shown(given, _LETTERS)}' cannot be a folder ({reason}): give another one") from None
     return place
 
 
