@@ -14,6 +14,7 @@ from core.clustering.matching import best_pairs, contingency
 from core.clustering.n_classes import Count
 from core.data.problem import NOBODY_SAID, Problem, Truth
 from core.data.splits import Split
+from core.evaluation.features import normalise
 from core.evaluation.gcd import VERSIONS, Accuracy, accuracy
 from core.evaluation.selection import held_out_accuracy, silhouette
 
@@ -54,15 +55,32 @@ def kmeans_clusters(split: Split, train: np.ndarray, n_clusters: int, seed: int)
     return semi_supervised_kmeans(points, np.zeros(len(points), np.int64), nothing, n_clusters, np.random.default_rng(seed)).labels
 
 
-def report(
-    truth: Truth, split: Split, found: Clustering, versions: tuple[str, ...], prefix: tuple[str, str] = ("unlabelled", "test")
-) -> dict[str, float]:
+def classify(split: Split, train: np.ndarray, test: np.ndarray, prototypes: np.ndarray) -> Clustering:
+    """Return what a cosine classifier's prototypes (K, d) say of L2-normalised features: the nearest one among unit vectors.
+
+    The answers of labelled images are its own, too; their inertia is to the prototypes.
+    """
+    centres = normalise(prototypes)
+    ids = assign(train, centres)
+    used = np.concatenate([split.labelled, split.unlabelled])
+    inertia = float(((train[used] - centres[ids[used]]) ** 2).sum())
+    result = KMeansResult(ids[used], centres, inertia, 0)
+    return Clustering(ids, assign(test, centres) if len(test) else np.zeros(0, np.int64), result)
+
+
+def centred(split: Split, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (N, d) and (M, d) moved by the mean of the labelled and unlabelled ones, of unit length again."""
+    mean = train[np.concatenate([split.labelled, split.unlabelled])].mean(axis=0)
+    return normalise(train - mean), normalise(test - mean)
+
+
+def report(truth: Truth, split: Split, found: Clustering, versions: tuple[str, ...], prefix: str = "") -> dict[str, float]:
     """Return `unlabelled/v2_all`, `test/v2_new`, ... for each accuracy version; what does not apply, or nobody knows, is left out."""
     metrics: dict[str, float] = {}
     for version in versions:
-        metrics |= scored(truth, split.unlabelled, found.train, f"{prefix[0]}/{version}", version)
+        metrics |= scored(truth, split.unlabelled, found.train, f"{prefix}unlabelled/{version}", version)
         known = truth.test != NOBODY_SAID
-        metrics |= named(accuracy(truth.test[known], found.test[known], truth.known_classes, version), f"{prefix[1]}/{version}")
+        metrics |= named(accuracy(truth.test[known], found.test[known], truth.known_classes, version), f"{prefix}test/{version}")
     return metrics
 
 

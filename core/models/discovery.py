@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from core.models.backbones import Backbone
+from core.models.cosine_classifier import CosineClassifier
 from core.models.weights_fit import first_mismatch
+
+PROTOTYPES = "classifier.prototypes"  # in a model's trainable state, where it has a classifier
 
 
 class DiscoveryModel(nn.Module):
@@ -20,6 +23,7 @@ class DiscoveryModel(nn.Module):
     Args:
         backbone: what `core.models.backbones.build` returns.
         head: maps features (B, feature_dim) to projections (B, out_dim).
+        classifier: of known and novel classes, trained beside the head; None = there is none.
 
     Example:
         >>> model = DiscoveryModel(backbone, ProjectionHead(backbone.feature_dim))
@@ -29,12 +33,13 @@ class DiscoveryModel(nn.Module):
     trunk: nn.Module
     """Frozen: images (B, 3, H, W) to the tail's input, without gradients and in evaluation mode."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, classifier: CosineClassifier | None = None) -> None:
         super().__init__()
         # Past nn.Module's own __setattr__, which would register it.
         object.__setattr__(self, "trunk", backbone.trunk)
         self.tail: nn.Module = backbone.tail
         self.head = head
+        self.classifier = classifier  # last: an optimiser's state of the others does not depend on it
         self.backbone_name = backbone.name
         self.feature_dim = backbone.feature_dim
         self.trunk_digest = backbone.trunk_digest
@@ -43,10 +48,14 @@ class DiscoveryModel(nn.Module):
         """Return the pooled features (B, feature_dim), not normalised, of the trunk's output."""
         return self.tail(trunk_output)
 
-    def forward(self, trunk_output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, feature_dim) and projections (B, out_dim), neither normalised, of the trunk's output."""
+    def forward(self, trunk_output: Tensor) -> tuple[Tensor, ...]:
+        """Return features (B, feature_dim) and projections (B, out_dim), neither normalised, of the trunk's output.
+
+        With a classifier its cosines (B, K) follow.
+        """
         features = self.features(trunk_output)
-        return features, self.head(features)
+        found = features, self.head(features)
+        return found if self.classifier is None else (*found, self.classifier(features))
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers of tail and head (not copied): what a checkpoint stores beside `trunk_digest`."""

@@ -1,6 +1,9 @@
 """What the loop trains for category discovery: contrast over views, supervised contrast, and the pseudo-label loss.
 
 total = (1 - w) * L_contrast + w * L_supcon + gamma(epoch) * pseudo_loss_weight * L_pseudo      (spec: gcd.md; GCD, Vaze et al. 2022)
+
+A classifier of known and novel classes (SimGCD, Wen et al. 2023) adds classifier_weight * ((1 - w) * L_distill + w * L_class), or takes
+the place of the two contrastive losses.
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from core.losses.info_nce import info_nce
 from core.losses.prototypical import prototypical
 from core.losses.pseudo_weights import density_weights
 from core.losses.ramp import gamma
+from core.losses.self_distillation import self_distillation
 from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
+from core.losses.teacher_temperature import teacher_temperature
 from core.models.discovery import DiscoveryModel
 from core.training import distributed
 from core.training.tally import Tally
 from core.training.view_cache import CachedViews
 
 PROTOTYPE_TEMPERATURE = 0.1
+CLASSIFIER_TEMPERATURE = 0.1
+WITH_CLASSIFIER = ("classifier", "both")  # objectives
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Targets:
 
     Attributes:
         labels: (N,) class of labelled images, -1 elsewhere.
+        codes: (N,) place of that class among the labelled ones: the classifier's class, as it is the cluster of the evaluation.
         pseudo: (N,) cluster of the images that take part in the pseudo loss, -1 elsewhere.
         weights: (N,) their weights.
         prototypes: (K, d) prototypes of centred features, None while there are no pseudo labels.
@@ -44,6 +52,7 @@ class Targets:
     """
 
     labels: Tensor
+    codes: Tensor
     pseudo: Tensor
     weights: Tensor
     prototypes: Tensor | None = None
@@ -63,9 +72,12 @@ def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels 
     """
     known = np.full(len(labels), -1, np.int64)
     known[labelled] = labels[labelled]
+    codes = np.full(len(labels), -1, np.int64)
+    codes[labelled] = np.unique(labels[labelled], return_inverse=True)[1]
+    told = torch.from_numpy(known), torch.from_numpy(codes)
     clusters, weights = np.full(len(labels), -1, np.int64), np.zeros(len(labels), np.float32)
     if pseudo is None:
-        return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights))
+        return Targets(*told, torch.from_numpy(clusters), torch.from_numpy(weights))
     labelled_points = known[pseudo.indices] >= 0
     part = pseudo.taking_part(config.pseudo_points)
     part = part & ~labelled_points if config.pseudo_for_labeled_mode == "off" else part | labelled_points
@@ -73,7 +85,7 @@ def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels 
     clusters[where] = pseudo.targets[part]
     weights[where] = density_weights(torch.from_numpy(pseudo.densities[part]), config.pseudo_weight_mode).numpy()
     anchors = (torch.from_numpy(pseudo.prototypes), torch.from_numpy(pseudo.feature_mean))
-    return Targets(torch.from_numpy(known), torch.from_numpy(clusters), torch.from_numpy(weights), *anchors, first_epoch)
+    return Targets(*told, torch.from_numpy(clusters), torch.from_numpy(weights), *anchors, first_epoch)
 
 
 class DiscoveryTask:
@@ -103,7 +115,7 @@ class DiscoveryTask:
         self.model, self.loader, self.config, self.evaluate, self.device = model, loader, config, evaluate, device
         self.wrapped = distributed.wrap(model)
         self.targets = targets
-        self.labels, self.pseudo = targets.labels.to(device), targets.pseudo.to(device)
+        self.labels, self.codes, self.pseudo = targets.labels.to(device), targets.codes.to(device), targets.pseudo.to(device)
         self.weights = targets.weights.to(device)
         self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
         self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
@@ -125,23 +137,48 @@ class DiscoveryTask:
     def losses(self, batch: tuple[Tensor, Tensor], epoch: int) -> dict[str, Tensor]:
         """Return L_total and its parts for one global batch, equal on every rank."""
         indices, views = batch
-        n_views = self.config.n_views
-        features, projections = self.wrapped(self.to_tail(views))
+        n_views, config = self.config.n_views, self.config
+        features, projections, *cosines = self.wrapped(self.to_tail(views))
         projections = distributed.gather_views(projections.float(), n_views)
         indices = distributed.gather(indices)
-        labels, config = self.labels[indices], self.config
-        labelled = labels >= 0
-        contrast = info_nce(projections, n_views, config.temperature, keep=~labelled if config.contrast_unlabel_only else None)
-        supervised = supcon(projections, labels, n_views, config.sup_con_temperature, keep=labelled)
-        total = (1 - config.sup_con_weight) * contrast + config.sup_con_weight * supervised
-        losses = {"L_contrast": contrast, "L_supcon": supervised}
-        count_nearest_means(self.counted, projections.detach(), labels, n_views)
+        total, losses = projections[:0].sum(), dict[str, Tensor]()
+        if config.objective != "classifier":
+            total, losses = self._contrast(projections, self.labels[indices])
+        if config.objective in WITH_CLASSIFIER:
+            weight = config.classifier_weight if config.objective == "both" else 1.0
+            classified, more = self._classified(distributed.gather_views(cosines[0], n_views), self.codes[indices], epoch)
+            total, losses = total + weight * classified, losses | more
         ramp = gamma(epoch, self.targets.first_pseudo_epoch, config.update_interval, config.epochs, config.gamma_ramp)
         if ramp > 0:
             pseudo = self._pseudo_loss(projections, distributed.gather_views(features.float(), n_views), indices)
             total = total + ramp * config.pseudo_loss_weight * pseudo
             losses["L_pseudo"] = pseudo
         return {"L_total": total, **losses, "gamma": torch.tensor(ramp, device=total.device)}
+
+    def _contrast(self, projections: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the two contrastive losses, and each of them."""
+        config = self.config
+        labelled = labels >= 0
+        keep = ~labelled if config.contrast_unlabel_only else None
+        contrast = info_nce(projections, config.n_views, config.temperature, keep=keep)
+        supervised = supcon(projections, labels, config.n_views, config.sup_con_temperature, keep=labelled)
+        count_nearest_means(self.counted, projections.detach(), labels, config.n_views)
+        total = (1 - config.sup_con_weight) * contrast + config.sup_con_weight * supervised
+        return total, {"L_contrast": contrast, "L_supcon": supervised}
+
+    def _classified(self, cosines: Tensor, codes: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the classifier's losses, and each of them; cosines (V*B, K), codes (B,) with -1 for no label."""
+        config = self.config
+        teacher = teacher_temperature(epoch, config.epochs, config.teacher_temperature)
+        distilled = self_distillation(cosines, config.n_views, CLASSIFIER_TEMPERATURE, teacher, config.entropy_weight)
+        rows = codes.repeat(config.n_views)
+        labelled = rows >= 0
+        told = cosines[labelled] / CLASSIFIER_TEMPERATURE
+        classes = F.cross_entropy(told, rows[labelled]) if len(told) else cosines[:0].sum()
+        if config.objective == "classifier":  # where there are projections, they are counted
+            self.counted.add(told.detach().argmax(dim=1), rows[labelled])
+        total = (1 - config.sup_con_weight) * distilled + config.sup_con_weight * classes
+        return total, {"L_distill": distilled, "L_class": classes}
 
     def stepped(self) -> None:
         """Nothing follows a step."""

@@ -33,6 +33,14 @@ def decayed(name: str, parameters: Iterable[nn.Parameter], weight_decay: float, 
     return [{"name": title, "params": part, "weight_decay": decay, "lr_scale": lr_scale} for title, part, decay in parts if part]
 
 
+def load_without_last(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what a `state_dict` of one group knows of all but the last parameter, which one of the two lacks or has in another shape."""
+    (own,), (group,) = optimizer.state_dict()["param_groups"], state["param_groups"]
+    common = min(len(own["params"]), len(group["params"])) - (len(own["params"]) == len(group["params"]))
+    known = {index: slots for index, slots in state["state"].items() if index < common}
+    optimizer.load_state_dict({"state": known, "param_groups": [{**group, "params": own["params"]}]})
+
+
 def carry_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
     """Give `new` what `old` knows (moments, steps) of the parameters that are in both."""
     for group in new.param_groups:

@@ -50,6 +50,8 @@ class Recipe:
     lr: float = 0.1
     weight_decay: float = 1e-4
     batch_size: int = 128
+    objective: str = "contrast"
+    entropy_weight: float = 2.0
     temperature: float = 1.0
     sup_con_weight: float = 0.5
     prop_train_labels: float = 0.8

@@ -29,7 +29,7 @@ from tests.benchmarks.bench_features import model
 class Config:
     """The options of the losses that the task reads."""
 
-    n_views, temperature, sup_con_temperature, sup_con_weight = 2, 0.3, 0.07, 0.5
+    objective, n_views, temperature, sup_con_temperature, sup_con_weight = "contrast", 2, 0.3, 0.07, 0.5
     contrast_unlabel_only, gamma_ramp, update_interval, epochs = False, "intervals", 5, 100
 
 
@@ -43,7 +43,7 @@ def task(images: int, size: int, batch: int) -> DiscoveryTask:
     nothing = torch.full((images,), -1)
     loader = ViewLoader(resized, spec, batch, 2, None, 1, num_workers=2)
     optimizer = optimizers.build("adamw", net.parameters(), 5e-4, 0.9, 1e-4)
-    targets = Targets(labels, nothing, torch.zeros(images))
+    targets = Targets(labels, labels, nothing, torch.zeros(images))
     return DiscoveryTask(net, loader, targets, Config, lambda epoch: {}, torch.device("cpu"), optimizer)
 
 

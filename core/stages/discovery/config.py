@@ -25,7 +25,15 @@ def _pseudo(config: Any) -> bool:
 
 
 def _contrasts(config: Any) -> bool:
-    return config.sup_con_weight != 1
+    return config.sup_con_weight != 1 and config.objective != "classifier"
+
+
+def _classifies(config: Any) -> bool:
+    return config.objective != "contrast"
+
+
+def _distills(config: Any) -> bool:
+    return _classifies(config) and config.sup_con_weight != 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,16 @@ class ModelOptions:
 class LossOptions:
     """Optimiser and losses."""
 
+    objective: Literal["auto", "contrast", "classifier", "both"] = option(
+        "auto", "contrast over views, a classifier of known and novel classes that learns from itself (SimGCD), or both"
+    )
+    classifier_weight: float = option(
+        1.0, "weight of the classifier's losses beside the contrast", acts=lambda c: c.objective == "both", above=0
+    )
+    entropy_weight: float | Auto = option(
+        "auto", "weight of the mean entropy, which keeps classes from running empty (published 2)", acts=_distills, at_least=0
+    )
+    teacher_temperature: float = option(0.04, "temperature of the classifier's teacher, reached after a warm-up", acts=_distills, above=0)
     optimizer: Literal["auto", "sgd", "adamw"] = option("auto", "optimiser (published sgd)")
     lr: float | Auto = option("auto", "learning rate at epoch 0, cosine to a thousandth of it (published 0.1)", above=0)
     momentum: float = option(0.9, "momentum of sgd", acts=lambda c: c.optimizer == "sgd", **SHARE)
@@ -116,7 +134,7 @@ class LossOptions:
     sup_con_temperature: float = option(
         0.07,
         "temperature of the supervised contrastive loss",
-        acts=lambda c: c.sup_con_weight != 0 or (_pseudo(c) and c.pseudo_loss == "supcon"),
+        acts=lambda c: (c.sup_con_weight != 0 and c.objective != "classifier") or (_pseudo(c) and c.pseudo_loss == "supcon"),
         above=0,
     )
     sup_con_weight: float | Auto = option("auto", "weight of the supervised against the unsupervised loss, 0..1 (published 0.5)", **SHARE)

@@ -13,7 +13,8 @@ from core.data.image_table import DEFAULT_ROOT
 from core.data.problem import Posed, Problem, Truth
 from core.data.splits import Split
 from core.errors import UserError
-from core.models.discovery import DiscoveryModel
+from core.models.cosine_classifier import CosineClassifier
+from core.models.discovery import PROTOTYPES, DiscoveryModel
 from core.stages import inputs, keys
 from core.stages.discovery import materials
 from core.stages.discovery.config import DataOptions, ModelOptions, TrainConfig
@@ -56,6 +57,8 @@ class Trained:
                 f"the frozen backbone of '{self.path.name}' is not what '{self.config.weights or self.config.model_name}' holds; "
                 "give the weights it was trained with"
             )
+        if PROTOTYPES in self.state.model:
+            model.classifier = CosineClassifier(model.feature_dim, len(self.state.model[PROTOTYPES]))
         model.load_trainable_state(self.state.model)
         m = materials.gather(self.config, mean, std, (self.data, self.split))
         return model.to(m.device), m

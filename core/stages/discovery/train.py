@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as functional
 
 from core import config as configuration
 from core import digest, lineage
@@ -17,6 +19,8 @@ from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
 from core.models import sync_batch_norm
+from core.models.cosine_classifier import CosineClassifier
+from core.models.discovery import PROTOTYPES
 from core.stages import after, execute, held_out, inputs, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
 from core.stages.discovery import checks, feature_files
@@ -27,7 +31,7 @@ from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.tracking.recorder import Recorder
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
-from core.training.discovery import DiscoveryTask, make_targets
+from core.training.discovery import WITH_CLASSIFIER, DiscoveryTask, make_targets
 from core.training.finite import require_outputs
 from core.training.loop import fit
 from core.training.view_cache import CachedViews
@@ -118,6 +122,9 @@ class Training(CheckpointedTraining):
         if distributed.world_size() > 1:
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
+        self.extract_train, self.extract_test = m.extractors()
+        if config.objective in WITH_CLASSIFIER:
+            self.model.classifier = CosineClassifier(self.model.feature_dim, self._n_classes(), config.seed).to(m.device)
         lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
         self.key = key or _key(config, loaded)
@@ -128,7 +135,6 @@ class Training(CheckpointedTraining):
         self.epoch = self.begin(config.resume_from_ckpt, "resume_from_ckpt")
         if self.pseudo is not None and self.facts["first_pseudo_epoch"] is None:
             self.facts["first_pseudo_epoch"] = self.epoch
-        self.extract_train, self.extract_test = m.extractors()
         if run is not None:
             run.dataset(m.data.name, m.data.digest, config.data_root, "training")
             run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
@@ -162,10 +168,22 @@ class Training(CheckpointedTraining):
         found = discovery.cluster(m.data, m.split, train, test, n, config.seed)
         metrics = discovery.report(self.truth, m.split, found, VERSIONS) | {"n_clusters": float(n)}
         metrics |= discovery.label_free(m.data, m.split, found, train)
+        metrics |= self._otherwise(train, test, n)
         if count is not None and ends:
             others = discovery.baselines(m.data, m.split, train, test, n, config.seed, count)
             metrics |= discovery.report_baselines(self.truth, m.split, others)
         return metrics
+
+    def _otherwise(self, train: np.ndarray, test: np.ndarray, n_clusters: int) -> dict[str, float]:
+        """Return the figures of the classifier's own answers, where there is one, and of clusters of centred features."""
+        m, (centred_train, centred_test) = self.materials, discovery.centred(self.materials.split, *(train, test))
+        centred = discovery.cluster(m.data, m.split, centred_train, centred_test, n_clusters, self.config.seed)
+        metrics = discovery.report(self.truth, m.split, centred, ("v2",), "centred/")
+        if self.model.classifier is None:
+            return metrics
+        answered = discovery.classify(m.split, train, test, self.model.classifier.prototypes.detach().float().cpu().numpy())
+        metrics |= discovery.report(self.truth, m.split, answered, ("v2",), "classifier/")
+        return metrics | {f"classifier/{name}": value for name, value in discovery.label_free(m.data, m.split, answered, train).items()}
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""
@@ -186,15 +204,51 @@ class Training(CheckpointedTraining):
         return states.TrainState(epoch, self.model.trainable_state(), self.optimizer.state_dict(), self.history, self.facts)
 
     def load_state(self, state: states.TrainState) -> None:
-        """Take over weights and optimiser."""
-        self.model.load_trainable_state(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
+        """Take over weights and optimiser; a classifier of another number of classes, or none, is made anew from these weights."""
+        if self._take_weights(state):
+            self.optimizer.load_state_dict(state.optimizer)
+        else:
+            optimizers.load_without_last(self.optimizer, state.optimizer)
 
     def start_fresh(self) -> None:
         """Take the trained weights of another training as the starting point, where one is given."""
         if self.config.warmup_model_dir:
-            state = states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir"))
+            self._take_weights(states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir")))
+        else:
+            self._place_prototypes()
+
+    def _take_weights(self, state: states.TrainState) -> bool:
+        """Take over the weights; say whether they are all that trains here, a classifier of as many classes with them."""
+        own = self.model.trainable_state()
+        given = state.model.get(PROTOTYPES)
+        others = {name: value for name, value in state.model.items() if name != PROTOTYPES}
+        if PROTOTYPES not in own:
+            self.model.load_trainable_state(others)
+            return given is None
+        if given is not None and given.shape == own[PROTOTYPES].shape:
             self.model.load_trainable_state(state.model)
+            return True
+        self.model.load_trainable_state(others | {PROTOTYPES: own[PROTOTYPES]})
+        self._place_prototypes()
+        return False
+
+    def _n_classes(self) -> int:
+        """Return how many classes the classifier tells apart: asked for, declared, those of the pseudo labels, or estimated."""
+        m, config = self.materials, self.config
+        if self.pseudo is not None and config.n_classes == "auto" and m.data.n_declared is None:
+            return len(self.pseudo.prototypes)
+        train, _test = self.features()
+        return materials_module.n_clusters(config, m.data, m.split, train)
+
+    def _place_prototypes(self) -> None:
+        """Start the classifier, where there is one, at the clusters that the evaluation makes of the features as they are."""
+        if self.model.classifier is None:
+            return
+        m, prototypes = self.materials, self.model.classifier.prototypes
+        train, test = self.features()
+        found = discovery.cluster(m.data, m.split, train, test, len(prototypes), self.config.seed)
+        with torch.no_grad():
+            prototypes.copy_(functional.normalize(torch.from_numpy(found.result.centres), dim=1))
 
     def weights(self) -> dict[str, Any]:
         """Return what trains, by name."""

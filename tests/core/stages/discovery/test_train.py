@@ -175,10 +175,12 @@ def test_neither_test_nor_held_out_images_are_clustered(place, watched):
     watched.clear()
     training.evaluate(1)
     features, test = training.features()
-    held_out = {row.tobytes() for row in features[training.materials.split.validation]}
-    others = {row.tobytes() for row in np.delete(features, training.materials.split.validation, axis=0)}
-    assert len(watched) > 3 and all(fit <= others for fit in watched)
-    assert not any(fit & (held_out | {row.tobytes() for row in test}) for fit in watched)
+    centred = discovery.centred(training.materials.split, features, test)
+    taking_part = np.delete(np.arange(len(features)), training.materials.split.validation)
+    allowed = {row.tobytes() for rows in (features, centred[0]) for row in rows[taking_part]}
+    assert len(watched) > 4 and all(fit <= allowed for fit in watched)
+    held_out = {row.tobytes() for rows in (features, centred[0]) for row in rows[training.materials.split.validation]}
+    assert not any(fit & (held_out | {row.tobytes() for rows in (test, centred[1]) for row in rows}) for fit in watched)
 
 
 def test_test_images_change_no_number_but_their_own(place):
