@@ -24,13 +24,13 @@ SAMPLE = 20_000
 
 @dataclass(frozen=True)
 class Clustering:
-    """Semi-supervised k-means of one model's features.
+    """Semi-supervised k-means of one model's features, or what its classifier says of them.
 
     Attributes:
         train: (N,) cluster of every training image: its class's where it is labelled, else the nearest centre, which is what a served
             model answers.
         test: (M,) nearest centre of every test image, which took no part in the fit.
-        result: the fit on labelled and unlabelled training images.
+        result: the fit on labelled and unlabelled training images; of a classifier, its prototypes as centres.
     """
 
     train: np.ndarray
@@ -55,13 +55,14 @@ def kmeans_clusters(split: Split, train: np.ndarray, n_clusters: int, seed: int)
     return semi_supervised_kmeans(points, np.zeros(len(points), np.int64), nothing, n_clusters, np.random.default_rng(seed)).labels
 
 
-def classify(split: Split, train: np.ndarray, test: np.ndarray, prototypes: np.ndarray) -> Clustering:
+def classify(data: Problem, split: Split, train: np.ndarray, test: np.ndarray, prototypes: np.ndarray) -> Clustering:
     """Return what a cosine classifier's prototypes (K, d) say of L2-normalised features: the nearest one among unit vectors.
 
-    The answers of labelled images are its own, too; their inertia is to the prototypes.
+    Its classes are numbered as `cluster` numbers clusters: labelled classes, ascending, first. Labelled images have their own class.
     """
     centres = normalise(prototypes)
     ids = assign(train, centres)
+    ids[split.labelled] = np.unique(data.train.labels[split.labelled], return_inverse=True)[1]
     used = np.concatenate([split.labelled, split.unlabelled])
     inertia = float(((train[used] - centres[ids[used]]) ** 2).sum())
     result = KMeansResult(ids[used], centres, inertia, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from torch import Tensor, nn
 
 from core.errors import UserError
@@ -56,6 +57,11 @@ class DiscoveryModel(nn.Module):
         features = self.features(trunk_output)
         found = features, self.head(features)
         return found if self.classifier is None else (*found, self.classifier(features))
+
+    @property
+    def prototypes(self) -> np.ndarray | None:
+        """The classifier's prototypes (K, feature_dim) as they are; None without a classifier."""
+        return None if self.classifier is None else self.classifier.prototypes.detach().float().cpu().numpy()
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers of tail and head (not copied): what a checkpoint stores beside `trunk_digest`."""

@@ -29,12 +29,12 @@ from core.losses.supcon import supcon
 from core.losses.teacher_temperature import teacher_temperature
 from core.models.discovery import DiscoveryModel
 from core.training import distributed
+from core.training.recipes import WITH_CLASSIFIER
 from core.training.tally import Tally
 from core.training.view_cache import CachedViews
 
 PROTOTYPE_TEMPERATURE = 0.1
 CLASSIFIER_TEMPERATURE = 0.1
-WITH_CLASSIFIER = ("classifier", "both")  # objectives
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ class Views:
 
 
 PUBLISHED = Recipe()
+WITH_CLASSIFIER = ("classifier", "both")  # objectives
 DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
 MOBILENET_V2 = dataclasses.replace(

@@ -7,7 +7,7 @@ from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
 from core.stages.discovery.config import ClusterOptions, PipelineConfig, TrainConfig
 from core.stages.discovery.exports import kinds, require_place
-from core.training.recipes import settled
+from core.training.recipes import WITH_CLASSIFIER, settled
 
 
 def check_training(config: TrainConfig) -> TrainConfig:
@@ -24,6 +24,12 @@ def check_pipeline(config: PipelineConfig) -> PipelineConfig:
     if settled(config.total_epochs) <= settled(config.stage1_epochs):
         raise UserError(
             f"total_epochs = {config.total_epochs} leaves nothing after stage1_epochs = {config.stage1_epochs}; raise total_epochs above it"
+        )
+    if config.answers_by == "classifier" and config.objective not in WITH_CLASSIFIER:
+        raise UserError(f"answers_by = classifier, but objective = {config.objective} trains none; use objective = both or classifier")
+    if config.answers_by == "classifier" and config.over_cluster != 1:
+        raise UserError(
+            f"over_cluster = {config.over_cluster:g} makes more clusters than answers_by = classifier has classes; leave one of them out"
         )
     check_grid(config)
     require_place(kinds(config.export), config.export_to)

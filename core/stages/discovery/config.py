@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
-from core.training.recipes import DATA_ROOT
+from core.training.recipes import DATA_ROOT, WITH_CLASSIFIER
 
 Dataset = Literal["digits", "cifar100", "folder"]
 EPOCHS: dict[str, Any] = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
@@ -29,7 +29,7 @@ def _contrasts(config: Any) -> bool:
 
 
 def _classifies(config: Any) -> bool:
-    return config.objective != "contrast"
+    return config.objective in WITH_CLASSIFIER
 
 
 def _distills(config: Any) -> bool:
@@ -286,6 +286,12 @@ class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, L
         1.0,
         "so many times as many clusters in the answer and the registered model, for a person to merge",
         above=0,
+    )
+    answers_by: Literal["auto", "kmeans", "classifier"] = option(
+        "auto",
+        "who gives the answer and serves: k-means, or the classifier that objective=classifier|both trains; auto = the higher "
+        "held-out accuracy + silhouette",
+        acts=_classifies,
     )
     export: str = option("", "also write the answer as (comma-separated): folders, links, fiftyone, labelstudio, coco")
     export_to: str = machine("", "new folder for the exports; empty = artifacts of the run, which links cannot be")

@@ -28,6 +28,8 @@ from core.tracking.run import command_line
 from core.tracking.store import scratch
 
 ACCURACIES = ("all", "old", "new")
+SELECTED = "selected model"  # row of the table
+WAYS = {"kmeans": "k-means", "classifier": "its classifier"}  # of giving an answer, by the names of `answers_by`
 
 
 def publish(pipeline: Any, without: Any) -> dict[str, Any]:
@@ -58,21 +60,38 @@ class _Report:
         data, split, config = pipeline.data, pipeline.split, pipeline.config
         used, n_known = len(split.labelled) + len(split.unlabelled), answers.n_labelled(data, split)
         self.count = discovery.count_classes(data, split, train, config.seed)
-        self.n_classes = wanted(materials.n_clusters(config, data, split, train, self.count), n_known, 1.0, used)
-        self.n_clusters = wanted(self.n_classes, n_known, config.over_cluster, used)
+        by = self._ways(wanted(materials.n_clusters(config, data, split, train, self.count), n_known, 1.0, used))
+        self.by = preferred({way: figures for way, (_found, figures) in by.items()}, config.answers_by, config.over_cluster)
         # Figures compare at one number of classes; more clusters, for a person to merge, are the answer's and the registered model's.
-        self.judged, figures = self._clusters(self.n_classes)
-        self.clusters, self.served = (self.judged, figures) if self.n_clusters == self.n_classes else self._clusters(self.n_clusters)
-        self.summary = _summary(pipeline, without, chosen, checkpoint, best, figures)
+        self.judged, figures = by[self.by]
+        self.n_classes = len(self.judged.result.centres)
+        self.n_clusters = wanted(self.n_classes, n_known, config.over_cluster, used)
+        self.clusters, self.served = (self.judged, figures) if self.n_clusters == self.n_classes else self._kmeans(self.n_clusters)
+        rows = {f"selected model, by {WAYS[way]}": its for way, (_found, its) in by.items() if len(by) > 1}
+        self.summary = _summary(pipeline, without, chosen, checkpoint, best, {**rows, SELECTED: figures}) | {"answers_by": self.by}
 
-    def _clusters(self, n: int) -> tuple[discovery.Clustering, dict[str, float]]:
-        """Return `n` clusters of the images, novel ones by size, and their figures."""
+    def _ways(self, n: int) -> dict[str, tuple[discovery.Clustering, dict[str, float]]]:
+        """Return the answers that the model can give, by the option's names: `n` clusters, and its classifier's where it has one."""
+        data, split, prototypes = self.pipeline.data, self.pipeline.split, self.model.prototypes
+        ways = {"kmeans": self._kmeans(n)}
+        if prototypes is not None:
+            ways["classifier"] = self._judged(discovery.classify(data, split, self.features, self.tested, prototypes))
+        return ways
+
+    def _kmeans(self, n: int) -> tuple[discovery.Clustering, dict[str, float]]:
+        """Return `n` clusters of the images, and their figures."""
+        pipeline = self.pipeline
+        seed = pipeline.config.seed
+        return self._judged(discovery.cluster(pipeline.data, pipeline.split, self.features, self.tested, n, seed))
+
+    def _judged(self, found: discovery.Clustering) -> tuple[discovery.Clustering, dict[str, float]]:
+        """Return the answers with novel classes by size, and their figures."""
         pipeline, config = self.pipeline, self.pipeline.config
         data, split = pipeline.data, pipeline.split
-        found = discovery.cluster(data, split, self.features, self.tested, n, config.seed)
         found = discovery.largest_first(found, answers.n_labelled(data, split))
         figures = discovery.report(pipeline.truth, split, found, tuple(config.eval_funcs.split(",")))
-        return found, figures | discovery.label_free(data, split, found, self.features) | {"n_clusters": float(n)}
+        figures |= discovery.label_free(data, split, found, self.features)
+        return found, figures | {"n_clusters": float(len(found.result.centres))}
 
     def publish(self, key: str, unfinished: after.Unfinished | None) -> dict[str, Any]:
         """Store the figures and do what comes after; return the summary."""
@@ -147,17 +166,31 @@ class _Report:
         return {"model": register(self.run, self.trained, self.model, self.spec, self.clusters, served)}
 
 
-def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
-    """Return the pipeline's result as JSON-ready values; `figures` are the selected model's, as it is registered."""
+def preferred(figures: dict[str, dict[str, float]], asked: str, over_cluster: float = 1.0) -> str:
+    """Return by what the answer is given: `asked`, or, for `auto`, what the label-free score prefers; ties: the first.
+
+    Clusters for a person to merge are k-means'.
+    """
+    if asked != "auto":
+        return asked
+    if over_cluster != 1:
+        return "kmeans"
+    return max(figures, key=lambda way: discovery.selection_score(figures[way], "score", 0))
+
+
+def _summary(
+    pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], selected: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Return the pipeline's result as JSON-ready values; `selected` are the rows of the selected model, the registered one's last."""
     last = pipeline.trainings[-1].summary
     table = {"before pseudo labels": pipeline.trainings[0].summary["metrics"], "after pseudo labels": last["metrics"]}
     if without is not None:
         table["same epochs without"] = without.summary["metrics"]
-    table = {"frozen features": last["history"][0][1], **table, "selected model": figures}
-    kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/")
+    table = {"frozen features": last["history"][0][1], **table, **selected}
+    kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/", "centred/", "classifier/")
     table = {row: {k: v for k, v in values.items() if k.startswith(kept)} for row, values in table.items()}
     # Without the baselines, which have curves of their own: a page of two runs shows few metrics at once.
-    shown = {f"best/{name}": value for name, value in table["selected model"].items() if not name.startswith("baseline/")}
+    shown = {f"best/{name}": value for name, value in table[SELECTED].items() if not name.startswith("baseline/")}
     return {
         "table": table,
         "epoch": pipeline.config.total_epochs,
@@ -171,7 +204,7 @@ def _summary(pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: d
 
 def judged(summary: dict[str, Any]) -> bool:
     """Say whether true classes are known by which the result can be judged."""
-    return any(f"{where}/v2_all" in summary["table"]["selected model"] for where in ("unlabelled", "test"))
+    return any(f"{where}/v2_all" in summary["table"][SELECTED] for where in ("unlabelled", "test"))
 
 
 def _epochs(pipeline: Any) -> tuple[int, ...]:
@@ -256,6 +289,8 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") 
     if over:
         print(f"  the answer and the registered model have {over}; the figures are at {summary['best_metrics']['best/n_clusters']:.0f}")
     uri = provenance.store_hint()
+    if len([row for row in summary["table"] if row.startswith(SELECTED)]) > 1:
+        print(f"  the answer and the registered model are given by {WAYS[summary['answers_by']]} (answers_by)")
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
     print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")
     sys.stdout.flush()

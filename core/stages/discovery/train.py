@@ -31,7 +31,7 @@ from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.tracking.recorder import Recorder
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
-from core.training.discovery import WITH_CLASSIFIER, DiscoveryTask, make_targets
+from core.training.discovery import DiscoveryTask, make_targets
 from core.training.finite import require_outputs
 from core.training.loop import fit
 from core.training.view_cache import CachedViews
@@ -123,7 +123,7 @@ class Training(CheckpointedTraining):
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
         self.extract_train, self.extract_test = m.extractors()
-        if config.objective in WITH_CLASSIFIER:
+        if config.objective in recipes.WITH_CLASSIFIER:
             self.model.classifier = CosineClassifier(self.model.feature_dim, self._n_classes(), config.seed).to(m.device)
         lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
@@ -176,12 +176,14 @@ class Training(CheckpointedTraining):
 
     def _otherwise(self, train: np.ndarray, test: np.ndarray, n_clusters: int) -> dict[str, float]:
         """Return the figures of the classifier's own answers, where there is one, and of clusters of centred features."""
-        m, (centred_train, centred_test) = self.materials, discovery.centred(self.materials.split, *(train, test))
+        m = self.materials
+        centred_train, centred_test = discovery.centred(m.split, train, test)
         centred = discovery.cluster(m.data, m.split, centred_train, centred_test, n_clusters, self.config.seed)
         metrics = discovery.report(self.truth, m.split, centred, ("v2",), "centred/")
-        if self.model.classifier is None:
+        prototypes = self.model.prototypes
+        if prototypes is None:
             return metrics
-        answered = discovery.classify(m.split, train, test, self.model.classifier.prototypes.detach().float().cpu().numpy())
+        answered = discovery.classify(m.data, m.split, train, test, prototypes)
         metrics |= discovery.report(self.truth, m.split, answered, ("v2",), "classifier/")
         return metrics | {f"classifier/{name}": value for name, value in discovery.label_free(m.data, m.split, answered, train).items()}
 

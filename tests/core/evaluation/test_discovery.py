@@ -40,6 +40,27 @@ def test_separable_classes_are_all_found_on_both_parts(world):
     assert found.train[split.labelled].tolist() == data.train.labels[split.labelled].tolist()
 
 
+def test_a_classifier_s_answer_is_the_nearest_direction_and_a_labelled_image_has_its_class(world):
+    (data, split, truth), train, test, _found = world
+    prototypes = np.array([[0, 9.0, 0], [0.1, 0, 0], [0, 0, 2.0]], np.float32)  # known classes the wrong way round
+    found = discovery.classify(data, split, train, test, prototypes)
+    assert found.test.tolist() == [1] * 5 + [0] * 5 + [2] * 5
+    assert found.train[split.labelled].tolist() == data.train.labels[split.labelled].tolist()
+    others = np.concatenate([split.unlabelled, split.validation])
+    assert found.train[others].tolist() == np.array([1, 0, 2])[truth.train[others]].tolist()
+    assert discovery.label_free(data, split, found, train)["val/accuracy_old"] == 0.0
+    assert np.linalg.norm(found.result.centres, axis=1) == pytest.approx(1)
+
+
+def test_centred_features_have_no_common_part_and_unit_length(world):
+    (_data, split, _truth), train, test, _found = world
+    used = np.concatenate([split.labelled, split.unlabelled])
+    moved, moved_test = discovery.centred(split, train, test)
+    wanted = train - train[used].mean(axis=0)
+    assert moved == pytest.approx(wanted / np.linalg.norm(wanted, axis=1, keepdims=True), abs=1e-6)
+    assert np.linalg.norm(moved_test, axis=1) == pytest.approx(1)
+
+
 def test_selection_sees_held_out_labels_and_the_silhouette_only(world):
     (data, split, _truth), train, _test, found = world
     metrics = discovery.label_free(data, split, found, train)

@@ -38,6 +38,15 @@ CHANGES = {
     "contrast_unlabel_only": {"contrast_unlabel_only": True},
     "n_views": {"n_views": 3},
 }
+# the same with a classifier beside the contrast
+CLASSIFIER_CHANGES = {
+    "objective": {"objective": "contrast"},
+    "objective ": {"objective": "classifier"},
+    "classifier_weight": {"classifier_weight": 0.5},
+    "entropy_weight": {"entropy_weight": 0.5},
+    "teacher_temperature": {"teacher_temperature": 0.06},
+    "n_classes": {"n_classes": 5},
+}
 # the same beside pseudo labels
 PSEUDO_CHANGES = {
     "pseudo_loss": {"pseudo_loss": "prototypical"},
@@ -88,7 +97,7 @@ ELSEWHERE = {
 
 
 def test_every_option_of_a_training_is_tested_here():
-    tested = {name.strip() for name in (*CHANGES, *PSEUDO_CHANGES, *NEUTRAL)} | ELSEWHERE
+    tested = {name.strip() for name in (*CHANGES, *CLASSIFIER_CHANGES, *PSEUDO_CHANGES, *NEUTRAL)} | ELSEWHERE
     assert tested == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
@@ -122,6 +131,13 @@ def test_an_option_does_not_change_the_training(quick, base_digests, option):
     if "base" not in base_digests:
         base_digests["base"] = quick()
     assert quick(**NEUTRAL[option]) == base_digests["base"]
+
+
+@pytest.mark.parametrize("option", CLASSIFIER_CHANGES)
+def test_an_option_of_the_classifier_changes_the_training(quick, base_digests, option):
+    if "both" not in base_digests:
+        base_digests["both"] = quick(objective="both")
+    assert quick(**{"objective": "both"} | CLASSIFIER_CHANGES[option]) != base_digests["both"]
 
 
 @pytest.mark.parametrize("option", PSEUDO_CHANGES)

@@ -151,6 +151,7 @@ CHOSEN: dict[Callable[..., Any], tuple[dict[str, Any], ...]] = {
         *({"select_by": by} for by in ("last", "val", "oracle")),
         {"select_by": "score", "stage1_epochs": 1},
         {"select_by": "val"} | UNREACHED,
+        *({"objective": "both", "answers_by": way} for way in ("kmeans", "classifier")),
     ),
     longtail: (
         *({"select_by": by} for by in ("balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy", "last")),

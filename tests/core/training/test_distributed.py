@@ -16,6 +16,7 @@ from core.data.loader import ViewLoader, sampling_weights
 from core.data.views import ViewSpec, resize_all
 from core.errors import UserError
 from core.models import backbones
+from core.models.cosine_classifier import CosineClassifier
 from core.models.discovery import DiscoveryModel
 from core.models.heads import ProjectionHead
 from core.training import distributed, optimizers
@@ -25,19 +26,19 @@ from core.training.loop import Plan, fit
 CPU = torch.device("cpu")
 N, BATCH = 40, 12
 LR = 1e-3  # the head's normalisation makes first gradients large; weights should stay where 1e-5 means something
-MODES = ("none", "supcon", "soft")
+MODES = ("none", "supcon", "soft", "both")
 
 
 def targets(mode: str) -> Targets:
     """Return 3 labelled classes on the first half; clusters on the second, unequally weighted."""
     generator = torch.Generator().manual_seed(4)
     labels = torch.where(torch.arange(N) < N // 2, torch.arange(N) % 3, -1)
-    if mode == "none":
-        return Targets(labels, torch.full((N,), -1), torch.zeros(N))
+    if mode in ("none", "both"):
+        return Targets(labels, labels, torch.full((N,), -1), torch.zeros(N))
     pseudo = torch.where((torch.arange(N) >= N // 2) & (torch.arange(N) % 5 > 0), torch.arange(N) % 4, -1)
     weights = torch.rand(N, generator=generator) * (pseudo >= 0)
     prototypes = torch.nn.functional.normalize(torch.randn(4, 128, generator=generator), dim=1)
-    return Targets(labels, pseudo, weights, prototypes, torch.zeros(128), first_pseudo_epoch=0)
+    return Targets(labels, labels, pseudo, weights, prototypes, torch.zeros(128), first_pseudo_epoch=0)
 
 
 def train(mode: str) -> dict[str, object]:
@@ -47,10 +48,13 @@ def train(mode: str) -> dict[str, object]:
     weights = sampling_weights(np.arange(N // 2), np.arange(N // 2, N), N)
     place = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     loader = ViewLoader(resize_all(ArrayImages(pixels), spec), spec, BATCH, weights=weights, seed=1, num_workers=0, **place)
-    model = DiscoveryModel(backbones.build("small_cnn", 8, 0, pretrained=False, seed=1), ProjectionHead(128, 32, 16, 24))
+    classifier = CosineClassifier(128, 5) if mode == "both" else None
+    model = DiscoveryModel(backbones.build("small_cnn", 8, 0, pretrained=False, seed=1), ProjectionHead(128, 32, 16, 24), classifier)
     config = SimpleNamespace(
         n_views=2, temperature=0.3, sup_con_weight=0.5, sup_con_temperature=0.07, contrast_unlabel_only=False, pseudo_loss=mode
     )
+    config.objective = "both" if mode == "both" else "contrast"
+    config.classifier_weight, config.entropy_weight, config.teacher_temperature = 0.7, 2.0, 0.04
     config.update_interval, config.epochs, config.gamma_ramp, config.pseudo_loss_weight = 2, 4, "intervals", 1.0
     optimizer = optimizers.build("sgd", model.parameters(), LR, 0.9, 1e-4)
     task = DiscoveryTask(model, loader, targets(mode), config, lambda epoch: {}, CPU, optimizer)
@@ -85,7 +89,8 @@ def test_two_processes_equal_one(tmp_path):
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for mode in MODES:
         alone = train(mode)
-        assert ("L_pseudo" in alone["losses"]) == (mode != "none")
+        assert ("L_pseudo" in alone["losses"]) == (mode in ("supcon", "soft"))
+        assert ("L_distill" in alone["losses"]) == (mode == "both")
         assert ranks[0][mode]["losses"] == pytest.approx(alone["losses"], abs=1e-5)
         for rank in ranks:
             for name, value in alone["weights"].items():

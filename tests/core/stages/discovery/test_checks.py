@@ -92,6 +92,8 @@ def test_mistakes_of_training(changed, says):
         ({"stage1_epochs": 9, "total_epochs": 5}, "total_epochs = 5 leaves nothing after stage1_epochs = 9"),
         ({"k_min": 0}, "k_min = 0"),
         ({"over_cluster": 0.0}, "over_cluster = 0.0"),
+        ({"answers_by": "classifier"}, "answers_by = classifier, but objective = contrast trains none"),
+        ({"answers_by": "classifier", "objective": "both", "over_cluster": 2.0}, "over_cluster = 2 makes more clusters"),
         ({"n_classes": 0}, "n_classes = 0"),
         ({"cluster_sample": 99}, "cluster_sample = 99"),
         ({"suggest": -1}, "suggest = -1"),

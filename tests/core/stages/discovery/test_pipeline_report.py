@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.evaluation import answer_files
-from core.stages.discovery import exports, materials
+from core.stages.discovery import exports, materials, pipeline_report
 from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages.discovery.short import discover, store_in
 from tests.core.stages.discovery.test_answer import make_heap, told
@@ -44,6 +44,34 @@ def test_a_pipeline_that_is_stopped_between_two_exports_goes_on_and_others_are_r
     assert {path.parent.name for path in (tmp_path / "out" / "folders").rglob("*.png")} == {row["name"] for row in rows}
     assert len(json.loads((tmp_path / "out" / "coco" / "annotations.json").read_text())["images"]) == len(rows)
     assert "with the answer of another pipeline" in refused(lambda: discover(place, "other", **options, seed=2))
+
+
+def test_the_answer_is_given_by_what_selection_prefers():
+    figures = {
+        way: {"val/accuracy_old": 0.5, "selection/silhouette": silhouette} for way, silhouette in (("kmeans", 0.2), ("classifier", 0.3))
+    }
+    assert pipeline_report.preferred(figures, "auto") == "classifier"
+    assert pipeline_report.preferred(figures, "auto", over_cluster=2.0) == pipeline_report.preferred(figures, "kmeans") == "kmeans"
+    figures["classifier"]["val/accuracy_old"] = 0.4
+    assert pipeline_report.preferred(figures, "auto") == "kmeans" and pipeline_report.preferred(figures, "classifier") == "classifier"
+
+
+def test_a_classifier_that_answers_is_the_registered_model_and_its_figures_are_the_selected_ones(place: Path, monkeypatch, capsys):
+    monkeypatch.setattr(materials, "read", told(place / "heap", "true"))
+    options = {"data_root": str(place / "heap"), "n_classes": 4, "objective": "both", "answers_by": "classifier"}
+    folder = discover(place, "by classifier", **options)
+    summary = json.loads((folder / "summary.json").read_text())
+    table = summary["table"]
+    assert summary["answers_by"] == "classifier" and list(table)[-3:] == [
+        "selected model, by k-means",
+        "selected model, by its classifier",
+        "selected model",
+    ]
+    assert table["selected model"] == table["selected model, by its classifier"]
+    last = table["after pseudo labels"]
+    assert table["selected model"]["unlabelled/v2_all"] == pytest.approx(last["classifier/unlabelled/v2_all"])
+    assert table["selected model, by k-means"]["unlabelled/v2_all"] == pytest.approx(last["unlabelled/v2_all"])
+    assert "the answer and the registered model are given by its classifier" in capsys.readouterr().out
 
 
 def test_more_clusters_are_the_answer_s_and_the_model_s_and_the_figures_stay_those_of_the_classes(place: Path, monkeypatch, capsys):

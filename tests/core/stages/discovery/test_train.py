@@ -9,6 +9,7 @@ import torch
 from core.clustering import kmeans, n_classes
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
+from core.models.discovery import PROTOTYPES
 from core.stages.discovery import train
 from core.training import state as states
 from tests.core.stages import tiny
@@ -43,10 +44,12 @@ def other_cache(place, monkeypatch, name: str) -> None:
     monkeypatch.setenv("TAXON_CACHE", str(place.folder / name))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("with_pseudo_labels", [False, True])
-def test_a_killed_training_continues_exactly(place, monkeypatch, pseudo_path, optimizer, with_pseudo_labels):
-    options = {"epochs": 4, "optimizer": optimizer, "pseudo_labels_path": pseudo_path if with_pseudo_labels else ""}
+@pytest.mark.parametrize(
+    ("optimizer", "with_pseudo_labels", "objective"),
+    [("adamw", False, "contrast"), ("adamw", True, "contrast"), ("sgd", False, "both"), ("sgd", True, "contrast"), ("adamw", True, "both")],
+)
+def test_a_killed_training_continues_exactly(place, monkeypatch, pseudo_path, optimizer, with_pseudo_labels, objective):
+    options = {"epochs": 4, "optimizer": optimizer, "pseudo_labels_path": pseudo_path if with_pseudo_labels else "", "objective": objective}
     whole = place.fitted(**options)
     other_cache(place, monkeypatch, "second")
     killed_after(place, monkeypatch, 2, **options)
@@ -66,6 +69,27 @@ def test_two_segments_are_one_training(place, monkeypatch):
     _first, run = place.publish(epochs=4, stop_at_epoch=2)
     second, _run = place.publish(epochs=4, resume_from_ckpt=str(run.place))
     assert second["weights_digest"] == whole["weights_digest"] and timeless(second["history"]) == timeless(whole["history"])
+
+
+@pytest.mark.parametrize("before", [{"objective": "contrast"}, {"objective": "both", "n_classes": 5}])
+def test_a_classifier_that_the_checkpoint_lacks_starts_at_the_clusters_of_its_features(place, before):
+    """All else goes on as it was: weights, moments, history."""
+    _summary, run = place.publish(epochs=4, stop_at_epoch=2, **before)
+    (path,) = (run.place / "checkpoints").glob("epoch_0002.safetensors")
+    given = states.load_checkpoint(path)
+    training = train.Training(place.config(epochs=4, objective="both", resume_from_ckpt=str(run.place)), place.run())
+    own = training.model.trainable_state()
+    assert all(torch.equal(own[name], value) for name, value in given.model.items() if name != PROTOTYPES)
+    moments, kept = training.optimizer.state_dict()["state"], given.optimizer["state"]
+    assert len(moments) == len(own) - 1 - sum(name.endswith("num_batches_tracked") or "running" in name for name in own)
+    assert all(torch.equal(moments[i]["exp_avg"], kept[i]["exp_avg"]) for i in moments)
+    features, test = training.features()
+    m = training.materials
+    found = discovery.cluster(m.data, m.split, features, test, len(tiny.CLASSES), 1)
+    torch.testing.assert_close(own[PROTOTYPES], torch.nn.functional.normalize(torch.from_numpy(found.result.centres)))
+    assert training.epoch == 2
+    training.fit()
+    assert training.history[-1][0] == 4 and "classifier/test/v2_all" in training.history[-1][1]
 
 
 def test_gamma_goes_on_over_segments(place, pseudo_path):
