@@ -82,6 +82,14 @@ class Truth:
         names = [list(self.class_names), sorted(self.known_classes)]
         return digest.of_json([digest.of_array(self.train), digest.of_array(self.test), *names])
 
+    @property
+    def known_first(self) -> np.ndarray:
+        """The training images' classes (N,) numbered as a problem numbers its own: the known ones, then the novel ones."""
+        novel = [c for c in range(len(self.class_names)) if c not in self.known_classes]
+        position = np.full(len(self.class_names) + 1, NOBODY_SAID, np.int64)  # one more: NOBODY_SAID is the last
+        position[[*sorted(self.known_classes), *novel]] = np.arange(len(self.class_names))
+        return position[self.train]
+
     def tells(self, indices: np.ndarray) -> bool:
         """Say whether the true class of any of these training images is known."""
         return bool((self.train[indices] != NOBODY_SAID).any())

@@ -15,6 +15,11 @@ def check_training(config: TrainConfig) -> TrainConfig:
     _check_common(config)
     if not 0 <= config.stop_at_epoch <= settled(config.epochs):
         raise UserError(f"stop_at_epoch = {config.stop_at_epoch} is outside 0..epochs ({config.epochs}); lower it or raise epochs")
+    if config.labels == "all" and (config.objective != "classifier" or config.pseudo_labels_path):
+        raise UserError(
+            f"labels = all is the ceiling of a classifier, but objective = {config.objective}"
+            f"{' with pseudo labels' if config.pseudo_labels_path else ''}; use objective = classifier alone"
+        )
     return config
 
 

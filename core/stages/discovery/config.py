@@ -222,6 +222,10 @@ class TrainConfig(CountOptions, PseudoOptions, EvalOptions, LossOptions, ModelOp
     pseudo_labels_path: str = place("", "pseudo labels (.npz path or URI) that offline_ssddbc_superclass wrote", "pseudo_labels")
     resume_from_ckpt: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    labels: Literal["given", "all"] = option(
+        "given",
+        "all = train with every true class, novel ones too: no discovery but its ceiling (tagged oracle); needs objective=classifier",
+    )
     save_features_and_exit: bool = option(False, "store the features of the last epoch's model before ending")
 
 

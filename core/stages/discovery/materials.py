@@ -73,6 +73,8 @@ class Materials:
 def origin_tags(data: Problem, config: TrainConfig) -> dict[str, str]:
     """Return the tags by which a finished training is found again: of which images, of which novel classes, drawn how."""
     drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": list(data.novel_names)}
+    if config.labels == "all":  # a ceiling is never taken for a discovery of the same images
+        drawn["labels"] = "all"
     return {"taxon.data": data.name, "taxon.data_digest": data.digest, "taxon.images": data.images_digest, "taxon.split": json.dumps(drawn)}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from core import config as configuration
 from core import digest
+from core.data.problem import Posed
 from core.errors import UserError
 from core.evaluation import discovery
 from core.stages import execute, keys
@@ -106,6 +107,13 @@ def _continue(config: PipelineConfig, launched: Recorder, totals: tuple[int, ...
         return Pipeline(config, resumed, totals).run()
 
 
+def server_of_stages() -> StageServer:
+    """Return what runs the stages of pipelines, its imports begun."""
+    server = StageServer([TRAIN_SUPERCLASS, OFFLINE_SSDDBC_SUPERCLASS])
+    server.warm_up()
+    return server
+
+
 class Pipeline:
     """One pipeline run: what it was asked for, its tracking run, and what its stages have made.
 
@@ -114,13 +122,21 @@ class Pipeline:
         run: the tracking run.
         totals: how many epochs it was to have in all, one number for each time that it was raised. What had been planned stays as it was,
             with the learning rate of the shorter training; from there on it is that of the longer one.
+        server: gives stages their processes; None = one of its own.
+        loaded: data, split and truth, for whoever has them already.
     """
 
-    def __init__(self, config: PipelineConfig, run: Recorder, totals: tuple[int, ...]):
+    def __init__(
+        self,
+        config: PipelineConfig,
+        run: Recorder,
+        totals: tuple[int, ...],
+        server: StageServer | None = None,
+        loaded: Posed | None = None,
+    ):
         self.config, self.run_, self.totals = config, run, totals
-        self.server = StageServer([TRAIN_SUPERCLASS, OFFLINE_SSDDBC_SUPERCLASS])
-        self.server.warm_up()
-        self.data, self.split, self.truth = self.loaded = materials.posed(config)
+        self.server = server or server_of_stages()
+        self.data, self.split, self.truth = self.loaded = loaded or materials.posed(config)
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.resolve_precision(config.precision, self.device)
         self.export_key = self._export_key() if config.export_to else ""
@@ -132,14 +148,21 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """Run every stage in order and publish the pipeline's result."""
-        config = self.config
-        first, interval = recipes.settled(config.stage1_epochs), recipes.settled(config.update_interval)
-        self.trainings.append(self._train(Segment(0, first, self.totals[0]), "", ""))
+        self.warm_up()
+        self.train_with_pseudo_labels()
+        without = self.train_without() if self.config.compare_without else None
+        return pipeline_report.publish(self, without)
+
+    def warm_up(self) -> None:
+        """Train the epochs before the first pseudo labels."""
+        self.trainings.append(self._train(Segment(0, recipes.settled(self.config.stage1_epochs), self.totals[0]), "", ""))
+
+    def train_with_pseudo_labels(self) -> None:
+        """After the warm-up, cluster and train in turn."""
+        first, interval = recipes.settled(self.config.stage1_epochs), recipes.settled(self.config.update_interval)
         for segment in planned(first, interval, self.totals):
             self.clusterings.append(self._cluster(segment.start))
             self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels()))
-        without = self._train_without() if config.compare_without else None
-        return pipeline_report.publish(self, without)
 
     def _checkpoint(self) -> str:
         last = self.trainings[-1]
@@ -158,12 +181,16 @@ class Pipeline:
         name = name or f"train {segment.start}-{segment.stop}"
         return self._stage(TRAIN_SUPERCLASS, config, name, key, curves)
 
-    def _train_without(self) -> Finished:
-        """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair."""
+    def train_without(self, curves: bool = False) -> Finished:
+        """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair.
+
+        Args:
+            curves: they are the run's own, where nothing else is trained.
+        """
         last = self.trainings[0]
         for segment in planned(recipes.settled(self.config.stage1_epochs), self.totals[-1], self.totals):
             name = f"train {segment.start}-{segment.stop} without pseudo labels"
-            last = self._train(segment, str(last.folder / last.summary["checkpoint"]), "", name, curves=False)
+            last = self._train(segment, str(last.folder / last.summary["checkpoint"]), "", name, curves)
         return last
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:

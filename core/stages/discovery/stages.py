@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.stages.discovery.assign_config import AssignConfig
 from core.stages.discovery.config import CacheConfig, PipelineConfig, RelabelConfig, SplitConfig, SsddbcConfig, TrainConfig
+from core.stages.discovery.table_config import SuperclassTableConfig
 from core.stages.stage import Stage
 
 ASSIGN = Stage(
@@ -49,6 +50,12 @@ PSEUDO_PIPELINE = Stage(
     ),
 )
 RELABEL = Stage("relabel", RelabelConfig, "core.stages.discovery.relabel:run", headline=("clusters", "run", "output", "take"))
+SUPERCLASS_TABLE = Stage(
+    "superclass_table",
+    SuperclassTableConfig,
+    "core.stages.discovery.superclass_table:run",
+    headline=("superclasses", "seeds", "arms", "data_root", "model_name", "weights", "image_size", "view_cache", "total_epochs"),
+)
 TRAIN_SUPERCLASS = Stage(
     "train_superclass",
     TrainConfig,
@@ -64,5 +71,6 @@ STAGES = (
     OFFLINE_SSDDBC_SUPERCLASS,
     PSEUDO_PIPELINE,
     RELABEL,
+    SUPERCLASS_TABLE,
     TRAIN_SUPERCLASS,
 )

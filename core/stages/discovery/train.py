@@ -14,7 +14,8 @@ from core import config as configuration
 from core import digest, lineage
 from core.clustering import pseudo_labels
 from core.data.loader import ViewLoader, sampling_weights
-from core.data.problem import Posed
+from core.data.problem import NOBODY_SAID, Posed
+from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation import features as features_module
 from core.evaluation.gcd import VERSIONS
@@ -114,7 +115,7 @@ class Training(CheckpointedTraining):
         self.config, self.run = config, run
         loaded = loaded or materials_module.posed(config)
         data, split, self.truth = loaded
-        self.lineage = leakage.admit(config, parts_of(data, split))
+        self.lineage = leakage.admit(config, _parts(config, data, split))
         self.pseudo = self._read_pseudo_labels(data, split)
         self.model, mean, std = materials_module.build_model(config)
         self.materials: Materials = materials_module.gather(config, mean, std, (data, split))
@@ -207,6 +208,11 @@ class Training(CheckpointedTraining):
 
     def load_state(self, state: states.TrainState) -> None:
         """Take over weights and optimiser; a classifier of another number of classes, or none, is made anew from these weights."""
+        told = state.facts.get("config", {}).get("labels", "given")
+        if told != self.config.labels:
+            raise UserError(
+                f"the checkpoint to resume from was trained with labels = {told}, not {self.config.labels}; give one of this kind"
+            )
         if self._take_weights(state):
             self.optimizer.load_state_dict(state.optimizer)
         else:
@@ -237,6 +243,8 @@ class Training(CheckpointedTraining):
     def _n_classes(self) -> int:
         """Return how many classes the classifier tells apart: asked for, declared, those of the pseudo labels, or estimated."""
         m, config = self.materials, self.config
+        if config.labels == "all":
+            return len(np.unique(self.truth.train[self._labelled]))
         if self.pseudo is not None and config.n_classes == "auto" and m.data.n_declared is None:
             return len(self.pseudo.prototypes)
         train, _test = self.features()
@@ -265,7 +273,7 @@ class Training(CheckpointedTraining):
         best = summary["chosen"]["epoch"]
         tags = {
             **materials_module.origin_tags(self.materials.data, self.config),
-            "taxon.select_by": self.config.select_by,
+            "taxon.select_by": "oracle" if self.config.labels == "all" else self.config.select_by,
             "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }
         return self.publish_stage(summary, tags, after.Steps({}, lambda _summary: self._note(best)))
@@ -317,7 +325,18 @@ class Training(CheckpointedTraining):
 
     def _targets(self) -> Any:
         m = self.materials
+        if self.config.labels == "all":
+            return make_targets(self.truth.known_first, self._labelled, None, self.config, None)
         return make_targets(m.data.train.labels, m.split.labelled, self.pseudo, self.config, self.facts["first_pseudo_epoch"])
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        """The training images whose class the training is told: of a ceiling all that are not held out and whose class is known."""
+        split = self.materials.split
+        if self.config.labels == "given":
+            return split.labelled
+        used = np.sort(np.concatenate([split.labelled, split.unlabelled]))
+        return used[self.truth.train[used] != NOBODY_SAID]
 
     def _loader(self) -> Any:
         m, config = self.materials, self.config
@@ -326,7 +345,7 @@ class Training(CheckpointedTraining):
             m.spec,
             config.batch_size,
             config.n_views,
-            sampling_weights(m.split.labelled, m.split.unlabelled, len(m.data.train)),
+            sampling_weights(self._labelled, np.setdiff1d(m.split.unlabelled, self._labelled), len(m.data.train)),
             config.seed,
             distributed.rank(),
             distributed.world_size(),
@@ -351,6 +370,14 @@ class Training(CheckpointedTraining):
             "kept": "in the number format of the forward pass",
         }
         return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
+
+
+def _parts(config: TrainConfig, data: Any, split: Any) -> leakage.Parts:
+    """Return the images of a training by what it does with them; a ceiling learns the classes of unlabelled ones, too."""
+    parts = parts_of(data, split)
+    if config.labels == "given":
+        return parts
+    return dataclasses.replace(parts, train=[*parts.train, *parts.unlabelled], unlabelled=())
 
 
 def parts_of(data: Any, split: Any) -> leakage.Parts:

@@ -1,0 +1,203 @@
+"""What a table of arms says: figures by superclass, paired differences with intervals, and a figure of both."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.evaluation.paired import Difference, Figures, difference
+from core.plots import arm_figures, figure
+from core.stages.discovery.arms import ARMS, FROZEN
+from core.tracking.stage import Finished
+
+WHERE = {"unlabelled": "unlabelled training images", "test": "test images"}
+PARTS = ("all", "old", "new")
+BY_CLASSIFIER = ", argmax"  # after an arm's name: figures of the classifier's own answers
+
+
+def short(finished: Finished) -> str:
+    """Return a cell's figures for a terminal line."""
+    metrics, said = finished.summary["metrics"], []
+    for where in WHERE:
+        if f"{where}/v2_all" in metrics:
+            said.append(f"{where} " + "/".join(_number(metrics.get(f"{where}/v2_{part}")) for part in PARTS))
+    return ", ".join(said)
+
+
+class Table:
+    """Figures of the arms as they come in.
+
+    Args:
+        chosen: superclasses that served for choosing: shown apart, in no mean.
+        against: the arm that the others are compared with.
+    """
+
+    def __init__(self, chosen: Iterable[str], against: str):
+        self.chosen, self.against = tuple(chosen), against
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, superclass: str, seed: int, arm: str, summary: dict[str, Any]) -> None:
+        """Take in the figures of a trained arm, one row an answer and set of images."""
+        metrics = summary["history"][0][1] if arm == FROZEN else summary["metrics"]
+        for prefix in ARMS[arm].answers:
+            name = arm + BY_CLASSIFIER if prefix and len(ARMS[arm].answers) > 1 else arm
+            for where in WHERE:
+                if f"{prefix}{where}/v2_all" not in metrics or (where == "unlabelled" and ARMS[arm].oracle):
+                    continue  # nobody knows, or it has learnt these very labels
+                found = {part: metrics.get(f"{prefix}{where}/v2_{part}") for part in PARTS}
+                self.rows.append({"superclass": superclass, "seed": seed, "arm": name, "images": where, **found})
+
+    @property
+    def names(self) -> list[str]:
+        """The arms that have figures, in order."""
+        return list(dict.fromkeys(row["arm"] for row in sorted(self.rows, key=lambda row: _order(row["arm"]))))
+
+    @property
+    def superclasses(self) -> list[str]:
+        """The superclasses that have figures: those that count, then those that served for choosing."""
+        found = list(dict.fromkeys(row["superclass"] for row in self.rows))
+        return sorted(found, key=lambda name: name in self.chosen)
+
+    def figures(self, arm: str, where: str, part: str, chosen: bool = False) -> Figures:
+        """Return an arm's figures by (superclass, seed), of superclasses that did not serve for choosing (or of those that did)."""
+        return {
+            (row["superclass"], row["seed"]): row[part]
+            for row in self.rows
+            if row["arm"] == arm and row["images"] == where and row[part] is not None and (row["superclass"] in self.chosen) == chosen
+        }
+
+    def mean(self, superclass: str, arm: str, where: str, part: str) -> float | None:
+        """Return the mean over seeds, None where there is no figure."""
+        values = [v for (name, _s), v in self.figures(arm, where, part, superclass in self.chosen).items() if name == superclass]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Which arms are compared with which: all with `against`, those with pseudo labels with themselves without, all with the peer."""
+        names = self.names
+        pairs = [(name, self.against) for name in names if name != self.against]
+        pairs += [(f"{name}+pseudo", name) for name in names if f"{name}+pseudo" in names and name != self.against]
+        trained = [name for name in names if name.split(BY_CLASSIFIER)[0] not in (FROZEN, "simgcd", "ceiling")]
+        pairs += [(name, "simgcd") for name in trained if "simgcd" in names and name != self.against]
+        pairs += [("ceiling", name) for name in trained if "ceiling" in names and name != self.against]
+        return list(dict.fromkeys(pairs))
+
+    def differences(self, where: str, part: str) -> dict[tuple[str, str], Difference]:
+        """Return the paired differences over the superclasses that count."""
+        found = {(one, other): difference(self.figures(one, where, part), self.figures(other, where, part)) for one, other in self.pairs}
+        return {pair: gap for pair, gap in found.items() if gap is not None}
+
+    def differences_as_json(self) -> list[dict[str, Any]]:
+        """Return all differences as JSON-ready values."""
+        return [
+            {
+                "arm": one,
+                "against": other,
+                "images": where,
+                "part": part,
+                "mean": gap.mean,
+                "low": _or_none(gap.low),
+                "high": _or_none(gap.high),
+            }
+            | {"superclasses": gap.by_problem, "pairs": gap.n_pairs, "better": gap.better}
+            for where in WHERE
+            for part in PARTS
+            for (one, other), gap in self.differences(where, part).items()
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the arms' means over superclasses, and their differences, as metrics of the table's run."""
+        found = {}
+        for where in WHERE:
+            for part in PARTS:
+                for name in self.names:
+                    values = [self.mean(s, name, where, part) for s in self.superclasses if s not in self.chosen]
+                    told = [value for value in values if value is not None]
+                    if told:
+                        found[f"{where}/v2_{part}/{_slug(name)}"] = float(np.mean(told))
+        return found
+
+    def markdown(self) -> str:
+        """Return both tables and the differences as Markdown."""
+        parts = [self._table(where) for where in WHERE if any(row["images"] == where for row in self.rows)]
+        return "\n\n".join([*parts, self._gaps()]) + "\n"
+
+    def _table(self, where: str) -> str:
+        names = [name for name in self.names if any(row["arm"] == name and row["images"] == where for row in self.rows)]
+        seeds = len({row["seed"] for row in self.rows})
+        lines = [f"| {WHERE[where]}, v2 All/Old/New, mean of {seeds} seed{'s' * (seeds > 1)} | {' | '.join(names)} |"]
+        lines.append("|---" * (len(names) + 1) + "|")
+        counted = [name for name in self.superclasses if name not in self.chosen]
+        lines += [self._line(name, [name], names, where) for name in counted]
+        if len(counted) > 1:
+            lines.append(self._line(f"**mean of {len(counted)}**", counted, names, where))
+        lines += [self._line(f"*{name}* (chosen on)", [name], names, where) for name in self.superclasses if name in self.chosen]
+        return "\n".join(lines)
+
+    def _line(self, title: str, superclasses: list[str], names: list[str], where: str) -> str:
+        cells = []
+        for name in names:
+            means = [[self.mean(superclass, name, where, part) for superclass in superclasses] for part in PARTS]
+            cells.append(
+                "/".join(_number(None if None in values else float(np.mean([v for v in values if v is not None]))) for values in means)
+            )
+        return f"| {title} | {' | '.join(cells)} |"
+
+    def _gaps(self) -> str:
+        columns = [(where, part) for where in WHERE for part in PARTS]
+        found = {column: self.differences(*column) for column in columns}
+        lines = [
+            "Paired differences, mean over superclasses [95 % interval over superclasses], in how many it is above 0:",
+            "",
+            f"| | {' | '.join(f'{where} {part.capitalize()}' for where, part in columns)} |",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for one, other in self.pairs:
+            cells = [_gap(found[column].get((one, other))) for column in columns]
+            if any(cells):
+                lines.append(f"| {one} - {other} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """Write table/figures.csv, table/table.md and plots/arms.png."""
+        place = folder / "table"
+        place.mkdir(parents=True)
+        with (place / "figures.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["superclass", "seed", "arm", "images", *PARTS])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        (place / "table.md").write_text(self.markdown(), encoding="utf-8")
+        where = "unlabelled" if any(row["images"] == "unlabelled" for row in self.rows) else "test"
+        new = {name: {s: self.mean(s, name, "test", "new") for s in self.superclasses} for name in self.names}
+        gaps = {
+            part: {one: gap for (one, other), gap in self.differences(where, part).items() if other == self.against}
+            for part in ("all", "new")
+        }
+        figure.save(arm_figures.arm_figures(new, self.chosen, gaps, self.against, WHERE[where]), folder / "plots" / "arms.png")
+
+
+def _order(name: str) -> tuple[int, str]:
+    return list(ARMS).index(name.split(BY_CLASSIFIER)[0]), name
+
+
+def _slug(name: str) -> str:
+    return name.replace(BY_CLASSIFIER, "_argmax").replace("+", "_")
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _gap(gap: Difference | None) -> str:
+    if gap is None:
+        return ""
+    interval = "" if np.isnan(gap.low) else f" [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{gap.mean:+.3f}{interval}, {gap.better} of {gap.n_problems}"
