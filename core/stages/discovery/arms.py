@@ -78,9 +78,9 @@ def named(arms: str) -> list[str]:
     asked = [name.strip() for name in arms.split(",") if name.strip()]
     for name in asked:
         if name not in ARMS:
-            raise UserError(f"arms = '{arms}': there is no '{name}'{nearest(name, ARMS)}; there are {', '.join(ARMS)}")
+            raise UserError(f"arms = '{arms}': there is no '{name}'{nearest(name, ARMS)} (choose from: {', '.join(ARMS)})")
     if not asked:
-        raise UserError(f"arms = '{arms}' names none; there are {', '.join(ARMS)}")
+        raise UserError(f"arms = '{arms}' names none; choose from {', '.join(ARMS)}")
     return [name for name in ARMS if name in asked]
 
 

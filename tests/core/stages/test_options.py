@@ -93,6 +93,7 @@ ELSEWHERE = {
     "superclass_name",
     "train_all_superclasses",
     "config",
+    "labels",
 }
 
 

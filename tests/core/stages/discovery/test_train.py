@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from core import lineage
 from core.clustering import kmeans, n_classes
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
@@ -90,6 +93,33 @@ def test_a_classifier_that_the_checkpoint_lacks_starts_at_the_clusters_of_its_fe
     assert training.epoch == 2
     training.fit()
     assert training.history[-1][0] == 4 and "classifier/test/v2_all" in training.history[-1][1]
+
+
+def test_a_ceiling_is_told_every_class_and_held_out_images_stay_unseen(place):
+    options = {"objective": "classifier", "labels": "all", "sup_con_weight": 1.0, "epochs": 2}
+    training = place.fitted(**options)
+    m, targets = training.materials, training._targets()
+    used = np.sort(np.concatenate([m.split.labelled, m.split.unlabelled]))
+    assert np.flatnonzero(targets.codes.numpy() >= 0).tolist() == used.tolist()
+    assert targets.codes.numpy()[used].tolist() == training.truth.known_first[used].tolist()
+    weights = training._loader().weights
+    assert set(weights[used]) == {1.0} and not weights[m.split.validation].any()
+    assert training.history[-1][1]["L_total"] == pytest.approx(training.history[-1][1]["L_class"])
+    others = place.fitted(**options | {"labels": "given"})
+    assert others.digest() != training.digest()
+    learnt = lineage.flat(train.parts_of(m.data, m.split).unlabelled)
+    assert learnt and learnt <= training.lineage.trained and not learnt & others.lineage.trained
+
+
+def test_a_ceiling_is_tagged_and_nothing_goes_on_from_it(place):
+    ceiling = {"objective": "classifier", "labels": "all"}
+    _summary, run = place.publish(epochs=2, stop_at_epoch=1, **ceiling)
+    assert run.tagged["taxon.select_by"] == "oracle" and json.loads(run.tagged["taxon.split"])["labels"] == "all"
+    refusal = refused(lambda: train.Training(place.config(objective="classifier", resume_from_ckpt=str(run.place)), place.run()))
+    assert refusal.startswith("the checkpoint to resume from was trained with labels = all, not given")
+    told = refused(lambda: train.Training(place.config(objective="classifier", warmup_model_dir=str(run.place)), place.run()))
+    assert "unlabelled images" in told
+    assert "labels = all is the ceiling of a classifier" in refused(lambda: place.config(labels="all"))
 
 
 def test_gamma_goes_on_over_segments(place, pseudo_path):
