@@ -152,6 +152,17 @@ def test_train_superclass(make_place):
     assert {step for name, step, _ in place.history(run.info.run_id) if name == "test/v2_all"} == {0, 1}
 
 
+def test_superclass_table(make_place):
+    place = make_place("table")
+    short = {name: TINY[name] for name in ("k_min", "k_max", "density_step", "max_workers", "gpu")}
+    epochs = {"stage1_epochs": 1, "update_interval": 1, "total_epochs": 2}
+    run = finished(place, "superclass_table", dataset="digits", seeds="1", arms="contrast,ceiling", **short, **epochs)
+    assert {"table/figures.csv", "table/table.md", "plots/arms.png"} <= names(place, run.info.run_id)
+    metrics = run.data.metrics
+    assert metrics["test/v2_all/ceiling"] > metrics["test/v2_all/contrast"] + 0.05
+    assert "| ceiling - contrast |" in run.data.tags["mlflow.note.content"]
+
+
 def test_cache_features_of_a_checkpoint_and_of_the_best_one(pipeline, checkpoint):
     run = finished(pipeline, "cache_features", model_path=checkpoint, gpu="cpu", overwrite="true")
     about = json.loads((pipeline.artifacts(run.info.run_id) / "features" / "features.json").read_text())

@@ -54,7 +54,7 @@ SUPERCLASS_TABLE = Stage(
     "superclass_table",
     SuperclassTableConfig,
     "core.stages.discovery.superclass_table:run",
-    headline=("superclasses", "seeds", "arms", "data_root", "model_name", "weights", "image_size", "view_cache", "total_epochs"),
+    headline=("superclasses", "seeds", "data_root", "weights"),
 )
 TRAIN_SUPERCLASS = Stage(
     "train_superclass",

@@ -370,7 +370,7 @@ def other(value: Any, annotation: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
-        return value + 1 if isinstance(value, int) else value * 0.75 + 0.01
+        return value + 1 if isinstance(value, int) else value * 0.7 + 0.01
     kinds = {bool: True, int: 7, float: 0.3}  # instead of auto
     return next((number for kind, number in kinds.items() if kind in get_args(annotation)), f"{value}x")
 
@@ -384,20 +384,35 @@ TOWERS_ONLY = [
 NGRAMS_ONLY = ["word_ngrams", "char_ngrams", "min_count", "regularisation", "image_regularisation", "image_share"]
 FEWSHOT = ["fewshot_freeze_backbone", "fewshot_hidden", "fewshot_dropout", "fewshot_head_lr_scale"]
 PSEUDO = ["pseudo_loss", "pseudo_points", "pseudo_for_labeled_mode", "pseudo_weight_mode", "gamma_ramp", "update_interval"]
+ALL_PSEUDO = ["pseudo_loss_weight", *PSEUDO]
+OF_VIEWS = ["entropy_weight", "teacher_temperature"]  # of a classifier, where it learns from its own answers
+CLASSIFIER = ["classifier_weight", *OF_VIEWS]
+CONTRAST, BOTH = {"objective": "contrast"}, {"objective": "both"}
 SUPERCLIP = ["class_loss_weight", "contrastive_loss_weight", "use_class_weights"]
 STOPPING = ["early_stopping_min_delta", "early_stopping_monitor"]
 ACT_EARLY = ("stage2_epoch", "stage3_epoch", "tail_focal_epoch")  # of 3 epochs, one later than given
 FOLDED = {"epochs": 3, "warmup_epochs": 0, "stage3_epoch": 1}
 # (configuration, what is given, the options that then cannot act: all others must)
 SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
-    (TrainConfig, {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO]),
-    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 1.0}, ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO]),
-    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"}, ["sup_con_temperature"]),
-    (TrainConfig, {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, []),
-    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, PSEUDO),
-    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"}, ["update_interval"]),
-    (TrainConfig, {"optimizer": "sgd", "pseudo_labels_path": "p"}, []),
-    (PipelineConfig, {"optimizer": "sgd"}, []),
+    (TrainConfig, CONTRAST | {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER]),
+    (
+        TrainConfig,
+        CONTRAST | {"optimizer": "sgd", "sup_con_weight": 1.0},
+        ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER],
+    ),
+    (TrainConfig, CONTRAST | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"}, ["sup_con_temperature", *CLASSIFIER]),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, []),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 1.0}, ["temperature", "contrast_unlabel_only", *OF_VIEWS, *ALL_PSEUDO]),
+    (
+        TrainConfig,
+        {"objective": "classifier", "optimizer": "sgd"},
+        ["temperature", "contrast_unlabel_only", "sup_con_temperature", "classifier_weight", *ALL_PSEUDO],
+    ),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, PSEUDO),
+    (TrainConfig, CONTRAST | {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"}, ["update_interval", *CLASSIFIER]),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p"}, []),
+    (PipelineConfig, CONTRAST | {"optimizer": "sgd"}, [*CLASSIFIER, "answers_by"]),
+    (PipelineConfig, BOTH | {"optimizer": "sgd"}, []),
     (
         LongtailTrainConfig,
         {"use_center_loss": True, "epochs": 50, "loss_type": "crt", "balance_sampler": True},
