@@ -9,7 +9,16 @@ from typing import Any, Literal
 from core.config import SEED, Auto, check_limits, machine, option, place
 from core.errors import UserError
 from core.stages.clip.config import ClipData, ClipLoss, ClipTowersConfig, ClipTraining
-from core.stages.discovery.config import EPOCHS, DataOptions, EvalOptions, LossOptions, MachineOptions, ModelOptions, PseudoOptions
+from core.stages.discovery.config import (
+    EPOCHS,
+    DataOptions,
+    EvalOptions,
+    HiddenOptions,
+    LossOptions,
+    MachineOptions,
+    ModelOptions,
+    PseudoOptions,
+)
 from core.stages.longtail.config import LongtailData, LongtailLoss, LongtailMachine, LongtailModel, LongtailOptimiser, LongtailSchedule
 from core.stages.posts.config import PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 
@@ -40,7 +49,7 @@ class TuneOptions:
 
 
 @dataclass(frozen=True)
-class TuneSuperclassConfig(TuneOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
+class TuneSuperclassConfig(TuneOptions, HiddenOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
     """Search lr and sup_con_weight (also: temperature, weight_decay, grad_from_block, pseudo_* options) of train_superclass."""
 
     superclasses: str = machine("", "superclasses to search on, comma-separated, a study each; empty = all that have novel classes")

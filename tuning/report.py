@@ -74,8 +74,11 @@ def summarise(task: Task, budget: Budget) -> dict[str, Any]:
 
 
 def best_configuration(task: Task, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a trial as `--config` of its training takes them: every value that is not the option's default."""
-    config = task.config(values)
+    """Return the options of a trial as `--config` of its training takes them: every value that is not the option's default.
+
+    Without those that only make trials comparable.
+    """
+    config = dataclasses.replace(task.config(values), **task.space.of_best)
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     return {name: value for name, value in configuration.canonical(config, results_only=True).items() if value != defaults[name]}
 

@@ -2,11 +2,14 @@
 
 Trials are compared by `score`, held-out accuracy on known classes + silhouette of the unlabelled images. Both are honest: no novel
 label is looked at. Held-out accuracy alone (`val`) says nothing about novel images, and a superclass has so few held-out ones that
-many trials share its value; the silhouette of all unlabelled images orders them.
+many trials share its value; the silhouette of all unlabelled images orders them. By `hidden`, trials are not told the labels of some
+labelled classes (hidden_classes, 1 unless more are asked for) and compared by how well these are found beside the known ones; the best
+configuration is for a training that is told all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from core.data.superclasses import SUPERCLASSES, WHOLE, find
@@ -42,6 +45,9 @@ def also(config: TrainConfig) -> Parameters:
         "temperature": Range(0.05, 1.0, log=True),
         "weight_decay": Range(1e-6, 1e-2, log=True),
         "grad_from_block": Range(max(0, block - 2), block, whole=True),
+        "objective": Choice(("contrast", "classifier", "both")),
+        "classifier_weight": Range(0.1, 2.0),
+        "entropy_weight": Range(0.5, 4.0),
     }
     return {**more, **PSEUDO} if config.pseudo_labels_path else more  # without pseudo labels these change nothing
 
@@ -74,7 +80,9 @@ SPACE = Space(
         "score": lambda metrics: metrics["val/accuracy_old"] + metrics["selection/silhouette"],
         "val": lambda metrics: metrics["val/accuracy_old"],
         "silhouette": lambda metrics: metrics["selection/silhouette"],
+        "hidden": lambda metrics: (metrics["val/accuracy_old"] + metrics["selection/hidden"]) / 2,
     },
+    of_best={"hidden_classes": 0},
     prepare=prepare,
     inputs=read,
 )
@@ -87,9 +95,11 @@ def run(config: TuneSuperclassConfig, run: Recorder) -> dict[str, Any]:
 
 def plans(config: TuneSuperclassConfig) -> list[Plan]:
     """Return the command's studies, all checked before the first one starts."""
-    if config.metric in ("auto", "score", "val") and not config.val_fraction:
+    if config.metric in ("auto", "score", "val", "hidden") and not config.val_fraction:
         raise UserError("val_fraction = 0 leaves no held-out images to compare trials by; raise it or use metric = silhouette")
     names = named(config)
+    if config.metric == "hidden" and not config.hidden_classes:
+        config = dataclasses.replace(config, hidden_classes=1)
     if not names:
         return [plan(SPACE, config, recipes.dataset_of(config))]
     return [plan(SPACE, config, name, len(names) > 1, superclass_name=name, dataset="cifar100") for name in names]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.optimize import linear_sum_assignment
 
+from core.clustering.hidden_classes import recovered
 from core.clustering.kmeans import semi_supervised_kmeans
 from core.clustering.neighbours import Neighbours, build
 from core.clustering.silhouette import mean_silhouettes
@@ -192,20 +192,9 @@ def _labelled_share(points: _Points) -> float:
 
 
 def _recovered(points: _Points, k: int, hidden: np.ndarray) -> float:
-    """Return the mean F1 with which k clusters recover the classes `hidden` from them; 0 where that leaves no cluster free.
-
-    A class's cluster is expected to be labelled to the share that labelled classes are: unlabelled points beyond that are strangers.
-    """
-    is_hidden = np.isin(points.codes, hidden)
+    """Return how well k clusters recover the classes `hidden` from them; 0 where that leaves no cluster free."""
     n_shown = points.n_known - len(hidden)
     if k <= n_shown:
         return 0.0
-    clusters = _clusters(points, np.where(is_hidden, -1, points.codes), k)
-    table = np.zeros((len(hidden), k), np.int64)
-    for row, c in enumerate(hidden):
-        table[row] = np.bincount(clusters[points.codes == c], minlength=k)
-    totals, sizes = np.bincount(clusters[points.codes >= 0], minlength=k), np.bincount(clusters, minlength=k)
-    expected = np.maximum(totals, points.share * sizes)
-    scores = 2 * table / (table.sum(axis=1)[:, None] + expected)
-    rows, columns = linear_sum_assignment(-scores[:, n_shown:])
-    return float(scores[rows, n_shown + columns].sum() / len(hidden))
+    clusters = _clusters(points, np.where(np.isin(points.codes, hidden), -1, points.codes), k)
+    return recovered(clusters, points.codes, hidden, points.share, n_shown, k)

@@ -33,6 +33,7 @@ class Problem:
         labels_digest: of the labels from which the split has drawn: those that were given on a heap, those of known classes on a
             benchmark.
         skipped: files that were left out.
+        withheld: (N,) the label of images whose class training is not told on purpose (core.data.withheld), NOBODY_SAID elsewhere.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Problem:
     counted: bool = True
     labels_digest: str = ""
     skipped: tuple[Skipped, ...] = ()
+    withheld: np.ndarray | None = None
 
     @property
     def n_declared(self) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.clustering import n_classes
+from core.clustering.hidden_classes import recovered
 from core.clustering.kmeans import KMeansResult, assign, semi_supervised_kmeans
 from core.clustering.matching import best_pairs, contingency
 from core.clustering.n_classes import Count
@@ -113,6 +114,21 @@ def label_free(data: Problem, split: Split, found: Clustering, train: np.ndarray
             found.train[split.labelled], labels[split.labelled], found.train[split.validation], labels[split.validation]
         )
     return metrics
+
+
+def hidden_found(data: Problem, split: Split, found: Clustering) -> dict[str, float]:
+    """Return `selection/hidden`: the F1 with which the clusters recover withheld classes (core.data.withheld); {} without any."""
+    if data.withheld is None:
+        return {}
+    used = np.concatenate([split.labelled, split.unlabelled])
+    codes = np.where(
+        data.withheld >= 0, data.withheld, np.where(np.isin(np.arange(len(found.train)), split.labelled), data.train.labels, -1)
+    )
+    n_shown, k = len(np.unique(data.train.labels[split.labelled])), len(found.result.centres)
+    labelled, sizes = np.bincount(found.train[split.labelled], minlength=k), np.bincount(found.train[used], minlength=k)
+    share = split.prop_train_labels if split.labelled_share is not None else float(np.median(labelled[:n_shown] / sizes[:n_shown]))
+    hidden = np.unique(data.withheld[data.withheld >= 0])
+    return {"selection/hidden": recovered(found.train[used], codes[used], hidden, share, n_shown, k)}
 
 
 def largest_first(found: Clustering, n_known: int) -> Clustering:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from core.stages.discovery.config import TrainConfig
 from core.tracking import run as tracking
 from entrypoints import train_superclass, tune_superclass
 from tests.tuning.conftest import FINISHED
-from tuning import superclass
+from tuning import report, superclass
 from tuning.config import TuneSuperclassConfig
 from tuning.space import Choice
 
@@ -51,8 +52,18 @@ def test_everything_that_can_be_searched_is_an_option_of_the_training():
 
 
 def test_metrics_look_at_no_novel_label():
-    seen = {"val/accuracy_old": 0.75, "selection/silhouette": 0.2}
-    assert {name: metric(seen) for name, metric in superclass.SPACE.metrics.items()} == {"score": 0.95, "val": 0.75, "silhouette": 0.2}
+    seen = {"val/accuracy_old": 0.75, "selection/silhouette": 0.2, "selection/hidden": 0.5}
+    found = {name: metric(seen) for name, metric in superclass.SPACE.metrics.items()}
+    assert found == {"score": 0.95, "val": 0.75, "silhouette": 0.2, "hidden": 0.625}
+
+
+def test_trials_that_are_compared_by_hidden_classes_hide_one_and_the_best_configuration_hides_none():
+    given = ({"metric": "score"}, {"metric": "hidden"}, {"metric": "hidden", "hidden_classes": 2})
+    plans = [superclass.plans(TuneSuperclassConfig(dataset="digits", **options))[0] for options in given]
+    assert [plan.base.hidden_classes for plan in plans] == [0, 1, 2]
+    assert len({plan.signature["digest of split"] for plan in plans}) == 3
+    task = SimpleNamespace(space=plans[1].space, config=lambda _values: plans[1].space.prepare(plans[1].base))
+    assert "hidden_classes" not in report.best_configuration(task, {})
 
 
 def test_superclasses_with_novel_classes_are_the_default():

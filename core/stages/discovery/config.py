@@ -207,7 +207,22 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class TrainConfig(CountOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile):
+class HiddenOptions:
+    """A discovery whose answer is known."""
+
+    hidden_classes: int = option(
+        0,
+        "so many labelled classes are not told to the training and scored as novel ones would be (selection/hidden): what trials are "
+        "compared by, without the truth of unlabelled images",
+        digest="data",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(
+    HiddenOptions, CountOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions, ConfigFile
+):
     """Train a model on one superclass (or all of them, one child run each), with or without pseudo labels."""
 
     train_all_superclasses: bool = machine(False, "train the 15 superclasses one after another, a child run each")

@@ -20,6 +20,7 @@ from core.data.images import DiscoveryData
 from core.data.problem import Posed, Problem, pose
 from core.data.splits import Split, split_of
 from core.data.views import ResizedImages, ViewSpec, resize_all
+from core.data.withheld import withhold
 from core.errors import UserError
 from core.evaluation import discovery
 from core.evaluation.features import FeatureExtractor
@@ -73,6 +74,8 @@ class Materials:
 def origin_tags(data: Problem, config: TrainConfig) -> dict[str, str]:
     """Return the tags by which a finished training is found again: of which images, of which novel classes, drawn how."""
     drawn = {name: getattr(config, name) for name in SPLIT_OPTIONS} | {"novel": list(data.novel_names)}
+    if config.hidden_classes:  # nor is a training that was not told all labels
+        drawn["hidden_classes"] = config.hidden_classes
     if config.labels == "all":  # a ceiling is never taken for a discovery of the same images
         drawn["labels"] = "all"
     return {"taxon.data": data.name, "taxon.data_digest": data.digest, "taxon.images": data.images_digest, "taxon.split": json.dumps(drawn)}
@@ -106,7 +109,7 @@ def read(config: Any) -> DiscoveryData:
 
 def posed(config: Any) -> Posed:
     """Read the data set that the (resolved) configuration names: what may be known of it, who is labelled, and the truth apart."""
-    return pose(*load_data(config))
+    return withhold(pose(*load_data(config)), getattr(config, "hidden_classes", 0))
 
 
 def digests(loaded: Posed) -> dict[str, str]:

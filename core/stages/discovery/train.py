@@ -168,7 +168,7 @@ class Training(CheckpointedTraining):
         n = materials_module.n_clusters(config, m.data, m.split, train, count)
         found = discovery.cluster(m.data, m.split, train, test, n, config.seed)
         metrics = discovery.report(self.truth, m.split, found, VERSIONS) | {"n_clusters": float(n)}
-        metrics |= discovery.label_free(m.data, m.split, found, train)
+        metrics |= discovery.label_free(m.data, m.split, found, train) | discovery.hidden_found(m.data, m.split, found)
         metrics |= self._otherwise(train, test, n)
         if count is not None and ends:
             others = discovery.baselines(m.data, m.split, train, test, n, config.seed, count)
@@ -186,7 +186,8 @@ class Training(CheckpointedTraining):
             return metrics
         answered = discovery.classify(m.data, m.split, train, test, prototypes)
         metrics |= discovery.report(self.truth, m.split, answered, ("v2",), "classifier/")
-        return metrics | {f"classifier/{name}": value for name, value in discovery.label_free(m.data, m.split, answered, train).items()}
+        label_free = discovery.label_free(m.data, m.split, answered, train) | discovery.hidden_found(m.data, m.split, answered)
+        return metrics | {f"classifier/{name}": value for name, value in label_free.items()}
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""

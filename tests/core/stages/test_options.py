@@ -37,6 +37,7 @@ CHANGES = {
     "sup_con_weight": {"sup_con_weight": 0.9},
     "contrast_unlabel_only": {"contrast_unlabel_only": True},
     "n_views": {"n_views": 3},
+    "hidden_classes": {"hidden_classes": 1},
 }
 # the same with a classifier beside the contrast
 CLASSIFIER_CHANGES = {

@@ -273,3 +273,17 @@ def test_a_published_training_leaves_its_work_folder_empty_and_a_manifest(shared
     assert not list((place.folder / "cache" / "work").iterdir())
     assert {"manifest.json", "summary.json", "config.json", summary["checkpoint"]} <= set(run.files())
     assert not any(name.endswith((".pkl", ".pickle", ".pt", ".pth")) for name in run.files())
+
+
+def test_hidden_classes_are_scored_as_clusters_find_them_and_their_labels_train_nothing(place, monkeypatch):
+    training = place.fitted(epochs=1, hidden_classes=1)
+    m = training.materials
+    assert not (training._targets().labels.numpy()[m.split.unlabelled] >= 0).any()
+    metrics = training.history[-1][1]
+    train_features, test = training.features()
+    found = discovery.cluster(m.data, m.split, train_features, test, len(tiny.CLASSES), 1)
+    hidden = np.flatnonzero(m.data.withheld >= 0)
+    sizes = np.bincount(found.train[m.split.unlabelled], minlength=4)
+    best = max(2 * n / (len(hidden) + max(n, 0.8 * sizes[c])) for c, n in enumerate(np.bincount(found.train[hidden], minlength=4)) if c > 1)
+    assert metrics["selection/hidden"] == pytest.approx(best) and "selection/hidden" not in place.fitted(epochs=1).history[-1][1]
+    assert "of which one must stay" in refused(lambda: place.fitted(hidden_classes=3))
