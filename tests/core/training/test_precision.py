@@ -53,6 +53,13 @@ def test_a_machine_without_gpu_says_so(no_gpu, gpu):
         precision.pick_device(gpu)
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_avx512_bf16_alone_is_slower_than_fp32(monkeypatch, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert precision.has_bf16(CPU) is amx
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_is_bf16_only_where_it_is_fast(monkeypatch, fast):
     monkeypatch.setattr(precision, "has_bf16", lambda device: fast)
