@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import UserError
+from core.models import class_token
 from core.models.small import SmallCNN
 from core.models.sync_batch_norm import SyncBatchNorm
 
@@ -128,7 +129,18 @@ class TrainedTail(nn.Module):
         """Map the trunk's output to pooled features (B, feature_dim)."""
         if self.steps is None:
             return self.net(x)
-        return self.net.forward_head(_run(self.net, self.steps, x), pre_logits=True)
+        before, last, closing = self._around_last_block()
+        x = _run(self.net, before, x)
+        if last:
+            block = attrgetter(last)(self.net)
+            x = class_token.last_block(block, x) if class_token.fits(self.net, block) else block(x)
+        return self.net.forward_head(_run(self.net, closing, x), pre_logits=True)
+
+    def _around_last_block(self) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+        """Return the steps before the last of a ViT's blocks, that one ('' where none trains), and those after it."""
+        steps = self.steps or ()
+        at = max((place for place, step in enumerate(steps) if step.startswith("blocks.")), default=-1)
+        return (steps, "", ()) if at < 0 else (steps[:at], steps[at], steps[at + 1 :])
 
 
 def compact(output: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def images(size: int) -> torch.Tensor:
 
 
 @every_network
-def test_tail_of_trunk_is_exactly_the_network(name, options, size, stages):
+def test_tail_of_trunk_is_exactly_the_network(monkeypatch, name, options, size, stages):
+    monkeypatch.setattr("core.models.class_token.fits", lambda *_: False)  # it gives the same up to rounding: test_class_token.py
     net, x = network(name, options), images(size)
     with torch.no_grad():
         expected = net(x)
