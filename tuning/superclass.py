@@ -27,7 +27,9 @@ from tuning.space import Choice, Parameters, Range, Space
 PSEUDO: Parameters = {
     "pseudo_loss_weight": Range(0.05, 2.0),
     "pseudo_loss": Choice(("soft", "supcon", "prototypical")),
-    "pseudo_points": Choice(("core", "agreed", "all")),
+    "pseudo_points": Choice(("core", "margin", "density", "agreed", "all")),
+    "pseudo_coverage": Range(0.1, 1.0),
+    "pseudo_coverage_end": Range(0.1, 1.0),
     "pseudo_for_labeled_mode": Choice(("off", "all")),
     "pseudo_weight_mode": Choice(("none", "density", "inverse_density")),
 }

@@ -1,7 +1,7 @@
 """Pseudo labels of one refresh: what clustering hands to training, and its file.
 
-The file is an npz without pickles: `ids` (U), `indices`, `labels`, `targets`, `core_mask`, `agreed_mask`, `densities`, `prototypes`,
-`feature_mean`, and JSON texts `best_params` and `metadata`.
+The file is an npz without pickles: `ids` (U), `indices`, `labels`, `targets`, `core_mask`, `agreed_mask`, `densities`, `nearest`,
+`margins`, `prototypes`, `feature_mean`, and JSON texts `best_params` and `metadata`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 
 from core import digest
 from core.clustering import roles
-from core.clustering.kmeans import draw_centres, semi_supervised_kmeans
+from core.clustering.kmeans import KMeansResult, draw_centres, semi_supervised_kmeans
 from core.clustering.matching import match
 from core.errors import UserError
+
+COVERED = ("margin", "density")  # points that are taken up to a coverage
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class PseudoLabels:
         core_mask: (n,) SSDDBC's core points.
         agreed_mask: (n,) points on which the clusterings agree.
         densities: (n,) relative densities.
+        nearest: (n,) the target by semi-supervised k-means, which has a cluster for each target.
+        margins: (n,) float32, by how much the cosine to that cluster's centre exceeds the one to the next.
         prototypes: (K, d) L2-normalised mean of each target's core and labelled points, centred features.
         feature_mean: (d,) what was subtracted to centre them.
         best_params: the chosen cell: k, density_percentile.
@@ -46,6 +50,8 @@ class PseudoLabels:
     core_mask: np.ndarray
     agreed_mask: np.ndarray
     densities: np.ndarray
+    nearest: np.ndarray
+    margins: np.ndarray
     prototypes: np.ndarray
     feature_mean: np.ndarray
     best_params: dict[str, Any]
@@ -63,10 +69,37 @@ class PseudoLabels:
         """How many cluster ids were ever given in this and the refreshes before: a vanished cluster's id is not given out again."""
         return max(int(self.metadata.get("ids_given", 0)), int(self.labels.max(initial=-1)) + 1)
 
-    def taking_part(self, points: str) -> np.ndarray:
-        """Return the (n,) mask of `core`, `agreed` or `all` points among those that have a target."""
+    def taking_part(self, points: str, coverage: float = 1.0, labelled: np.ndarray | None = None) -> np.ndarray:
+        """Return the (n,) mask of `core`, `agreed`, `margin`, `density` or `all` points among those that have a target.
+
+        Args:
+            points: which; `margin` and `density` are the `coverage` of each target's points that have the largest margin or density.
+            coverage: share 0..1.
+            labelled: (n,) mask of points that do not count in the coverage, and are not among those points.
+        """
+        free = np.ones(len(self.labels), bool) if labelled is None else ~labelled
+        if points in COVERED:
+            values = self.margins if points == "margin" else self.densities
+            return largest(values, self.targets_of(points), free, coverage)
         masks = {"core": self.core_mask, "agreed": self.agreed_mask, "all": np.ones(len(self.labels), bool)}
         return masks[points] & (self.targets >= 0)
+
+    def targets_of(self, points: str) -> np.ndarray:
+        """Return the targets (n,) of such points: those of k-means for points chosen by its margin, else SSDDBC's."""
+        return self.nearest if points == "margin" else self.targets
+
+
+def largest(values: np.ndarray, groups: np.ndarray, free: np.ndarray, share: float) -> np.ndarray:
+    """Return the (n,) mask of the free points that have the largest values of their group: `share` of them, rounded up.
+
+    values (n,), groups (n,) with -1 for none, free (n,) bool, share 0..1; equal values: the smaller index. 0 takes none.
+    """
+    mask = np.zeros(len(values), bool)
+    for group in np.unique(groups[free & (groups >= 0)]):
+        members = np.flatnonzero(free & (groups == group))
+        order = members[np.argsort(-values[members], kind="stable")]
+        mask[order[: int(np.ceil(share * len(members) - 1e-9))]] = True
+    return mask
 
 
 def file_name(superclass: str, checkpoint: str, k: int, density_percentile: int) -> str:
@@ -85,6 +118,8 @@ def write(path: Path, pseudo: PseudoLabels) -> None:
         core_mask=pseudo.core_mask,
         agreed_mask=pseudo.agreed_mask,
         densities=pseudo.densities,
+        nearest=pseudo.nearest,
+        margins=pseudo.margins,
         prototypes=pseudo.prototypes,
         feature_mean=pseudo.feature_mean,
         best_params=np.array(json.dumps(pseudo.best_params, sort_keys=True)),
@@ -173,7 +208,7 @@ def build(
     found = _targets(features, points, chosen, split, metadata["seed"])
     if n_classes is not None:
         found = _exactly(features, found, chosen.core_mask, codes, n_classes, metadata["seed"])
-    targets, agreed = found
+    targets, agreed, means = found
     n_known = int(codes.max()) + 1
     labels = chosen.labels if previous is None else match(previous.labels, chosen.labels, previous.ids_given)
     given = max(int(labels.max()) + 1, 0 if previous is None else previous.ids_given)
@@ -185,6 +220,8 @@ def build(
         core_mask=chosen.core_mask,
         agreed_mask=chosen.core_mask & agreed,
         densities=chosen.densities,
+        nearest=means.labels,
+        margins=_margins(features, means),
         prototypes=_prototypes(features, targets, chosen.core_mask, codes),
         feature_mean=points.features.mean(axis=0),
         best_params=best_params,
@@ -192,8 +229,22 @@ def build(
     )
 
 
-def _targets(features: np.ndarray, points: Points, chosen: Any, split: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the targets (n,) that the roles of the cell's clusters give, and on which points (n,) semi-supervised k-means agrees."""
+def _margins(features: np.ndarray, means: KMeansResult) -> np.ndarray:
+    """Return (n,) float32: the cosine to the own centre less the largest one to another; 2 where there is no other."""
+    centres = means.centres / np.maximum(np.linalg.norm(means.centres, axis=1, keepdims=True), 1e-12)
+    cosines = features @ centres.T
+    rows = np.arange(len(features))
+    own = cosines[rows, means.labels].copy()
+    cosines[rows, means.labels] = -np.inf
+    margins: np.ndarray = np.minimum(own - cosines.max(axis=1), 2.0).astype(np.float32)
+    return margins
+
+
+_Found = tuple[np.ndarray, np.ndarray, KMeansResult]
+
+
+def _targets(features: np.ndarray, points: Points, chosen: Any, split: bool, seed: int) -> _Found:
+    """Return the targets (n,) that the roles of the cell's clusters give, on which points (n,) semi-supervised k-means agrees, and it."""
     codes = points.codes
     n_known = int(codes.max()) + 1
     targets = roles.of_clusters(chosen.labels, codes, n_known, points.share).role[chosen.labels]
@@ -206,21 +257,19 @@ def _targets(features: np.ndarray, points: Points, chosen: Any, split: bool, see
             nobody = np.zeros(len(part), bool)
             return semi_supervised_kmeans(part, np.zeros(len(part), np.int64), nobody, k, np.random.default_rng(seed), 3).labels
 
-        targets = roles.split_novel(features, targets, np.bincount(means, minlength=int(targets.max()) + 1), n_known, kmeans)
+        targets = roles.split_novel(features, targets, np.bincount(means.labels, minlength=int(targets.max()) + 1), n_known, kmeans)
         means = _means_from(features, targets, chosen.core_mask, codes, n_known, seed)
     targets = np.where(codes >= 0, codes, targets)
-    return targets, means == targets
+    return targets, means.labels == targets, means
 
 
-def _exactly(
-    features: np.ndarray, found: tuple[np.ndarray, np.ndarray], core: np.ndarray, codes: np.ndarray, n_classes: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `found` (targets, agreed) with `n_classes` targets in all: novel ones as semi-supervised k-means finds them.
+def _exactly(features: np.ndarray, found: _Found, core: np.ndarray, codes: np.ndarray, n_classes: int, seed: int) -> _Found:
+    """Return `found` (targets, agreed, k-means) with `n_classes` targets in all: novel ones as semi-supervised k-means finds them.
 
     It starts at the novel targets, the largest ones where they are too many, and at k-means++ draws where they are too few.
     Raises UserError for fewer targets than labelled classes and for more than the unlabelled points can fill.
     """
-    targets, _agreed = found
+    targets, _agreed, _means = found
     n_known, n_found = int(codes.max()) + 1, int(targets.max()) + 1
     if n_found == n_classes:
         return found
@@ -233,17 +282,18 @@ def _exactly(
     centres = _centres(features, targets, core, np.concatenate([np.arange(n_known), kept]))
     centres = draw_centres(features[free], centres, n_classes - len(centres), np.random.default_rng(seed))[n_known:]
     rng = np.random.default_rng(seed)
-    means = semi_supervised_kmeans(features, codes, codes >= 0, n_classes, rng, novel_centres=centres).labels
+    found_means = semi_supervised_kmeans(features, codes, codes >= 0, n_classes, rng, novel_centres=centres)
+    means = found_means.labels
     exact = np.where((means >= n_known) | (targets >= n_known), means, targets)
     # A point that the cell gave to a known class, or to nothing, and k-means to a novel one, is not agreed upon.
-    return exact, (means == exact) & ((targets >= n_known) | (targets == exact))
+    return exact, (means == exact) & ((targets >= n_known) | (targets == exact)), found_means
 
 
-def _means_from(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray, n_known: int, seed: int) -> np.ndarray:
-    """Return semi-supervised k-means (n,) whose novel clusters start at the mean core points of the novel targets."""
+def _means_from(features: np.ndarray, targets: np.ndarray, core: np.ndarray, codes: np.ndarray, n_known: int, seed: int) -> KMeansResult:
+    """Return the semi-supervised k-means (n,) whose novel clusters start at the mean core points of the novel targets."""
     start = _centres(features, targets, core, np.arange(n_known, int(targets.max()) + 1))
     rng = np.random.default_rng(seed)
-    return semi_supervised_kmeans(features, codes, codes >= 0, n_known + len(start), rng, novel_centres=start).labels
+    return semi_supervised_kmeans(features, codes, codes >= 0, n_known + len(start), rng, novel_centres=start)
 
 
 def _centres(features: np.ndarray, targets: np.ndarray, core: np.ndarray, which: np.ndarray) -> np.ndarray:

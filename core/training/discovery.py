@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.clustering.pseudo_labels import PseudoLabels
+from core.clustering.pseudo_labels import COVERED, PseudoLabels
 from core.data.loader import ViewLoader
 from core.losses.info_nce import info_nce
 from core.losses.prototypical import prototypical
@@ -28,7 +28,7 @@ from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
 from core.losses.teacher_temperature import teacher_temperature
 from core.models.discovery import DiscoveryModel
-from core.training import distributed
+from core.training import distributed, schedule
 from core.training.recipes import WITH_CLASSIFIER
 from core.training.tally import Tally
 from core.training.view_cache import CachedViews
@@ -60,7 +60,9 @@ class Targets:
     first_pseudo_epoch: int | None = None
 
 
-def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels | None, config: Any, first_epoch: int | None) -> Targets:
+def make_targets(
+    labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels | None, config: Any, first_epoch: int | None, epoch: int = 0
+) -> Targets:
     """Build the targets from the split and, if there are any, the pseudo labels.
 
     Args:
@@ -69,6 +71,7 @@ def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels 
         pseudo: pseudo labels of this segment.
         config: a stage configuration with the pseudo options.
         first_epoch: global epoch at which pseudo labels first took part.
+        epoch: global epoch that the targets are for; points that are taken up to a coverage become more (or fewer) with it.
     """
     known = np.full(len(labels), -1, np.int64)
     known[labelled] = labels[labelled]
@@ -79,13 +82,20 @@ def make_targets(labels: np.ndarray, labelled: np.ndarray, pseudo: PseudoLabels 
     if pseudo is None:
         return Targets(*told, torch.from_numpy(clusters), torch.from_numpy(weights))
     labelled_points = known[pseudo.indices] >= 0
-    part = pseudo.taking_part(config.pseudo_points)
+    part = pseudo.taking_part(config.pseudo_points, coverage(config, first_epoch, epoch), labelled_points)
     part = part & ~labelled_points if config.pseudo_for_labeled_mode == "off" else part | labelled_points
     where = pseudo.indices[part]
-    clusters[where] = pseudo.targets[part]
+    clusters[where] = pseudo.targets_of(config.pseudo_points)[part]
     weights[where] = density_weights(torch.from_numpy(pseudo.densities[part]), config.pseudo_weight_mode).numpy()
     anchors = (torch.from_numpy(pseudo.prototypes), torch.from_numpy(pseudo.feature_mean))
     return Targets(*told, torch.from_numpy(clusters), torch.from_numpy(weights), *anchors, first_epoch)
+
+
+def coverage(config: Any, first_epoch: int | None, epoch: int) -> float:
+    """Return the share of each target's unlabelled points that take part in a global epoch, where points are taken by rank."""
+    if config.pseudo_points not in COVERED:
+        return 1.0
+    return schedule.linear(epoch, first_epoch or 0, config.epochs, config.pseudo_coverage, config.pseudo_coverage_end)
 
 
 class DiscoveryTask:
@@ -99,6 +109,7 @@ class DiscoveryTask:
         evaluate: called after each epoch on the main process; returns metrics.
         device: where the model lives.
         optimizer: of the model's trained parameters.
+        targets_of: gives the targets of a global epoch, where they change with it.
     """
 
     def __init__(
@@ -110,23 +121,29 @@ class DiscoveryTask:
         evaluate: Callable[[int], dict[str, float]],
         device: torch.device,
         optimizer: torch.optim.Optimizer,
+        targets_of: Callable[[int], Targets] | None = None,
     ):
-        self.optimizer = optimizer
+        self.optimizer, self.targets_of = optimizer, targets_of
         self.model, self.loader, self.config, self.evaluate, self.device = model, loader, config, evaluate, device
         self.wrapped = distributed.wrap(model)
-        self.targets = targets
-        self.labels, self.codes, self.pseudo = targets.labels.to(device), targets.codes.to(device), targets.pseudo.to(device)
-        self.weights = targets.weights.to(device)
-        self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
-        self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
+        self._take(targets)
         self.steps = loader.steps
         self.counted = Tally()
         self.to_tail: Callable[[Tensor], Tensor] = loader.restored if isinstance(loader, CachedViews) else model.trunk
 
     def prepare(self, epoch: int) -> torch.optim.Optimizer:
-        """Put the model into training mode; every epoch trains the same parameters."""
+        """Put the model into training mode and take the epoch's targets; every epoch trains the same parameters."""
         self.model.train()
+        if self.targets_of is not None:
+            self._take(self.targets_of(epoch))
         return self.optimizer
+
+    def _take(self, targets: Targets) -> None:
+        self.targets, device = targets, self.device
+        self.labels, self.codes, self.pseudo = targets.labels.to(device), targets.codes.to(device), targets.pseudo.to(device)
+        self.weights = targets.weights.to(device)
+        self.prototypes = None if targets.prototypes is None else targets.prototypes.to(device)
+        self.feature_mean = None if targets.feature_mean is None else targets.feature_mean.to(device)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (indices (B,), trunk outputs (V*B, ...)) of this rank."""

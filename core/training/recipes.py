@@ -62,6 +62,8 @@ class Recipe:
     pseudo_loss: str = "soft"
     pseudo_loss_weight: float = 0.5
     pseudo_points: str = "core"
+    pseudo_coverage: float = 0.3
+    pseudo_coverage_end: float = 0.6
     pseudo_for_labeled_mode: str = "all"
     cell_choice: str = "coverage"
     compare_without: bool = False

@@ -24,6 +24,10 @@ def _pseudo(config: Any) -> bool:
     return _has_pseudo_labels(config) and config.pseudo_loss_weight != 0
 
 
+def _covers(config: Any) -> bool:
+    return _pseudo(config) and config.pseudo_points in ("margin", "density")
+
+
 def _contrasts(config: Any) -> bool:
     return config.sup_con_weight != 1 and config.objective != "classifier"
 
@@ -155,8 +159,17 @@ class PseudoOptions:
         acts=_pseudo,
     )
     pseudo_loss_weight: float | Auto = option("auto", "largest weight of the pseudo loss", acts=_has_pseudo_labels, at_least=0)
-    pseudo_points: Literal["auto", "core", "agreed", "all"] = option(
-        "auto", "who takes part: SSDDBC's core points, also points on which clusterings agree, or all", acts=_pseudo
+    pseudo_points: Literal["auto", "core", "margin", "density", "agreed", "all"] = option(
+        "auto",
+        "who takes part: SSDDBC's core points, those of largest margin between k-means clusters or of largest density, core points on "
+        "which k-means agrees, or all",
+        acts=_pseudo,
+    )
+    pseudo_coverage: float | Auto = option(
+        "auto", "share of each cluster's unlabelled points that take part by margin or density", acts=_covers, above=0, at_most=1
+    )
+    pseudo_coverage_end: float | Auto = option(
+        "auto", "that share in the last epoch; equal to pseudo_coverage = held", acts=_covers, above=0, at_most=1
     )
     pseudo_for_labeled_mode: Literal["auto", "off", "all"] = option(
         "auto", "off = unlabelled samples only, all = labelled ones too", acts=_pseudo

@@ -245,9 +245,11 @@ def _diagnostics(truth: Truth, split: Split, pseudo: PseudoLabels) -> dict[str, 
     classes = truth.train[pseudo.indices]
     judged = ~np.isin(pseudo.indices, split.labelled) & (classes != NOBODY_SAID)
     metrics = discovery.named(accuracy(classes[judged], pseudo.labels[judged], truth.known_classes), "pseudo/diagnostic_ssddbc_v2")
-    for points in ("core", "agreed", "all"):
-        mask = judged & pseudo.taking_part(points)
-        metrics |= discovery.named(accuracy(classes[mask], pseudo.targets[mask], truth.known_classes), f"pseudo/diagnostic_{points}_v2")
+    labelled = np.isin(pseudo.indices, split.labelled)
+    share = float(pseudo.taking_part("core")[~labelled].mean())  # by rank as many as there are core points: which choice is purer?
+    for points in ("core", "margin", "density", "agreed", "all"):
+        mask, targets = judged & pseudo.taking_part(points, share, labelled), pseudo.targets_of(points)
+        metrics |= discovery.named(accuracy(classes[mask], targets[mask], truth.known_classes), f"pseudo/diagnostic_{points}_v2")
     return metrics
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as functional
 from core import config as configuration
 from core import digest, lineage
 from core.clustering import pseudo_labels
+from core.clustering.pseudo_labels import COVERED
 from core.data.loader import ViewLoader, sampling_weights
 from core.data.problem import NOBODY_SAID, Posed
 from core.errors import UserError
@@ -151,7 +152,8 @@ class Training(CheckpointedTraining):
         if self.epoch == 0 and not self.history and distributed.is_main():
             self.finish_epoch(0, self.evaluate(0))
         device = self.materials.device
-        task = DiscoveryTask(self.model, self._loader(), self._targets(), self.config, self.evaluate, device, self.optimizer)
+        own = self.model, self._loader(), self._targets(self.epoch), self.config, self.evaluate, device, self.optimizer
+        task = DiscoveryTask(*own, targets_of=self._targets if self.config.pseudo_points in COVERED else None)
         fit(task, self.plan(self.lr, self.materials), self.finish_epoch)
 
     def lr(self, epoch: int) -> float:
@@ -324,11 +326,12 @@ class Training(CheckpointedTraining):
             "best": {"epoch": 0, "score": -1e9},
         }
 
-    def _targets(self) -> Any:
+    def _targets(self, epoch: int = 0) -> Any:
         m = self.materials
         if self.config.labels == "all":
             return make_targets(self.truth.known_first, self._labelled, None, self.config, None)
-        return make_targets(m.data.train.labels, m.split.labelled, self.pseudo, self.config, self.facts["first_pseudo_epoch"])
+        first = self.facts["first_pseudo_epoch"]
+        return make_targets(m.data.train.labels, m.split.labelled, self.pseudo, self.config, first, epoch)
 
     @property
     def _labelled(self) -> np.ndarray:

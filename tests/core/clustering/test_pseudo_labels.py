@@ -3,14 +3,17 @@
 import dataclasses
 import io
 import json
+import math
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.clustering import grid, pseudo_labels, roles, ssddbc
-from core.clustering.pseudo_labels import Points, build, centred, check_origin, file_name, read, write
+from core.clustering.pseudo_labels import Points, build, centred, check_origin, file_name, largest, read, write
 from core.errors import UserError
 
 ABOUT = {"data": "digits", "data_digest": "d1", "split_digest": "s1", "seed": 3}
@@ -133,6 +136,46 @@ def test_agreed_points_are_core_points_and_take_part_by_name(pseudo):
     assert np.array_equal(agreed, pseudo.agreed_mask & (pseudo.targets >= 0))
     assert np.array_equal(everyone, pseudo.targets >= 0)
     assert agreed.sum() <= core.sum() < everyone.sum()
+
+
+def test_margins_are_those_of_the_plain_formula_and_point_to_the_nearest_centre(pseudo):
+    features = centred(points().features)
+    centres = np.stack([features[pseudo.nearest == c].mean(axis=0) for c in range(pseudo.nearest.max() + 1)])
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    for i in range(0, len(features), 7):
+        cosines = [float(features[i] @ centre) for centre in centres]
+        own = cosines.pop(pseudo.nearest[i])
+        assert pseudo.margins[i] == pytest.approx(own - max(cosines), abs=1e-4)
+    labelled = points().codes >= 0
+    assert (pseudo.nearest[labelled] == points().codes[labelled]).all() and pseudo.nearest.max() == pseudo.targets.max()
+    assert (pseudo.targets_of("margin") == pseudo.nearest).all() and (pseudo.targets_of("density") == pseudo.targets).all()
+
+
+def test_by_margin_and_density_as_many_of_each_target_take_part_as_asked(pseudo):
+    labelled = points().codes >= 0
+    for name, groups in (("margin", pseudo.nearest), ("density", pseudo.targets)):
+        part = pseudo.taking_part(name, 0.5, labelled)
+        for group in np.unique(groups[groups >= 0]):
+            free = (groups == group) & ~labelled
+            assert (part & free).sum() == math.ceil(free.sum() / 2)
+        assert not (part & labelled).any() and not part[groups < 0].any()
+
+
+@given(st.data())
+def test_the_largest_of_each_group_are_those_of_plain_sorting(data):
+    n = data.draw(st.integers(1, 20))
+    values = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=n, max_size=n)))
+    groups = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=n, max_size=n)))
+    free = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    share, more = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
+    found = largest(values, groups, free, share)
+    wanted = set()
+    for group in range(3):
+        members = sorted((i for i in range(n) if free[i] and groups[i] == group), key=lambda i: (-values[i], i))
+        wanted |= set(members[: math.ceil(share * len(members) - 1e-9)])
+        assert not members or share < 1e-6 or any(found[i] for i in members)
+    assert set(np.flatnonzero(found)) == wanted
+    assert not (found & ~largest(values, groups, free, more)).any()
 
 
 def test_a_point_of_a_mixed_cluster_never_takes_part(pseudo):

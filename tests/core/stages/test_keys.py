@@ -83,7 +83,7 @@ def labels(folder: Path, content: int) -> Path:
     """Write pseudo labels."""
     n = np.arange(4)
     vectors = np.eye(4, dtype=np.float32)
-    arrays = (n, n.astype(str), n + content, n, n > 1, n > 2, n / 4, vectors, vectors[0])
+    arrays = (n, n.astype(str), n + content, n, n > 1, n > 2, n / 4, n, n / 8, vectors, vectors[0])
     made = pseudo_labels.PseudoLabels(*arrays, {"k": 3}, {"data": str(folder)})
     folder.mkdir()
     pseudo_labels.write(folder / "p.npz", made)
@@ -383,7 +383,8 @@ TOWERS_ONLY = [
 ]
 NGRAMS_ONLY = ["word_ngrams", "char_ngrams", "min_count", "regularisation", "image_regularisation", "image_share"]
 FEWSHOT = ["fewshot_freeze_backbone", "fewshot_hidden", "fewshot_dropout", "fewshot_head_lr_scale"]
-PSEUDO = ["pseudo_loss", "pseudo_points", "pseudo_for_labeled_mode", "pseudo_weight_mode", "gamma_ramp", "update_interval"]
+COVERAGE = ["pseudo_coverage", "pseudo_coverage_end"]
+PSEUDO = [*COVERAGE, "pseudo_loss", "pseudo_points", "pseudo_for_labeled_mode", "pseudo_weight_mode", "gamma_ramp", "update_interval"]
 ALL_PSEUDO = ["pseudo_loss_weight", *PSEUDO]
 OF_VIEWS = ["entropy_weight", "teacher_temperature"]  # of a classifier, where it learns from its own answers
 CLASSIFIER = ["classifier_weight", *OF_VIEWS]
@@ -400,8 +401,12 @@ SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
         CONTRAST | {"optimizer": "sgd", "sup_con_weight": 1.0},
         ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER],
     ),
-    (TrainConfig, CONTRAST | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"}, ["sup_con_temperature", *CLASSIFIER]),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, []),
+    (
+        TrainConfig,
+        CONTRAST | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"},
+        ["sup_con_temperature", *CLASSIFIER, *COVERAGE],
+    ),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, COVERAGE),
     (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 1.0}, ["temperature", "contrast_unlabel_only", *OF_VIEWS, *ALL_PSEUDO]),
     (
         TrainConfig,
@@ -409,10 +414,15 @@ SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
         ["temperature", "contrast_unlabel_only", "sup_con_temperature", "classifier_weight", *ALL_PSEUDO],
     ),
     (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, PSEUDO),
-    (TrainConfig, CONTRAST | {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"}, ["update_interval", *CLASSIFIER]),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p"}, []),
-    (PipelineConfig, CONTRAST | {"optimizer": "sgd"}, [*CLASSIFIER, "answers_by"]),
-    (PipelineConfig, BOTH | {"optimizer": "sgd"}, []),
+    (
+        TrainConfig,
+        CONTRAST | {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"},
+        ["update_interval", *CLASSIFIER, *COVERAGE],
+    ),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p"}, COVERAGE),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_points": "margin"}, []),
+    (PipelineConfig, CONTRAST | {"optimizer": "sgd"}, [*CLASSIFIER, "answers_by", *COVERAGE]),
+    (PipelineConfig, BOTH | {"optimizer": "sgd", "pseudo_points": "density"}, []),
     (
         LongtailTrainConfig,
         {"use_center_loss": True, "epochs": 50, "loss_type": "crt", "balance_sampler": True},
@@ -560,7 +570,7 @@ def test_every_option_counts_by_its_value_or_by_what_lies_there_or_is_the_machin
 DRAWN = [
     *(
         (of_discovery, "discovery", name, value)
-        for name, value in (("prop_train_labels", 0.6), ("labels_per_class", 5), ("val_fraction", 0.3))
+        for name, value in (("prop_train_labels", 0.6), ("labels_per_class", 5), ("val_fraction", 0.3), ("hidden_classes", 1))
     ),
     (of_discovery, "discovery", "novel_classes", "dot"),
     *((of_clip, "clip", name, value) for name, value in (("val_fraction", 0.4), ("test_fraction", 0.4), ("random_state", 43))),

@@ -55,6 +55,8 @@ PSEUDO_CHANGES = {
     "pseudo_loss_weight": {"pseudo_loss_weight": 2.0},
     "pseudo_points": {"pseudo_points": "all"},
     "pseudo_points ": {"pseudo_points": "agreed"},
+    "pseudo_points  ": {"pseudo_points": "margin"},
+    "pseudo_points   ": {"pseudo_points": "density", "pseudo_coverage": 0.7},
     "pseudo_for_labeled_mode": {"pseudo_for_labeled_mode": "off"},
     "pseudo_weight_mode": {"pseudo_weight_mode": "density"},
     "pseudo_weight_mode ": {"pseudo_weight_mode": "inverse_density"},
@@ -95,6 +97,8 @@ ELSEWHERE = {
     "train_all_superclasses",
     "config",
     "labels",
+    "pseudo_coverage",
+    "pseudo_coverage_end",
 }
 
 
@@ -140,6 +144,13 @@ def test_an_option_of_the_classifier_changes_the_training(quick, base_digests, o
     if "both" not in base_digests:
         base_digests["both"] = quick(objective="both")
     assert quick(**{"objective": "both"} | CLASSIFIER_CHANGES[option]) != base_digests["both"]
+
+
+@pytest.mark.parametrize("points", ["margin", "density"])
+def test_the_coverage_of_points_by_rank_is_held_or_grows(quick, pseudo_path, points):
+    given = {"epochs": 7, "stop_at_epoch": 2, "pseudo_labels_path": pseudo_path, "pseudo_points": points}
+    held, more, grown = (quick(**given, pseudo_coverage=s, pseudo_coverage_end=e) for s, e in ((0.3, 0.3), (0.6, 0.6), (0.3, 1.0)))
+    assert len({held, more, grown}) == 3
 
 
 @pytest.mark.parametrize("option", PSEUDO_CHANGES)

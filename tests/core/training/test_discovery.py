@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from core.losses.ramp import gamma
 from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
 from core.stages.discovery.config import TrainConfig
-from core.training.discovery import PROTOTYPE_TEMPERATURE, DiscoveryTask, make_targets
+from core.training.discovery import PROTOTYPE_TEMPERATURE, DiscoveryTask, coverage, make_targets
 
 N, DIM = 12, 6
 LABELS = np.array([0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 2, 2])  # true classes; 2 is novel
@@ -83,6 +84,8 @@ def pseudo() -> PseudoLabels:
         core,
         core & (indices != 5),
         rng.random(len(indices)),
+        np.where(targets < 0, 1, targets),  # k-means places the point that has no target
+        np.linspace(0.1, 1.2, len(indices), dtype=np.float32),
         prototypes,
         rng.standard_normal(DIM).astype(np.float32) * 0.1,
         {},
@@ -203,6 +206,32 @@ def test_the_soft_loss_moves_every_image():
     views = made.loader.views.clone().requires_grad_()
     made._pseudo_loss(made.model.map(views), views, made.loader.indices).backward()
     assert (views.grad.view(2, HELD_OUT, DIM).abs().sum((0, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("points", ["margin", "density"])
+@pytest.mark.parametrize("epoch", range(FIRST - 1, BASE.epochs + 1))
+def test_by_rank_the_share_of_each_target_grows_with_the_epoch(points, epoch):
+    given, config = pseudo(), dataclasses.replace(BASE, pseudo_points=points, pseudo_coverage=0.3, pseudo_coverage_end=0.9)
+    targets = make_targets(LABELS, LABELLED, given, config, FIRST, epoch)
+    share = 0.3 + 0.6 * min(max((epoch - FIRST) / (BASE.epochs - 1 - FIRST), 0), 1)
+    assert coverage(config, FIRST, epoch) == pytest.approx(share)
+    groups, values = (given.nearest, given.margins) if points == "margin" else (given.targets, given.densities)
+    wanted = []
+    for group in range(3):
+        members = [i for i in range(4, HELD_OUT) if groups[i] == group]  # 0 to 3 are labelled: off
+        wanted += sorted(members, key=lambda i: (-values[i], i))[: math.ceil(share * len(members) - 1e-9)]
+    assert np.flatnonzero(targets.pseudo >= 0).tolist() == sorted(wanted)
+    assert targets.pseudo[sorted(wanted)].tolist() == groups[sorted(wanted)].tolist()
+
+
+def test_the_task_takes_the_targets_of_each_epoch():
+    made = task()
+    seen = []
+    made.targets_of = lambda epoch: (seen.append(epoch), dataclasses.replace(made.targets, weights=torch.full((N,), float(epoch))))[1]
+    for epoch in (3, 4):
+        made.prepare(epoch)
+        assert made.weights.tolist() == [epoch] * N
+    assert seen == [3, 4]
 
 
 @pytest.mark.parametrize("mode", ["none", "density", "inverse_density"])

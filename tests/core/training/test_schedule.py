@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.training.schedule import cosine
+from core.training.schedule import cosine, linear
 
 RATES = st.floats(1e-6, 10)
 TOTALS = st.integers(1, 500)
@@ -32,3 +32,12 @@ def test_it_never_rises_and_stays_between_its_ends(total, start, factor):
 
 def test_half_way_is_the_mean_of_both_ends():
     assert cosine(50, 100, 0.1) == pytest.approx((0.1 + 0.0001) / 2)
+
+
+@given(TOTALS, st.integers(0, 500), st.floats(0, 1), st.floats(0, 1))
+def test_a_straight_way_starts_and_ends_where_it_should(total, first, start, end):
+    values = [linear(epoch, first, total, start, end) for epoch in range(total)]
+    assert all(value == start for value in values[: first + 1])
+    assert values[-1] == pytest.approx(end if first < total - 1 else start)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(values[min(first, total) :])]
+    assert all(gap == pytest.approx(gaps[0], abs=1e-9) for gap in gaps)
