@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import sys
@@ -22,23 +23,65 @@ _PICKLE_MAGIC = (b"PK", b"\x80")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _CONNECT_SECONDS = 5.0
+_INDEX = ".index.json"  # after a file's name: says which of several files, its shards, holds which tensor
 
 
 def is_hub_id(weights: str) -> bool:
     """Return whether `weights` reads as `owner/name` on the hub and not as a file here."""
-    return bool(_HUB_ID.match(weights)) and not Path(weights).exists() and Path(weights).suffix not in (".safetensors", *_PICKLE_SUFFIXES)
+    is_file = weights.endswith((".safetensors", _INDEX, *_PICKLE_SUFFIXES)) or Path(weights).exists()
+    return bool(_HUB_ID.match(weights)) and not is_file
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a local .safetensors file; nothing in it is ever executed.
+    """Return the tensors of a local .safetensors file, or of all shards of its .index.json; nothing in them is ever executed.
 
     Raises:
-        UserError: no such file, a pickle, or a truncated or otherwise unreadable file.
+        UserError: no such file, a pickle, a truncated or otherwise unreadable file, or an index that is not one of the files beside it.
     """
+    path = Path(path)
+    if not path.name.endswith(_INDEX):
+        return _read_file(path)
+    state: dict[str, Tensor] = {}
+    for shard, names in _shards(path).items():
+        held = _read_file(path.parent / shard)
+        lacking = next((name for name in names if name not in held), None)
+        if lacking is not None:
+            raise UserError(f"weights={path}: {shard} lacks '{lacking}', which the index says it holds; copy or download both again")
+        state |= {name: held[name] for name in names}
+    return state
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that hold what `read_safetensors` reads of `path`: itself, or an index and its shards; UserError as there."""
+    return [path, *(path.parent / shard for shard in _shards(path))] if path.name.endswith(_INDEX) and path.is_file() else [path]
+
+
+def _shards(index: Path) -> dict[str, list[str]]:
+    """Return the names of the tensors of each file that an index names.
+
+    Raises:
+        UserError: it cannot be read, names no files, or one outside its own folder.
+    """
+    again = "copy or download it again"
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        named = [(str(tensor), str(shard)) for tensor, shard in found.items()]
+    except FileNotFoundError:
+        raise UserError(f"weights={index}: no such file; give a local .safetensors file") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"weights={index} is no index of safetensors (an object with 'weight_map'); {again}") from None
+    shards: dict[str, list[str]] = {}
+    for tensor, shard in named:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"weights={index} names '{shard}', which is no .safetensors file of its own folder; {again}")
+        shards.setdefault(shard, []).append(tensor)
+    return shards
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
     if not path.is_file():
         raise UserError(f"weights={path}: no such file; give a local .safetensors file")
     with path.open("rb") as file:
@@ -74,11 +117,12 @@ def load_into(net: nn.Module, state: dict[str, Tensor], model_name: str, source:
     """Copy `state` into `net` (built without a classifier); the file's classifier, if any, is left out.
 
     A prefix that wrappers put before the names is taken off and heads beside the network are left out, said on stderr; files in an
-    older or foreign naming go through timm's own converter for that network.
+    older or foreign naming go through timm's own converter for that network. Half precision is widened first: a converter may compute.
 
     Raises:
         UserError: the weights are those of another architecture; the first mismatch is named and nothing was copied.
     """
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     expected = net.state_dict()
     found = fitted(net, state, expected)
     if found.mismatch:
@@ -126,21 +170,27 @@ def _converted(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def locate(weights: str, names: Sequence[str] = ("model.safetensors",), beside: Sequence[str] = ("config.json",)) -> Path:
     """Return the local file that an option of weights means: the file itself, one of `names` in a folder, or in a hub repository.
 
+    Where there is none of them, the index of the shards of one, which a hub's cache then holds too.
+
     A folder may be a repository's own in the hub's cache (`models--owner--name`). The hub is asked only for what its cache lacks;
     with weights it is asked for the files `beside` them, which say how they are used.
 
     Raises:
         UserError: a folder or repository without any of `names`, or a hub out of reach.
     """
+    indices = [name + _INDEX for name in names]
     if is_hub_id(weights):
-        return cached(weights, names) or _downloaded(weights, names, beside)
+        found = cached(weights, (*names, *indices)) or _downloaded(weights, names, beside)
+        for path in files_of(found)[1:]:
+            hub_file(weights, path.name)
+        return found
     folder = snapshot(Path(weights))
     if not folder.is_dir():
         return Path(weights)
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    here = next((folder / name for name in (*names, *indices) if (folder / name).is_file()), None)
+    if here is None:
         raise UserError(f"weights={weights} is a folder without {' or '.join(names)} (only safetensors are read); give the file itself")
-    return found
+    return here
 
 
 def snapshot(folder: Path) -> Path:
@@ -170,18 +220,18 @@ class _NoSuchFile(UserError):
 
 
 def _downloaded(repository: str, names: Sequence[str], beside: Sequence[str]) -> Path:
-    for name in names:
+    refused: list[UserError] = []
+    for name in (*names, *(name + _INDEX for name in names)):
         try:
             found = hub_file(repository, name)
-        except _NoSuchFile:
-            if name == names[-1]:
-                raise
+        except _NoSuchFile as error:
+            refused.append(error)
             continue
         for other in beside:
             with contextlib.suppress(UserError):
                 hub_file(repository, other)
         return found
-    raise AssertionError("unreachable")
+    raise refused[len(names) - 1]  # that of the last name, not of its index
 
 
 def hub_file(repository: str, filename: str = "model.safetensors", option: str = "weights") -> Path:

@@ -27,6 +27,7 @@ from core.clustering import pseudo_labels
 from core.config import Dataclass
 from core.errors import UserError
 from core.models import backbones, clip_files, clip_names, clip_weights
+from core.models import weights as weight_files
 from core.stages import inputs
 from core.training import state as states
 
@@ -113,8 +114,9 @@ def _of_published(given: str) -> str:
 
 
 def of_file_or_name(given: str) -> str:
-    """Return the digest of a file, or the name itself where it names none."""
-    return digest.of_file_once(given) or given
+    """Return the digest of a file, of an index of weights with its shards, or the name itself where it names none."""
+    first, *shards = map(digest.of_file_once, weight_files.files_of(Path(given)))
+    return digest.of_json([first, *shards]) if shards else first or given
 
 
 def _of_checkpoint(config: Dataclass, option: str) -> str:

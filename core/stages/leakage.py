@@ -110,7 +110,7 @@ def _files(given: str, option: str) -> list[Path]:
     if weight_files.is_hub_id(given):
         return weight_files.cached_files(given)
     path = Path(given).expanduser()
-    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else weight_files.files_of(path)
 
 
 def say(line: str) -> None:

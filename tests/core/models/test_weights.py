@@ -1,5 +1,6 @@
 """Weights are loaded safely, whole and into their own architecture, or refused in one line."""
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -12,7 +13,8 @@ from core.errors import UserError
 from core.models import backbones, weights, weights_fit
 from core.models.backbones import build
 
-REAL = Path(__file__).resolve().parents[4] / "shared" / "weights" / "mobilenetv2_100.safetensors"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "weights"
+REAL, HALF = SHARED / "mobilenetv2_100.safetensors", SHARED / "deit_tiny_patch16_224.safetensors"
 timm = pytest.importorskip("timm")
 
 
@@ -163,6 +165,97 @@ def test_real_weights_load_and_the_split_is_exact():
     with torch.no_grad():
         assert torch.equal(backbone.tail.eval()(backbone.trunk(x)), whole.tail.eval()(x))
     assert backbone.feature_dim == 1280 and len(backbone.trunk_digest) == 64
+
+
+@pytest.mark.skipif(not HALF.is_file(), reason="real weights ../shared/weights/deit_tiny_patch16_224.safetensors are not here")
+def test_real_weights_of_half_precision_are_widened(tmp_path):
+    backbone = build("deit_tiny_patch16_224", 224, 11, weights=str(HALF))
+    assert {tensor.dtype for tensor in backbone.trunk.state_dict().values()} == {torch.float32}
+    save_file({name: tensor.float() for name, tensor in weights.read_safetensors(HALF).items()}, tmp_path / "single.safetensors")
+    single = build("deit_tiny_patch16_224", 224, 11, weights=str(tmp_path / "single.safetensors"), seed=2)
+    assert backbone.trunk_digest == single.trunk_digest
+    rows = torch.linspace(-2, 2, 224).expand(1, 3, 224, 224)
+    with torch.no_grad():
+        features = backbone.tail.eval()(backbone.trunk(rows + rows.mT))
+    assert features.shape == (1, 192) and 0.5 < features.std() < 2 and features.abs().max() < 10
+
+
+def test_a_converter_is_given_single_precision(tmp_path):
+    """timm resamples the position embedding of another grid, and rounds to what it was given in."""
+    state = {name: value.half() for name, value in backbones._create("vit_tiny_patch16_224", 224).state_dict().items()}
+    state["pos_embed"] = torch.randn(1, 1 + 24**2, 192, generator=torch.Generator().manual_seed(0)).half()
+    save_file(state, tmp_path / "half.safetensors")
+    save_file({name: value.float() for name, value in state.items()}, tmp_path / "single.safetensors")
+    half, single = (build("vit_tiny_patch16_224", 224, 12, weights=str(tmp_path / f"{name}.safetensors")) for name in ("half", "single"))
+    assert half.trunk_digest == single.trunk_digest
+
+
+def sharded(folder: Path, n: int = 2) -> dict[str, torch.Tensor]:
+    """Write the weights of a small network as shards with an index, and return them."""
+    state = build("small_cnn", 8, 0, seed=5).tail.net.state_dict()
+    named = {name: f"model-{index % n + 1:05d}-of-{n:05d}.safetensors" for index, name in enumerate(state)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in set(named.values()):
+        save_file({name: value for name, value in state.items() if named[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": named}))
+    return state
+
+
+@pytest.mark.parametrize("given", ["", "model.safetensors.index.json"])
+def test_shards_are_read_as_one(tmp_path, given):
+    state = sharded(tmp_path / "s")
+    found = build("small_cnn", 8, 0, weights=str(tmp_path / "s" / given)).tail.net.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_shards_of_a_hub_repository_come_from_its_cache(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    state = sharded(tmp_path / "s", 3)
+
+    def download(repository: str, name: str, **_options) -> str:
+        if not (tmp_path / "s" / name).is_file():
+            raise LocalEntryNotFoundError(name)
+        return str(tmp_path / "s" / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    found = build("small_cnn", 8, 0, weights="somebody/small").tail.net.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    (tmp_path / "s" / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="pretrained weights somebody/small are not in the cache and HF_HUB_OFFLINE is set"):
+        build("small_cnn", 8, 0, weights="somebody/small")
+
+
+@pytest.mark.parametrize("shard", ["../other.safetensors", "/other.safetensors", "down/other.safetensors", "..", "other.bin"])
+def test_an_index_names_only_safetensors_of_its_own_folder(tmp_path, shard):
+    (name, value), *_ = sharded(tmp_path / "s").items()
+    save_file({name: value}, tmp_path / "other.safetensors")
+    (tmp_path / "s" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: shard}}))
+    with pytest.raises(UserError, match=re.escape(f"names '{shard}', which is no .safetensors file of its own folder")):
+        build("small_cnn", 8, 0, weights=str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": null}', "\xff"])
+def test_a_damaged_index_is_refused(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="is no index of safetensors"):
+        build("small_cnn", 8, 0, weights=str(tmp_path))
+
+
+def test_missing_damaged_and_foreign_shards_are_named(tmp_path):
+    sharded(tmp_path)
+    first, second = sorted(tmp_path.glob("*.safetensors"))
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors is not a whole safetensors file"):
+        build("small_cnn", 8, 0, weights=str(tmp_path))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors lacks 'blocks.*copy or download both again"):
+        build("small_cnn", 8, 0, weights=str(tmp_path))
+    second.unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: no such file"):
+        build("small_cnn", 8, 0, weights=str(tmp_path))
 
 
 def wrapped(path: Path, prefix: str, heads: tuple[str, ...] = (), **others: str) -> dict[str, torch.Tensor]:

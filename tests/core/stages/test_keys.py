@@ -355,6 +355,16 @@ def counted_on_hub(kind: Any, name: str, given: str) -> str:
     return counted(kind(**{option: value for option, value in small.items() if option in kind.__dataclass_fields__} | {name: given}))
 
 
+def test_an_index_of_weights_counts_by_its_shards(tmp_path):
+    index, shard = tmp_path / "model.safetensors.index.json", tmp_path / "model-1.safetensors"
+    index.write_text('{"weight_map": {"x": "model-1.safetensors"}}')
+    found = set()
+    for content in (b"1", b"22"):
+        shard.write_bytes(content)
+        found |= {discovery_on(weights=str(given)) for given in (index, tmp_path)}
+    assert len(found) == 2
+
+
 def test_a_model_s_own_weights_count_by_their_file(hub):
     without = discovery_on()
     hub["timm/vit_tiny_patch16_224.augreg_in21k"] = b"1"

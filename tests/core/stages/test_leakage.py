@@ -52,6 +52,15 @@ def test_every_option_is_looked_into(tmp_path, option):
     assert leakage.admit(config, Parts(TRAIN, VAL, NEW)).trained == flat(TRAIN) | flat(TEST[:2])  # and hands on what they learnt from
 
 
+def test_the_shards_of_an_index_are_looked_into(tmp_path):
+    given(tmp_path, "weights", Lineage(trained=flat(TEST[:2])))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"w": "given.safetensors"}}')
+    for place in (index, tmp_path):
+        with pytest.raises(UserError, match="has learnt from 2 of the 3 test images"):
+            leakage.admit(SimpleNamespace(weights=str(place)), Parts(TRAIN, VAL, TEST))
+
+
 @pytest.mark.parametrize("record", ["trained", "seen", "chosen"])
 @pytest.mark.parametrize("part", ["train", "val", "test", "unlabelled"])
 def test_what_each_part_allows(tmp_path, record, part):
