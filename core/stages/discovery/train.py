@@ -31,6 +31,7 @@ from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
 from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.tracking.recorder import Recorder
+from core.tracking.store import machine_lock
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
@@ -357,7 +358,9 @@ class Training(CheckpointedTraining):
         )
         if not config.view_cache:
             return loader
-        return CachedViews(loader, self.model, config.view_cache, m.device, m.autocast, self._view_cache_file())
+        file = self._view_cache_file()
+        with machine_lock(f"view cache {file}"):  # of several that want it, one computes it
+            return CachedViews(loader, self.model, config.view_cache, m.device, m.autocast, file)
 
     def _view_cache_file(self) -> Path:
         """Return where the cached views lie: named by all that they depend on."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from core.models import backbones, small
 from core.stages.discovery import train
 from core.stages.discovery.config import TrainConfig
 from core.training import state as states
+from core.training import view_cache
 from tests.core.stages.tiny import TRAIN, refused
 
 # option -> a value that differs from the tiny configuration's (and what it needs): the trained weights must differ.
@@ -282,6 +285,21 @@ def test_the_view_cache_is_used_kept_and_shared(quick, place):
     before = file.stat().st_mtime_ns
     assert quick(grad_from_block=2, view_cache=3, lr=2e-3) != cached != plain
     assert file.stat().st_mtime_ns == before
+
+
+def test_of_two_that_want_the_view_cache_one_computes_it(place, monkeypatch):
+    compute, computed = view_cache.CachedViews._compute, []
+
+    def slowly(self, file):
+        computed.append(file)
+        time.sleep(0.3)
+        return compute(self, file)
+
+    monkeypatch.setattr(view_cache.CachedViews, "_compute", slowly)
+    trainings = [train.Training(place.config(grad_from_block=2, view_cache=3, lr=lr), place.run()) for lr in (1e-3, 2e-3)]
+    with ThreadPoolExecutor() as pool:
+        one, other = pool.map(lambda training: training._loader(), trainings)
+    assert len(computed) == 1 and torch.equal(one.outputs, other.outputs)
 
 
 @pytest.mark.parametrize("block, trained", [(0, {0, 1, 2}), (1, {1, 2}), (2, {2})])

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,8 +44,17 @@ def loader(weights=None, **more) -> ViewLoader:
     return ViewLoader(resize_all(ArrayImages(pixels), spec), spec, **{"batch_size": 8, "seed": 1, "num_workers": 0} | more, weights=weights)
 
 
-def cached(made: ViewLoader, n_cached: int = V) -> CachedViews:
-    return CachedViews(made, Frozen(), n_cached, CPU, nullcontext)
+def cached(made: ViewLoader, n_cached: int = V, file: Path | None = None) -> CachedViews:
+    return CachedViews(made, Frozen(), n_cached, CPU, nullcontext, file)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "cache" / "views" / "x.safetensors"
+
+
+def names(file: Path) -> list[str]:
+    return sorted(path.name for path in file.parent.iterdir())
 
 
 def test_every_row_is_a_cached_view_of_its_image_and_a_step_has_different_ones():
@@ -141,3 +159,156 @@ def test_what_cannot_work_is_said_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="keep it to 3 views or fewer"):
         cached(loader(), 4)
     assert cached(loader(), 3).outputs.nbytes == row * N * 3
+
+
+def test_a_file_gives_the_same_bits_and_is_mapped_and_not_read(file):
+    plain, first, again = cached(loader()), cached(loader(), file=file), cached(loader(), file=file)
+    assert torch.equal(plain.outputs, first.outputs) and torch.equal(plain.outputs, again.outputs)
+    assert same(plain.epoch(1), again.epoch(1))
+    assert names(file) == ["x.safetensors"]
+    if Path("/proc/self/maps").exists():
+        assert mapped_from(first.outputs) == mapped_from(again.outputs) == str(file) != mapped_from(plain.outputs)
+
+
+def mapped_from(values: torch.Tensor) -> str:
+    """Return the file that lies behind a tensor's memory, '' for none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        region, *_, name = line.split(maxsplit=5)
+        start, end = (int(place, 16) for place in region.split("-"))
+        if start <= values.data_ptr() < end:
+            return name if name.startswith("/") else ""
+    raise AssertionError("no memory")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_that_go_to_a_file_are_never_in_memory_together(file, monkeypatch, dtype):
+    made, empty = [], torch.empty
+    monkeypatch.setattr(view_cache, "BLOCK", 7)
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: made.append(empty(*size, **options)) or made[-1])
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16) if dtype == torch.bfloat16 else nullcontext
+    kept = CachedViews(loader(), Residual(), V, CPU, autocast, file)
+    assert kept.outputs.dtype == dtype and kept.outputs.data_ptr() % 64 == 0
+    views = [block for block in made if block.dtype == dtype and block.shape[1:] == kept.outputs.shape[1:]]
+    assert [len(block) for block in views] == [7]
+    assert torch.equal(kept.outputs, CachedViews(loader(), Residual(), V, CPU, autocast).outputs)
+
+
+class Stopping(nn.Module):
+    """A trunk that does `stop` in the middle of the second block of 6 images."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self.calls, self.stop, self.whole = 0, stop, Frozen().trunk
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == V + 4:
+            self.stop()
+        return self.whole(x)
+
+
+def stopped(file: Path, stop) -> None:
+    """Begin to write a cache file, and stop in the middle of it."""
+    model = Frozen()
+    model.trunk = Stopping(stop)
+    CachedViews(loader(), model, V, CPU, nullcontext, file)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_interrupted_leaves_nothing(file, monkeypatch, error):
+    def stop():
+        assert len(names(file)) == 1  # it had begun
+        raise error
+
+    monkeypatch.setattr(view_cache, "BLOCK", 6)
+    with pytest.raises(error):
+        stopped(file, stop)
+    assert names(file) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.core.training import test_view_cache as here
+here.view_cache.BLOCK = 6
+here.stopped(Path(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_counts_and_the_next_one_removes_it(file):
+    root = Path(__file__).resolve().parents[3]
+    assert subprocess.run([sys.executable, "-c", KILLED, str(file)], cwd=root).returncode == -signal.SIGKILL
+    (left,) = names(file)
+    assert left.startswith(".x.safetensors.")
+    with (file.parent / ".y.safetensors.alive").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert torch.equal(cached(loader(), file=file).outputs, cached(loader()).outputs)
+        assert names(file) == [".y.safetensors.alive", "x.safetensors"]
+
+
+def test_the_size_is_said_before_it_is_made(file, capsys, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        made = loader()
+        monkeypatch.setattr(CachedViews, "_blocks", interrupted)
+        cached(made, file=file)
+    assert capsys.readouterr().err == "taxon: view cache: 4 views of 24 images, 0.0 MiB, in cache/views\n"
+    assert view_cache._shown(int(0.94 * 2**30)) == "0.9 GiB" and view_cache._shown(9 << 20) == "9.0 MiB"
+
+
+def interrupted(*_arguments):
+    raise KeyboardInterrupt
+
+
+def disk(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _folder: SimpleNamespace(f_bavail=free, f_frsize=1))
+
+
+SIZE = 12 * 4 * N * V  # bytes of the outputs
+
+
+def test_without_room_on_the_disk_memory_is_used_and_a_tenth_stays_free(file, capsys, monkeypatch):
+    disk(monkeypatch, SIZE)
+    assert torch.equal(cached(loader(), file=file).outputs, cached(loader()).outputs)
+    assert names(file) == [] and "24 images, 0.0 MiB, in memory\n" in capsys.readouterr().err
+    disk(monkeypatch, int(SIZE / 0.9) + 1)
+    cached(loader(), file=file)
+    assert names(file) == ["x.safetensors"]
+
+
+def test_a_disk_that_refuses_after_all_leaves_memory(file, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert torch.equal(cached(loader(), file=file).outputs, cached(loader()).outputs)
+    assert names(file) == []
+
+
+def test_neither_disk_nor_memory_is_refused_with_what_is_lacking(file, monkeypatch):
+    monkeypatch.setattr(view_cache, "_free_memory", lambda: SIZE - 1)
+    monkeypatch.setattr(view_cache, "_shown", lambda size: f"{size} B")
+    disk(monkeypatch, SIZE)
+    lacking = SIZE - int(0.9 * SIZE)
+    said = rf"view_cache = 4 needs {SIZE} B for 24 images, {lacking} B more than the disk of '{re.escape(str(file.parent))}' has left; "
+    with pytest.raises(UserError, match=said + ".*set TAXON_CACHE to another disk, or view_cache to 3 or fewer$"):
+        cached(loader(), file=file)
+    with pytest.raises(UserError, match=r"or view_cache to 0$"):
+        cached(loader(n_views=4), file=file)
+    monkeypatch.setattr(view_cache, "DISK_LIMIT", SIZE - 1)
+    with pytest.raises(UserError, match="keep it to 3 views or fewer"):
+        cached(loader(), file=file)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free", "lacking", "left"), [(5, 99, 0, "bc"), (9, 1, 0, "c"), (9, 0, 0, ""), (9, 99, 0, "abc"), (9, 0, 1, "abc")]
+)
+def test_the_oldest_files_make_room_where_that_helps(file, monkeypatch, limit, free, lacking, left):
+    """Three files of 1000 bytes, and one of 3000 that is to come; `limit` and usable space in 1000 bytes."""
+    file.parent.mkdir(parents=True)
+    for name in "cab":
+        (file.parent / f"{name}.safetensors").write_bytes(b"x" * 1000)
+        os.utime(file.parent / f"{name}.safetensors", ("abc".index(name), 0))
+    monkeypatch.setattr(view_cache, "DISK_LIMIT", limit * 1000)
+    disk(monkeypatch, -(-free * 10000 // 9))
+    assert view_cache._make_room(file, 3000 + 1000 * lacking) == 1000 * lacking
+    assert names(file) == [f"{name}.safetensors" for name in left]
