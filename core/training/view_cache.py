@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.data.loader import Batch, ViewLoader, prefetched
-from core.data.views import augment, draw_parameters
+from core.data.views import ViewSpec, augment, draw_parameters
 from core.errors import UserError
 from core.models.discovery import DiscoveryModel
 from core.models.split import compact
@@ -32,6 +32,8 @@ from core.progress import bar
 
 MEMORY_LIMIT = 8 << 30  # bytes of trunk outputs of one image set without a file
 DISK_LIMIT = 16 << 30  # bytes of all cache files; the oldest go first
+AUTO_LIMIT = DISK_LIMIT // 2  # bytes that `auto` fills: two image sets have room then
+AUTO_VIEWS = (4, 10)  # fewer lose too much accuracy, more win nothing
 FILLED = 0.9  # of a disk's free space at most
 BLOCK = 64  # images of a forward pass
 STREAM = 0xCAC4E  # keeps these draws apart from the loader's
@@ -40,6 +42,20 @@ NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # 
 
 Autocast = Callable[[], AbstractContextManager]
 Kept = tuple[Tensor, torch.dtype]
+
+
+def auto_views(model: DiscoveryModel, spec: ViewSpec, n_images: int, n_views: int, device: torch.device, autocast: Autocast) -> int:
+    """Return what `view_cache = auto` stands for: the most views, at most 10, whose outputs fit into AUTO_LIMIT; 0 below 4 of them.
+
+    A function of images, trunk and number format alone, as stage keys are: another machine's disk changes no result.
+    """
+    if not model.trunk_digest:
+        return 0
+    with torch.no_grad(), autocast():
+        one = compact(model.trunk(torch.zeros(1, 3, spec.image_size, spec.image_size, device=device)))
+    least, most = AUTO_VIEWS
+    found = min(most, AUTO_LIMIT // (one.nbytes * n_images))
+    return found if found >= max(least, n_views) else 0
 
 
 class CachedViews:

@@ -144,8 +144,11 @@ class LossOptions:
     sup_con_weight: float | Auto = option("auto", "weight of the supervised against the unsupervised loss, 0..1 (published 0.5)", **SHARE)
     contrast_unlabel_only: bool = option(False, "unsupervised contrast on unlabelled images only", acts=_contrasts)
     n_views: int = option(2, "augmented views per image and step", at_least=2, wrong="; contrast needs at least 2 views of each image")
-    view_cache: int = option(
-        0, "frozen-trunk outputs of this many augmented views are kept per image; 0 = fresh views every epoch", at_least=0
+    view_cache: int | Auto = option(
+        0,
+        "frozen-trunk outputs of this many augmented views are kept per image; 0 = fresh views every epoch; "
+        "auto = the most, at most 10, that take 8 GiB or less, 0 below 4 or where nothing is frozen",
+        at_least=0,
     )
 
 

@@ -37,7 +37,7 @@ from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
 from core.training.finite import require_outputs
 from core.training.loop import fit
-from core.training.view_cache import CachedViews
+from core.training.view_cache import CachedViews, auto_views
 
 ENTRY_POINT = TRAIN_SUPERCLASS.name
 
@@ -125,6 +125,7 @@ class Training(CheckpointedTraining):
         if distributed.world_size() > 1:
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
+        self.view_cache = self._views_to_keep()
         self.extract_train, self.extract_test = m.extractors()
         if config.objective in recipes.WITH_CLASSIFIER:
             self.model.classifier = CosineClassifier(self.model.feature_dim, self._n_classes(), config.seed).to(m.device)
@@ -278,6 +279,7 @@ class Training(CheckpointedTraining):
         tags = {
             **materials_module.origin_tags(self.materials.data, self.config),
             "taxon.select_by": "oracle" if self.config.labels == "all" else self.config.select_by,
+            "taxon.view_cache": self.view_cache,
             "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
         }
         return self.publish_stage(summary, tags, after.Steps({}, lambda _summary: self._note(best)))
@@ -323,6 +325,7 @@ class Training(CheckpointedTraining):
             "mean": list(m.spec.mean),
             "std": list(m.spec.std),
             "resize": m.spec.resize,
+            "view_cache": self.view_cache,
             "first_pseudo_epoch": None,
             "best": {"epoch": 0, "score": -1e9},
         }
@@ -356,11 +359,18 @@ class Training(CheckpointedTraining):
             distributed.world_size(),
             max(1, min(config.num_workers, 4)),
         )
-        if not config.view_cache:
+        if not self.view_cache:
             return loader
         file = self._view_cache_file()
         with machine_lock(f"view cache {file}"):  # of several that want it, one computes it
-            return CachedViews(loader, self.model, config.view_cache, m.device, m.autocast, file)
+            return CachedViews(loader, self.model, self.view_cache, m.device, m.autocast, file)
+
+    def _views_to_keep(self) -> int:
+        """Return how many views of an image are kept, 0 for none: what was asked for, or what `auto` comes to for this trunk."""
+        m, config = self.materials, self.config
+        if config.view_cache != "auto":
+            return config.view_cache
+        return auto_views(self.model, m.spec, len(m.data.train), config.n_views, m.device, m.autocast)
 
     def _view_cache_file(self) -> Path:
         """Return where the cached views lie: named by all that they depend on."""
@@ -372,7 +382,7 @@ class Training(CheckpointedTraining):
             "data": m.data.digest,
             "views": dataclasses.asdict(m.spec),
             "seed": config.seed,
-            "cached": config.view_cache,
+            "cached": self.view_cache,
             "environment": keys.environment(m.device, m.number_format),
             "kept": "in the number format of the forward pass",
         }

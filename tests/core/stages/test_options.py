@@ -302,6 +302,17 @@ def test_of_two_that_want_the_view_cache_one_computes_it(place, monkeypatch):
     assert len(computed) == 1 and torch.equal(one.outputs, other.outputs)
 
 
+def test_the_view_cache_auto_is_a_number_that_is_recorded(quick, place, monkeypatch):
+    training = train.Training(place.config(grad_from_block=2, view_cache="auto"), place.run())
+    kept = view_cache.compact(training.model.trunk(torch.zeros(1, 3, 12, 12))).nbytes
+    assert training.view_cache == training.facts["view_cache"] == 10
+    monkeypatch.setattr(view_cache, "AUTO_LIMIT", 5 * 4 * TRAIN * kept)
+    assert quick(grad_from_block=2, view_cache="auto") == quick(grad_from_block=2, view_cache=5)
+    _summary, run = place.publish(epochs=1, grad_from_block=2, view_cache="auto")
+    assert run.tagged["taxon.view_cache"] == "5"
+    assert quick(view_cache="auto") == quick(view_cache=0)  # nothing is frozen
+
+
 @pytest.mark.parametrize("block, trained", [(0, {0, 1, 2}), (1, {1, 2}), (2, {2})])
 def test_the_blocks_from_grad_from_block_on_are_trained(place, block, trained):
     training = train.Training(place.config(grad_from_block=block, epochs=1), place.run())

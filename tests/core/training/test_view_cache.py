@@ -312,3 +312,13 @@ def test_the_oldest_files_make_room_where_that_helps(file, monkeypatch, limit, f
     disk(monkeypatch, -(-free * 10000 // 9))
     assert view_cache._make_room(file, 3000 + 1000 * lacking) == 1000 * lacking
     assert names(file) == [f"{name}.safetensors" for name in left]
+
+
+def test_auto_takes_the_most_views_that_fit_a_budget(monkeypatch):
+    def auto(limit: float, n_views: int = 2, digest: str = "x") -> int:
+        monkeypatch.setattr(view_cache, "AUTO_LIMIT", int(limit * 12 * 4 * N))
+        return view_cache.auto_views(Frozen(digest), loader().spec, N, n_views, CPU, nullcontext)
+
+    assert [auto(limit) for limit in (99, 10, 9.9, 4, 3.9)] == [10, 10, 9, 4, 0]
+    assert [auto(6, n_views) for n_views in (6, 7)] == [6, 0]
+    assert auto(99, digest="") == 0
