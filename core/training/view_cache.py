@@ -154,15 +154,6 @@ class CachedViews:
         """Return kept outputs in the number format that the trunk gives them in."""
         return outputs.to(self.computed)
 
-    def _allocate(self, part: Tensor, n: int) -> Tensor:
-        needed = part[0].nbytes * n * self.n_cached
-        if needed > MEMORY_LIMIT:
-            raise UserError(
-                f"view_cache = {self.n_cached} needs {needed / 2**30:.1f} GiB for {n} images; "
-                f"keep it to {int(MEMORY_LIMIT // (part[0].nbytes * n))} views or fewer"
-            )
-        return torch.empty((n, self.n_cached, *part.shape[1:]), dtype=part.dtype)
-
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of a global epoch; `views` holds trunk outputs (n_views*B, ...), view-major."""
         loader = self.loader
