@@ -87,6 +87,7 @@ class Views:
 
 
 PUBLISHED = Recipe()
+TRANSFORMERS = ("vit", "deit")  # names of backbones that the published recipe is for
 WITH_CLASSIFIER = ("classifier", "both")  # objectives
 DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
@@ -136,7 +137,7 @@ def recipe_for(dataset: str, model_name: str) -> Recipe:
         return dataclasses.replace(DIGITS, image_size=32)
     if model_name.startswith("mobilenetv2"):
         return dataclasses.replace(MOBILENET_V2, model_name=model_name)
-    if model_name != "auto" and not model_name.startswith("vit"):
+    if model_name != "auto" and not model_name.startswith(TRANSFORMERS):
         return dataclasses.replace(MOBILENET_V2, model_name=model_name, image_size=224, grad_from_block=0)
     return PUBLISHED if model_name == "auto" else dataclasses.replace(PUBLISHED, model_name=model_name)
 

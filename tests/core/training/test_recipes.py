@@ -12,6 +12,7 @@ from core.stages.discovery.pipeline import Segment, segments
 from core.training import recipes
 
 LEFT_TO_THE_MACHINE = {"gpu", "precision"}
+LEFT_TO_SELECTION = {"answers_by"}
 LEFT_TO_THE_DATA = {"bad_images", "n_classes"}  # skip on a heap, refuse elsewhere; declared by a benchmark, estimated on a heap
 
 
@@ -22,7 +23,7 @@ def test_every_auto_is_filled(kind, dataset, model):
     options = {"dataset": dataset} | ({} if kind is SplitConfig else {"model_name": model})
     resolved = recipes.resolve(kind(**options))
     left = {field.name for field in dataclasses.fields(kind) if getattr(resolved, field.name) == "auto"}
-    assert left <= LEFT_TO_THE_MACHINE | LEFT_TO_THE_DATA
+    assert left <= LEFT_TO_THE_MACHINE | LEFT_TO_THE_DATA | LEFT_TO_SELECTION
     assert kind is SplitConfig or model in ("auto", resolved.model_name)
 
 
@@ -81,6 +82,9 @@ def test_the_published_recipe_is_that_of_gcd():
 
 def test_a_vit_keeps_the_published_recipe_under_its_own_name():
     recipe = recipes.recipe_for("cifar100", "vit_small_patch16_224.dino")
+    assert dataclasses.replace(recipe, model_name="") == dataclasses.replace(
+        recipes.recipe_for("folder", "deit_tiny_patch16_224"), model_name=""
+    )
     assert recipe == dataclasses.replace(recipes.PUBLISHED, model_name="vit_small_patch16_224.dino")
 
 
