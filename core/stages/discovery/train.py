@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch
 import torch.nn.functional as functional
 
 from core import config as configuration
-from core import digest, lineage
+from core import lineage
 from core.clustering import pseudo_labels
 from core.clustering.pseudo_labels import COVERED
-from core.data.loader import ViewLoader, sampling_weights
 from core.data.problem import NOBODY_SAID, Posed
 from core.errors import UserError
 from core.evaluation import discovery
@@ -25,19 +23,17 @@ from core.models.cosine_classifier import CosineClassifier
 from core.models.discovery import PROTOTYPES
 from core.stages import after, execute, held_out, inputs, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
-from core.stages.discovery import checks, feature_files
+from core.stages.discovery import checks, feature_files, view_loader
 from core.stages.discovery import materials as materials_module
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
 from core.stages.discovery.stages import TRAIN_SUPERCLASS
 from core.tracking.recorder import Recorder
-from core.tracking.store import machine_lock
 from core.training import distributed, optimizers, precision, recipes, schedule
 from core.training import state as states
 from core.training.discovery import DiscoveryTask, make_targets
 from core.training.finite import require_outputs
 from core.training.loop import fit
-from core.training.view_cache import CachedViews, auto_views
 
 ENTRY_POINT = TRAIN_SUPERCLASS.name
 
@@ -125,7 +121,7 @@ class Training(CheckpointedTraining):
         if distributed.world_size() > 1:
             self.model.tail = sync_batch_norm.convert(self.model.tail)
         self.model.to(m.device)
-        self.view_cache = self._views_to_keep()
+        self.view_cache = view_loader.views_to_keep(config, m, self.model)
         self.extract_train, self.extract_test = m.extractors()
         if config.objective in recipes.WITH_CLASSIFIER:
             self.model.classifier = CosineClassifier(self.model.feature_dim, self._n_classes(), config.seed).to(m.device)
@@ -347,46 +343,7 @@ class Training(CheckpointedTraining):
         return used[self.truth.train[used] != NOBODY_SAID]
 
     def _loader(self) -> Any:
-        m, config = self.materials, self.config
-        loader = ViewLoader(
-            m.train_images,
-            m.spec,
-            config.batch_size,
-            config.n_views,
-            sampling_weights(self._labelled, np.setdiff1d(m.split.unlabelled, self._labelled), len(m.data.train)),
-            config.seed,
-            distributed.rank(),
-            distributed.world_size(),
-            max(1, min(config.num_workers, 4)),
-        )
-        if not self.view_cache:
-            return loader
-        file = self._view_cache_file()
-        with machine_lock(f"view cache {file}"):  # of several that want it, one computes it
-            return CachedViews(loader, self.model, self.view_cache, m.device, m.autocast, file)
-
-    def _views_to_keep(self) -> int:
-        """Return how many views of an image are kept, 0 for none: what was asked for, or what `auto` comes to for this trunk."""
-        m, config = self.materials, self.config
-        if config.view_cache != "auto":
-            return config.view_cache
-        return auto_views(self.model, m.spec, len(m.data.train), config.n_views, m.device, m.autocast)
-
-    def _view_cache_file(self) -> Path:
-        """Return where the cached views lie: named by all that they depend on."""
-        from core.places import cache_home
-
-        m, config = self.materials, self.config
-        parts = {
-            "trunk": self.model.trunk_digest,
-            "data": m.data.digest,
-            "views": dataclasses.asdict(m.spec),
-            "seed": config.seed,
-            "cached": self.view_cache,
-            "environment": keys.environment(m.device, m.number_format),
-            "kept": "in the number format of the forward pass",
-        }
-        return cache_home() / "views" / f"{digest.of_json(parts)[:32]}.safetensors"
+        return view_loader.make(self.config, self.materials, self.model, self._labelled, self.view_cache)
 
 
 def _parts(config: TrainConfig, data: Any, split: Any) -> leakage.Parts:
