@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,4 +65,25 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, in_dim) to projections (N, out_dim); the losses L2-normalise them."""
-        return F.linear(F.normalize(self.mlp(features), dim=-1), F.normalize(self.prototypes, dim=-1))
+        return _Cosines.apply(F.normalize(self.mlp(features), dim=-1), self.prototypes)
+
+
+class _Cosines(torch.autograd.Function):
+    """z (N, d) and p (K, d) to z p^T / |p| (N, K): the lengths divide outputs, not rows, which are far more numbers when K is 65536.
+
+    Left to autograd, half of a step with a cached trunk would go into arrays of the size of p; by hand the backward pass makes one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, p: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(p, dim=-1).clamp_min(1e-12)
+        out = F.linear(z, p) / lengths
+        ctx.save_for_backward(z, p, lengths, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        z, p, lengths, out = ctx.saved_tensors
+        scaled = grads[0] / lengths
+        along = (scaled * out).sum(0) / lengths
+        return (scaled @ p).to(z.dtype), (scaled.T @ z.to(p.dtype)).addcmul_(p, along[:, None], value=-1)

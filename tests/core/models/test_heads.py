@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from core.models import heads
 from core.models.heads import ProjectionHead
 
 
@@ -57,3 +58,40 @@ def test_everything_in_it_trains():
 def test_no_layers_are_refused():
     with pytest.raises(ValueError, match="at least 1 layer"):
         ProjectionHead(20, layers=0)
+
+
+def test_gradients_are_those_of_rows_of_unit_length():
+    head = ProjectionHead(20, 32, 16, 50)
+    x, weights = features(), torch.linspace(-1, 1, 300).view(6, 50)
+    (head(x) * weights).sum().backward()
+    own = {name: parameter.grad for name, parameter in head.named_parameters()}
+    head.zero_grad()
+    normalise = torch.nn.functional.normalize
+    (torch.nn.functional.linear(normalise(head.mlp(x)), normalise(head.prototypes)) * weights).sum().backward()
+    for name, parameter in head.named_parameters():
+        torch.testing.assert_close(own[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_the_last_layer_are_right_to_double_precision():
+    z, p = (torch.randn(n, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (4, 7))
+    assert torch.autograd.gradcheck(heads._Cosines.apply, (z, p))
+
+
+def test_under_bf16_outputs_and_gradients_are_those_of_single_precision_up_to_rounding():
+    head = ProjectionHead(20, 32, 16, 50)
+    found = []
+    for enabled in (False, True):
+        head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = head(features())
+        out.float().square().sum().backward()
+        found.append((out.float().detach(), head.prototypes.grad))
+    for single, half in zip(*found, strict=True):
+        assert (single - half).norm() < 0.02 * single.norm() and half.dtype == torch.float32
+
+
+def test_no_array_as_large_as_the_last_layer_is_made_in_the_forward_pass():
+    head, made = ProjectionHead(20, 32, 16, 5000), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: made.append(x) or x, lambda x: x):
+        head(features())
+    assert {x.data_ptr() for x in made if x.numel() >= 5000 * 16} == {head.prototypes.data_ptr()}
