@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from core.data.superclasses import SUPERCLASSES
-from core.stages.discovery import arms, superclass_table, table_report, train
+from core.stages.discovery import arms, superclass_table, train
 from core.stages.discovery.table_config import SuperclassTableConfig
 from core.tracking import run as tracking
 from core.tracking.uri import local_artifacts
@@ -111,26 +111,3 @@ def test_the_table_is_of_superclasses_with_novel_classes_and_those_that_served_c
     names, seeds, chosen = superclass_table.asked(SuperclassTableConfig(seeds="3,1,3"))
     assert seeds == [3, 1] and names[-3:] == ["fruits_vegetables", "furniture", "electronic_devices"] and set(chosen) == set(names[-3:])
     assert set(names) == {one.name for one in SUPERCLASSES if one.novel} - {"mammals"}
-
-
-def summary(all_: float, new: float | None) -> dict[str, Any]:
-    metrics = {
-        f"{where}/v2_{part}": value for where in ("unlabelled", "test") for part, value in (("all", all_), ("old", 0.5), ("new", new))
-    }
-    told = {name: value for name, value in metrics.items() if value is not None}
-    return {"metrics": told | {f"classifier/{name}": value for name, value in told.items()}, "history": [[0, told]]}
-
-
-def test_superclasses_that_served_for_choosing_are_in_no_mean_and_what_does_not_apply_is_left_out():
-    made = table_report.Table(["furniture"], "contrast")
-    for seed in (1, 2):
-        for name, shift, new in (("furniture", 0.4, 0.9), ("trees", 0.0, 0.2), ("containers", 0.1, None)):
-            made.add(name, seed, "contrast", summary(0.3 + shift, new))
-            made.add(name, seed, "both", summary(0.4 + 2 * shift, None if new is None else new + 0.1))
-    assert made.superclasses == ["trees", "containers", "furniture"]
-    gap = made.differences("test", "all")["both", "contrast"]
-    assert gap.by_problem == pytest.approx({"trees": 0.1, "containers": 0.2}) and gap.n_pairs == 4
-    assert made.differences("test", "new")["both", "contrast"].by_problem == pytest.approx({"trees": 0.1})
-    assert made.metrics()["test/v2_all/both"] == pytest.approx((0.4 + 0.6) / 2)
-    text = made.markdown()
-    assert "| *furniture* (chosen on) |" in text and "0.300/0.500/0.200" in text and "0.400/0.500/n/a" in text
