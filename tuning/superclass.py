@@ -14,6 +14,7 @@ from typing import Any
 
 from core.data.superclasses import SUPERCLASSES, WHOLE, find
 from core.errors import UserError
+from core.evaluation.discovery import selection_score
 from core.stages import keys
 from core.stages.discovery import checks, materials
 from core.stages.discovery.config import TrainConfig
@@ -82,7 +83,7 @@ SPACE = Space(
         "score": lambda metrics: metrics["val/accuracy_old"] + metrics["selection/silhouette"],
         "val": lambda metrics: metrics["val/accuracy_old"],
         "silhouette": lambda metrics: metrics["selection/silhouette"],
-        "hidden": lambda metrics: (metrics["val/accuracy_old"] + metrics["selection/hidden"]) / 2,
+        "hidden": lambda metrics: selection_score(metrics, "hidden", 0),
     },
     of_best={"hidden_classes": 0},
     prepare=prepare,

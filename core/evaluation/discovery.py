@@ -209,12 +209,14 @@ def _silhouette(split: Split, found: Clustering, train: np.ndarray) -> float:
 def selection_score(metrics: dict[str, float], select_by: str, epoch: int) -> float:
     """Return the number by which the best model is chosen (larger is better).
 
-    `score` = held-out accuracy + silhouette; `val` = held-out accuracy alone; `last` = the epoch; `oracle` = All accuracy on the
-    unlabelled images, which uses novel-class truth and tags the run.
+    `score` = held-out accuracy + silhouette; `val` = held-out accuracy alone; `hidden` = the mean of held-out accuracy and the F1 of
+    withheld classes; `last` = the epoch; `oracle` = All accuracy on the unlabelled images, which uses novel-class truth and tags the run.
     """
     if select_by == "last":
         return float(epoch)
     if select_by == "oracle":
         return metrics["unlabelled/v2_all"]
     held_out = metrics.get("val/accuracy_old", 0.0)
+    if select_by == "hidden":
+        return (held_out + metrics["selection/hidden"]) / 2
     return held_out if select_by == "val" and "val/accuracy_old" in metrics else held_out + metrics["selection/silhouette"]

@@ -61,5 +61,9 @@ def _check_common(config: TrainConfig | PipelineConfig) -> None:
             )
     if config.select_by == "val" and not config.val_fraction:
         raise UserError("select_by = val needs held-out labelled images, but val_fraction = 0; raise it or use select_by = last")
+    if config.select_by == "hidden" and not getattr(config, "hidden_classes", 0):
+        raise UserError(
+            "select_by = hidden needs hidden_classes of 1 or more, an option of train_superclass; give it, or use select_by = last"
+        )
     if config.select_by == "oracle" and "v2" not in config.eval_funcs.split(","):
         raise UserError(f"select_by = oracle needs v2 among eval_funcs = '{config.eval_funcs}'; add it")

@@ -190,10 +190,10 @@ class EvalOptions:
     """What is reported and what selects the best model."""
 
     eval_funcs: str = machine("v2", "comma-separated accuracy versions to report: v1, v2, v2b")
-    select_by: Literal["last", "val", "score", "oracle"] = option(
+    select_by: Literal["last", "val", "score", "hidden", "oracle"] = option(
         "last",
-        "best model: the last epoch (nothing is selected, nothing can leak), held-out accuracy (val), that + silhouette (score), "
-        "or novel-class truth (oracle, tagged)",
+        "best model: the last epoch (nothing is selected, nothing can leak), held-out accuracy (val), that + silhouette (score), that and "
+        "the classes of hidden_classes (hidden), or novel-class truth (oracle, tagged)",
     )
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
 

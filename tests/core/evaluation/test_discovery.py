@@ -69,9 +69,9 @@ def test_selection_sees_held_out_labels_and_the_silhouette_only(world):
 
 
 def test_the_score_of_a_selection_is_what_its_name_says():
-    metrics = {"val/accuracy_old": 0.5, "selection/silhouette": 0.25, "unlabelled/v2_all": 0.75}
-    chosen = {by: discovery.selection_score(metrics, by, 7) for by in ("score", "val", "last", "oracle")}
-    assert chosen == {"score": 0.75, "val": 0.5, "last": 7.0, "oracle": 0.75}
+    metrics = {"val/accuracy_old": 0.5, "selection/silhouette": 0.25, "selection/hidden": 0.75, "unlabelled/v2_all": 0.75}
+    chosen = {by: discovery.selection_score(metrics, by, 7) for by in ("score", "val", "hidden", "last", "oracle")}
+    assert chosen == {"score": 0.75, "val": 0.5, "hidden": 0.625, "last": 7.0, "oracle": 0.75}
 
 
 def test_nameless_clusters_are_called_after_the_novel_class_they_hold_most_of():

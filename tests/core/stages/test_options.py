@@ -235,6 +235,14 @@ def test_the_best_model_is_chosen_as_documented_and_tagged(place, monkeypatch, s
     assert [name for name in run.files() if name.endswith(".safetensors")] == [f"checkpoints/epoch_{e:04d}.safetensors" for e in kept]
 
 
+def test_the_best_model_may_be_the_one_that_finds_hidden_classes(place, monkeypatch):
+    hidden = {0: 0.0, 1: 0.2, 2: 0.1, 3: 0.9, 4: 0.3}
+    monkeypatch.setattr(train.Training, "evaluate", lambda self, epoch: scripted(self, epoch) | {"selection/hidden": hidden[epoch]})
+    summary, run = place.publish(epochs=4, select_by="hidden", hidden_classes=1)
+    assert (summary["best"]["epoch"], summary["best"]["score"]) == (1, pytest.approx(0.55)) and run.tagged["taxon.select_by"] == "hidden"
+    assert "select_by = hidden needs hidden_classes" in refused(lambda: place.config(select_by="hidden"))
+
+
 @pytest.mark.parametrize("threshold, epoch", [(0.95, 1), (1.1, 2), (9.0, 0)])
 def test_only_a_score_above_the_threshold_makes_a_best_checkpoint(place, monkeypatch, threshold, epoch):
     monkeypatch.setattr(train.Training, "evaluate", scripted)
