@@ -35,7 +35,7 @@ class PseudoLabels:
         core_mask: (n,) SSDDBC's core points.
         agreed_mask: (n,) points on which the clusterings agree.
         densities: (n,) relative densities.
-        nearest: (n,) the target by semi-supervised k-means, which has a cluster for each target.
+        nearest: (n,) the target by semi-supervised k-means, which has a cluster for each target; -1 = one that `targets` lacks.
         margins: (n,) float32, by how much the cosine to that cluster's centre exceeds the one to the next.
         prototypes: (K, d) L2-normalised mean of each target's core and labelled points, centred features.
         feature_mean: (d,) what was subtracted to centre them.
@@ -220,7 +220,7 @@ def build(
         core_mask=chosen.core_mask,
         agreed_mask=chosen.core_mask & agreed,
         densities=chosen.densities,
-        nearest=means.labels,
+        nearest=np.where(np.isin(means.labels, targets), means.labels, -1),  # a target without a point has no prototype
         margins=_margins(features, means),
         prototypes=_prototypes(features, targets, chosen.core_mask, codes),
         feature_mean=points.features.mean(axis=0),

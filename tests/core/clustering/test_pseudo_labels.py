@@ -183,6 +183,20 @@ def test_a_point_of_a_mixed_cluster_never_takes_part(pseudo):
     assert not any(mixed.taking_part(name)[:10].any() for name in ("core", "agreed", "all"))
 
 
+def test_k_means_names_no_target_that_has_no_point_and_so_no_prototype(monkeypatch):
+    """A part of a split novel cluster may be one labelled stray: that has its class, and the part is left with k-means alone."""
+    given = points()
+    stray = np.flatnonzero(given.labels == 0)[0]
+
+    def parted(_features, targets, *_rest):
+        return np.where(np.arange(len(targets)) == stray, targets.max() + 1, targets)
+
+    monkeypatch.setattr(roles, "split_novel", parted)
+    found = build(given, chosen(given), {}, None, True, ABOUT)
+    assert found.targets[stray] == 0 == found.nearest[stray] and found.nearest.max() < len(found.prototypes) == 4
+    assert (found.nearest == -1).any() and not found.taking_part("margin")[found.nearest == -1].any()
+
+
 def test_prototypes_are_unit_means_of_core_and_labelled_points(pseudo):
     given = points()
     np.testing.assert_allclose(np.linalg.norm(pseudo.prototypes, axis=1), 1, rtol=1e-5)
