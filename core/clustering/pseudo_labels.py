@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,20 @@ def write(path: Path, pseudo: PseudoLabels) -> None:
 
 
 def read(path: Path) -> PseudoLabels:
-    """Read the npz; raise UserError when it is damaged, holds a pickle, or is something else."""
+    """Read the npz; raise UserError when it is damaged, holds a pickle, is an older version's, or is something else."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         texts = {name: json.loads(str(arrays.pop(name))) for name in ("best_params", "metadata")}
-        return PseudoLabels(**arrays, **texts)
+        found = arrays | texts
+        lacking = [field.name for field in fields(PseudoLabels) if field.name not in found]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return PseudoLabels(**found)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"pseudo labels '{path}' cannot be read ({str(error).splitlines()[0][:80]}); give an .npz that offline_ssddbc_superclass wrote"
+            f"pseudo labels '{path}' cannot be read ({str(error).splitlines()[0][:80]}); "
+            "give an .npz that this version's offline_ssddbc_superclass wrote"
         ) from None
 
 

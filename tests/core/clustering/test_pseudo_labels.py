@@ -98,6 +98,17 @@ def test_what_is_no_such_file_is_refused_in_one_line(kind, pseudo, tmp_path):
     assert "labels.npz" in one_line(error) and "offline_ssddbc_superclass" in str(error.value)
 
 
+def test_a_file_of_a_version_without_margins_is_refused_by_what_it_lacks(pseudo, tmp_path):
+    write(tmp_path / "labels.npz", pseudo)
+    arrays = dict(np.load(tmp_path / "labels.npz"))
+    np.savez(tmp_path / "labels.npz", **{name: value for name, value in arrays.items() if name not in ("nearest", "margins")})
+    with pytest.raises(
+        UserError, match=r"it lacks nearest, margins\); give an .npz that this version's offline_ssddbc_superclass"
+    ) as error:
+        read(tmp_path / "labels.npz")
+    one_line(error)
+
+
 def test_a_pickle_in_the_file_is_never_executed(pseudo, tmp_path):
     class Trap:
         def __reduce__(self):
