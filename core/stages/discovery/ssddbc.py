@@ -241,15 +241,25 @@ def _metrics(trained: rebuild.Trained, pseudo: PseudoLabels, previous: PseudoLab
 
 
 def _diagnostics(truth: Truth, split: Split, pseudo: PseudoLabels) -> dict[str, float]:
-    """Return the accuracies of a refresh on the unlabelled images whose class is known; they steer nothing."""
-    classes = truth.train[pseudo.indices]
-    judged = ~np.isin(pseudo.indices, split.labelled) & (classes != NOBODY_SAID)
+    """Return the accuracies of a refresh on the unlabelled images whose class is known; they steer nothing.
+
+    The accuracies of some points are under the best assignment of these alone. Their purity, the share that is right under the one
+    assignment of all unlabelled images that have such a target, is what kinds of points are compared by: by margin and density as many
+    take part as there are core points (`pseudo/target_ratio`).
+    """
+    classes, labelled = truth.train[pseudo.indices], np.isin(pseudo.indices, split.labelled)
+    judged = ~labelled & (classes != NOBODY_SAID)
     metrics = discovery.named(accuracy(classes[judged], pseudo.labels[judged], truth.known_classes), "pseudo/diagnostic_ssddbc_v2")
-    labelled = np.isin(pseudo.indices, split.labelled)
-    share = float(pseudo.taking_part("core")[~labelled].mean())  # by rank as many as there are core points: which choice is purer?
+    n_core = int((pseudo.taking_part("core") & ~labelled).sum())
     for points in ("core", "margin", "density", "agreed", "all"):
-        mask, targets = judged & pseudo.taking_part(points, share, labelled), pseudo.targets_of(points)
-        metrics |= discovery.named(accuracy(classes[mask], targets[mask], truth.known_classes), f"pseudo/diagnostic_{points}_v2")
+        targets = pseudo.targets_of(points)
+        aimed = ~labelled & (targets >= 0)
+        part = judged & pseudo.taking_part(points, n_core / max(int(aimed.sum()), 1), labelled)
+        metrics |= discovery.named(accuracy(classes[part], targets[part], truth.known_classes), f"pseudo/diagnostic_{points}_v2")
+        if part.any():
+            matched = accuracy(classes[judged & aimed], targets[judged & aimed], truth.known_classes).assignment
+            right = [matched.get(target) == true for target, true in zip(targets[part].tolist(), classes[part].tolist(), strict=True)]
+            metrics[f"pseudo/diagnostic_{points}_purity"] = float(np.mean(right))
     return metrics
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from core.clustering import grid, pseudo_labels, roles
+from core.data.problem import NOBODY_SAID, Truth
 from core.stages.discovery import cache, ssddbc
 from core.stages.discovery.config import CacheConfig, SsddbcConfig
 from core.stages.discovery.feature_files import SPLITS
@@ -219,6 +220,58 @@ def test_the_truth_of_unlabelled_images_steers_nothing(clustered, cluster, monke
     assert other["best_params"] == summary["best_params"]
     name = "pseudo/diagnostic_all_v2_all"
     assert other["metrics"][name] != summary["metrics"][name]
+
+
+def hand_made() -> tuple[Truth, SimpleNamespace, pseudo_labels.PseudoLabels]:
+    """Two labelled images, then six of class 0 and six of class 1, of which nobody said the last one's; 4 of them have no target.
+
+    The cell: target 0 = images 2 to 5, target 1 = 6 to 9; k-means: 0 = 2 to 8, 1 = 9 to 13. Class 0 are 2 to 7.
+    """
+    n = np.arange(14)
+    targets = np.repeat([0, 1, 0, 1, -1], [1, 1, 4, 4, 4])
+    core = np.isin(n, (2, 3, 4, 7, 8, 9))
+    pseudo = pseudo_labels.PseudoLabels(
+        indices=n,
+        ids=n.astype(str),
+        labels=np.maximum(targets, 0),
+        targets=targets,
+        core_mask=core,
+        agreed_mask=core & (n < 8),
+        densities=1.0 / (1 + n),
+        nearest=np.repeat([0, 1, 0, 1], [1, 1, 7, 5]),
+        margins=n / 14,
+        prototypes=np.eye(2, 3, dtype=np.float32),
+        feature_mean=np.zeros(3, np.float32),
+        best_params={},
+        metadata={},
+    )
+    classes = np.repeat([0, 1, 0, 1, NOBODY_SAID], [1, 1, 6, 5, 1])
+    return Truth(classes, n[:0], ("a", "b"), frozenset({0, 1})), SimpleNamespace(labelled=n[:2]), pseudo
+
+
+def test_the_purity_of_each_kind_of_points_is_that_under_one_assignment_at_the_coverage_of_the_core():
+    truth, split, pseudo = hand_made()
+    metrics = ssddbc._diagnostics(truth, split, pseudo)
+    purity = {kind: metrics[f"pseudo/diagnostic_{kind}_purity"] for kind in ("core", "agreed", "margin", "density", "all")}
+    # 6 of 8 images with a target of the cell are core: three of each four by density, half of all 12, 5 to 8 and 11 to 13, by margin.
+    assert purity == {"core": 5 / 6, "agreed": 3 / 4, "margin": 5 / 6, "density": 4 / 6, "all": 6 / 8}
+    swapped = dataclasses.replace(pseudo, core_mask=np.isin(np.arange(14), (6, 7)))  # right among themselves, wrong among all
+    metrics = ssddbc._diagnostics(truth, split, swapped)
+    assert metrics["pseudo/diagnostic_core_purity"] == 0.0 and metrics["pseudo/diagnostic_core_v2_all"] == 1.0
+
+
+def test_without_a_core_point_or_a_known_truth_there_is_no_purity():
+    truth, split, pseudo = hand_made()
+    bare = dataclasses.replace(pseudo, core_mask=np.zeros(14, bool), agreed_mask=np.zeros(14, bool))
+    found = ssddbc._diagnostics(truth, split, bare)
+    assert [name for name in found if name.endswith("purity")] == ["pseudo/diagnostic_all_purity"]
+    unknown = dataclasses.replace(truth, train=np.full(14, NOBODY_SAID))
+    assert ssddbc._diagnostics(unknown, split, pseudo) == {}
+
+
+def test_the_purities_of_a_refresh_are_reported(clustered):
+    metrics = clustered[0]["metrics"]
+    assert all(0 < metrics[f"pseudo/diagnostic_{kind}_purity"] <= 1 for kind in ("core", "margin", "density", "agreed", "all"))
 
 
 def test_the_file_of_features_hides_the_truth_of_unlabelled_images(clustered):
