@@ -131,6 +131,23 @@ def test_gamma_goes_on_over_segments(place, pseudo_path):
     assert [metrics["gamma"] for _, metrics in second["history"][1:]] == pytest.approx([0, 0, 1 / 4, 2 / 4, 3 / 4])
 
 
+@pytest.mark.parametrize("points", ["margin", "density"])
+def test_the_coverage_goes_on_over_segments(place, monkeypatch, pseudo_path, points):
+    """Who takes part is a function of the epoch: a training in segments is the whole one."""
+    _summary, warm_up = place.publish(epochs=7, stop_at_epoch=1)
+    given = {"epochs": 7, "pseudo_labels_path": pseudo_path, "pseudo_points": points, "pseudo_for_labeled_mode": "off"}
+    given = given | {"pseudo_coverage": 0.2, "pseudo_coverage_end": 1.0}
+    whole = place.fitted(**given, resume_from_ckpt=str(warm_up.place))
+    sizes = [int((whole._targets(epoch).pseudo >= 0).sum()) for epoch in range(1, 7)]
+    other_cache(place, monkeypatch, "second")
+    _summary, run = place.publish(**given, stop_at_epoch=4, resume_from_ckpt=str(warm_up.place))
+    other_cache(place, monkeypatch, "third")
+    last = place.fitted(**given, resume_from_ckpt=str(run.place))
+    assert [int((last._targets(epoch).pseudo >= 0).sum()) for epoch in range(1, 7)] == sizes == sorted(sizes)
+    assert sizes[0] < sizes[2] < sizes[5]
+    assert last.digest() == whole.digest() and timeless(last.history) == timeless(whole.history)
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(place, monkeypatch, capsys):
     whole = place.fitted(epochs=4)
     other_cache(place, monkeypatch, "second")
