@@ -33,6 +33,8 @@ BASE = TrainConfig(
     pseudo_loss="soft",
     pseudo_loss_weight=0.5,
     pseudo_points="core",
+    pseudo_coverage=0.3,
+    pseudo_coverage_end=0.9,
     pseudo_for_labeled_mode="off",
     epochs=20,
     update_interval=3,
@@ -189,7 +191,7 @@ def test_the_truth_of_unlabelled_images_is_never_used():
     assert torch.equal(one.labels, other.labels) and torch.equal(one.pseudo, other.pseudo)
 
 
-@pytest.mark.parametrize("points", ["core", "agreed", "all"])
+@pytest.mark.parametrize("points", ["core", "margin", "density", "agreed", "all"])
 @pytest.mark.parametrize("mode", ["off", "all"])
 @pytest.mark.parametrize("kind", ["soft", "supcon", "prototypical"])
 def test_only_images_with_a_target_move_the_hard_part(points, mode, kind):
@@ -211,7 +213,7 @@ def test_the_soft_loss_moves_every_image():
 @pytest.mark.parametrize("points", ["margin", "density"])
 @pytest.mark.parametrize("epoch", range(FIRST - 1, BASE.epochs + 1))
 def test_by_rank_the_share_of_each_target_grows_with_the_epoch(points, epoch):
-    given, config = pseudo(), dataclasses.replace(BASE, pseudo_points=points, pseudo_coverage=0.3, pseudo_coverage_end=0.9)
+    given, config = pseudo(), dataclasses.replace(BASE, pseudo_points=points)
     targets = make_targets(LABELS, LABELLED, given, config, FIRST, epoch)
     share = 0.3 + 0.6 * min(max((epoch - FIRST) / (BASE.epochs - 1 - FIRST), 0), 1)
     assert coverage(config, FIRST, epoch) == pytest.approx(share)
@@ -222,6 +224,17 @@ def test_by_rank_the_share_of_each_target_grows_with_the_epoch(points, epoch):
         wanted += sorted(members, key=lambda i: (-values[i], i))[: math.ceil(share * len(members) - 1e-9)]
     assert np.flatnonzero(targets.pseudo >= 0).tolist() == sorted(wanted)
     assert targets.pseudo[sorted(wanted)].tolist() == groups[sorted(wanted)].tolist()
+
+
+@pytest.mark.parametrize("points", ["margin", "density"])
+def test_by_rank_labelled_images_take_part_beside_the_share_and_do_not_count_in_it(points):
+    config = dataclasses.replace(BASE, pseudo_points=points, pseudo_coverage=0.5, pseudo_coverage_end=0.5)
+    off, everyone = (
+        make_targets(LABELS, LABELLED, pseudo(), dataclasses.replace(config, pseudo_for_labeled_mode=mode), FIRST, FIRST)
+        for mode in ("off", "all")
+    )
+    assert (off.pseudo[LABELLED] == -1).all() and torch.equal(off.pseudo[4:], everyone.pseudo[4:])
+    assert everyone.pseudo[LABELLED].tolist() == [0, 0, 1, 1] and (everyone.weights[LABELLED] == 1).all()
 
 
 def test_the_task_takes_the_targets_of_each_epoch():
