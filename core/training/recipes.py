@@ -225,4 +225,7 @@ def resolve(config: C) -> C:
     for f in dataclasses.fields(config):
         if getattr(config, f.name) == "auto" and hasattr(recipe, f.name):
             values[f.name] = getattr(recipe, f.name)
+    asked = getattr(config, "pseudo_coverage", "auto")
+    if asked != "auto" and "pseudo_coverage_end" in values:  # a share that was asked for does not shrink unasked
+        values["pseudo_coverage_end"] = max(asked, recipe.pseudo_coverage_end)
     return dataclasses.replace(config, **values)

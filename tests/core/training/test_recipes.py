@@ -53,6 +53,15 @@ def test_what_is_given_is_never_replaced():
     assert recipes.resolve(resolved) == resolved
 
 
+@pytest.mark.parametrize(
+    ("given", "shares"),
+    [({}, (0.3, 0.6)), ({"pseudo_coverage": 0.8}, (0.8, 0.8)), ({"pseudo_coverage": 0.8, "pseudo_coverage_end": 0.5}, (0.8, 0.5))],
+)
+def test_a_coverage_that_is_asked_for_does_not_shrink_unasked(given, shares):
+    resolved = recipes.resolve(TrainConfig(dataset="digits", **given))
+    assert (resolved.pseudo_coverage, resolved.pseudo_coverage_end) == shares
+
+
 def test_the_published_recipe_is_that_of_gcd():
     resolved = recipes.resolve(PipelineConfig(superclass_name="trees"))
     assert resolved.model_name == "vit_base_patch16_224.dino"
