@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from core.config import Dataclass
 from core.errors import UserError
@@ -219,7 +219,7 @@ def resolve(config: C) -> C:
     recipe = recipe_for(dataset, getattr(config, "model_name", "auto"))
     if _labels_are_given(config, dataset):
         recipe = dataclasses.replace(recipe, prop_train_labels=1.0)
-    values = {"dataset": dataset}
+    values: dict[str, Any] = {"dataset": dataset}
     if dataset == "cifar100" and not config.superclass_name:
         values["superclass_name"] = "all"
     for f in dataclasses.fields(config):
