@@ -78,7 +78,8 @@ def best_configuration(task: Task, values: dict[str, Any]) -> dict[str, Any]:
 
     Without those that only make trials comparable.
     """
-    config = dataclasses.replace(task.config(values), **task.space.of_best)
+    config = task.config(values)
+    config = dataclasses.replace(config, **task.space.of_best(config))
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     return {name: value for name, value in configuration.canonical(config, results_only=True).items() if value != defaults[name]}
 

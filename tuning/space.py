@@ -72,7 +72,7 @@ class Space:
         inputs: of a prepared configuration, the digests of everything that trials read.
         direction: maximize or minimize.
         by_hand: what the study replaces where there was no grid.
-        of_best: options that the best configuration has instead of the trials'.
+        of_best: of a trial's configuration, the options that the best one has instead.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Space:
     also: Callable[[Any], Parameters] = lambda config: {}
     direction: Literal["maximize", "minimize"] = "maximize"
     by_hand: str = "tuning by hand"
-    of_best: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    of_best: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
     def metric(self, name: str) -> str:
         """Return the metric's name; raise UserError with the nearest when it is none of this space's."""

@@ -85,7 +85,7 @@ SPACE = Space(
         "silhouette": lambda metrics: metrics["selection/silhouette"],
         "hidden": lambda metrics: selection_score(metrics, "hidden", 0),
     },
-    of_best={"hidden_classes": 0},
+    of_best=lambda config: {"hidden_classes": 0} | ({"select_by": "last"} if config.select_by == "hidden" else {}),
     prepare=prepare,
     inputs=read,
 )

@@ -48,9 +48,9 @@ def arm_figures(
         UserError: no arm has a figure.
     """
     superclasses = list(dict.fromkeys(name for found in new.values() for name in found))
-    if not superclasses:
-        raise UserError("no arm has figures to draw: train at least one")
     arms = [arm for arm in new if any(value is not None for value in new[arm].values())]
+    if not arms:
+        raise UserError("no arm has New figures to draw: the table needs novel classes whose truth is known")
     rows = max(len(superclasses), len(gaps["new"]) + 1)
     figure = Figure(figsize=(13.0, 2.4 + 0.5 * rows), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1.0))

@@ -213,6 +213,9 @@ def best_checkpoint(images: str, drawn: dict[str, Any], client: Client | None = 
     splits = {run.info.run_id: json.loads(run.data.tags.get(SPLIT_TAG, "{}")) for run in found}
     found = [run for run in found if all(splits[run.info.run_id].get(name) == value for name, value in drawn.items())]
     found = [run for run in found if run.data.tags.get("taxon.select_by") != "oracle"]
+    found = [
+        run for run in found if not {"labels", "hidden_classes"} & splits[run.info.run_id].keys()
+    ]  # told more, or less, than all labels
     if not found:
         return ""
     novel = sorted({",".join(splits[run.info.run_id].get("novel", ())) for run in found})

@@ -58,12 +58,16 @@ def test_metrics_look_at_no_novel_label():
 
 
 def test_trials_that_are_compared_by_hidden_classes_hide_one_and_the_best_configuration_hides_none():
-    given = ({"metric": "score"}, {"metric": "hidden"}, {"metric": "hidden", "hidden_classes": 2})
+    given = (
+        {"metric": "score"},
+        {"metric": "hidden", "hidden_classes": 1, "select_by": "hidden"},
+        {"metric": "hidden", "hidden_classes": 2},
+    )
     plans = [superclass.plans(TuneSuperclassConfig(dataset="digits", **options))[0] for options in given]
     assert [plan.base.hidden_classes for plan in plans] == [0, 1, 2]
     assert len({plan.signature["digest of split"] for plan in plans}) == 3
     task = SimpleNamespace(space=plans[1].space, config=lambda _values: plans[1].space.prepare(plans[1].base))
-    assert "hidden_classes" not in report.best_configuration(task, {})
+    assert not {"hidden_classes", "select_by"} & report.best_configuration(task, {}).keys()
 
 
 def test_superclasses_with_novel_classes_are_the_default():

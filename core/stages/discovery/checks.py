@@ -20,6 +20,8 @@ def check_training(config: TrainConfig) -> TrainConfig:
             f"labels = all is the ceiling of a classifier, but objective = {config.objective}"
             f"{' with pseudo labels' if config.pseudo_labels_path else ''}; use objective = classifier alone"
         )
+    if config.labels == "all" and config.hidden_classes:
+        raise UserError(f"labels = all tells every class, and hidden_classes = {config.hidden_classes} hides some; leave one of them out")
     return config
 
 

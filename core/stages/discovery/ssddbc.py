@@ -66,6 +66,8 @@ def _opened(config: SsddbcConfig) -> tuple[rebuild.Trained, Truth, str]:
     if config.skip_feature_extraction and not config.features_path:
         raise UserError("skip_feature_extraction needs features_path; give the features that cache_features wrote (runs:/<id>/features)")
     trained, truth = rebuild.open_for_report(config.ckpt_path, "ckpt_path", config)
+    if trained.config.labels == "all":
+        raise UserError(f"ckpt_path = '{config.ckpt_path}' was trained on every true class (labels = all): its clusters would tell them")
     return trained, truth, ssddbc_key(config, trained, truth)
 
 

@@ -80,7 +80,8 @@ class Table:
         """Which arms are compared with which: all with `against`, those with pseudo labels with themselves without, all with the peer."""
         names = self.names
         pairs = [(name, self.against) for name in names if name != self.against]
-        pairs += [(f"{name}+pseudo", name) for name in names if f"{name}+pseudo" in names and name != self.against]
+        more = {name: "+pseudo".join(name.partition(BY_CLASSIFIER)[::2]) + BY_CLASSIFIER * (BY_CLASSIFIER in name) for name in names}
+        pairs += [(pseudo, name) for name, pseudo in more.items() if pseudo in names and name != self.against]
         trained = [name for name in names if name.split(BY_CLASSIFIER)[0] not in (FROZEN, "simgcd", "ceiling")]
         pairs += [(name, "simgcd") for name in trained if "simgcd" in names and name != self.against]
         pairs += [("ceiling", name) for name in trained if "ceiling" in names and name != self.against]
@@ -151,7 +152,7 @@ class Table:
         columns = [(where, part) for where in WHERE for part in PARTS]
         found = {column: self.differences(*column) for column in columns}
         lines = [
-            "Paired differences, mean over superclasses [95 % interval over superclasses], in how many it is above 0:",
+            "Paired differences, mean over superclasses [95 % interval over superclasses, of a single one over seeds], in how many it is > 0:",
             "",
             f"| | {' | '.join(f'{where} {part.capitalize()}' for where, part in columns)} |",
             "|---" * (len(columns) + 1) + "|",
@@ -177,7 +178,8 @@ class Table:
             part: {one: gap for (one, other), gap in self.differences(where, part).items() if other == self.against}
             for part in ("all", "new")
         }
-        figure.save(arm_figures.arm_figures(new, self.chosen, gaps, self.against, WHERE[where]), folder / "plots" / "arms.png")
+        if any(value is not None for found in new.values() for value in found.values()):
+            figure.save(arm_figures.arm_figures(new, self.chosen, gaps, self.against, WHERE[where]), folder / "plots" / "arms.png")
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -41,5 +41,5 @@ def test_differences_and_their_intervals():
 
 
 def test_nothing_to_draw_is_said():
-    with pytest.raises(UserError, match="no arm has figures"):
+    with pytest.raises(UserError, match="no arm has New figures"):
         arm_figures({}, (), {"all": {}, "new": {}}, "contrast", "test images")

@@ -166,6 +166,8 @@ def test_the_best_checkpoint_is_the_best_scored_one_on_these_images_never_an_ora
     fifth = training("0.6", seed=5)
     best = training("0.75")
     training("0.9", select_by="oracle")
+    training("0.97", hidden_classes=1)  # not told all labels
+    training("0.98", labels="all")
     training("0.95", images="d2")  # another folder of the same name
     assert stage.best_checkpoint("d1", {}, client) == f"runs:/{best}/checkpoints/e" and stage.trained_data(client) == {"folder/images"}
     assert stage.best_checkpoint("d1", {"seed": 5}, client) == f"runs:/{fifth}/checkpoints/e"

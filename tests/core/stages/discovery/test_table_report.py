@@ -49,3 +49,12 @@ def test_files_hold_every_figure_and_the_ceiling_has_none_on_what_it_has_learnt(
 
 def test_a_cell_is_told_in_a_few_words():
     assert table_report.short(SimpleNamespace(summary=summary(0.5, None))) == "unlabelled 0.500/0.500/n/a, test 0.500/0.500/n/a"
+
+
+def test_without_novel_classes_the_table_is_written_and_nothing_is_drawn(tmp_path):
+    made = table_report.Table([], "contrast")
+    for arm in ("contrast", "both", "both+pseudo"):
+        made.add("buildings", 1, arm, summary(0.5, None))
+    assert ("both+pseudo, argmax", "both, argmax") in made.pairs and ("both+pseudo", "both") in made.pairs
+    made.write(tmp_path)
+    assert "0.500/0.500/n/a" in (tmp_path / "table" / "table.md").read_text() and not (tmp_path / "plots").exists()

@@ -13,7 +13,8 @@ from core.clustering import kmeans, n_classes
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
 from core.models.discovery import PROTOTYPES
-from core.stages.discovery import train
+from core.stages.discovery import ssddbc, train
+from core.stages.discovery.config import SsddbcConfig
 from core.training import state as states
 from tests.core.stages import tiny
 from tests.core.stages.tiny import refused
@@ -120,6 +121,9 @@ def test_a_ceiling_is_tagged_and_nothing_goes_on_from_it(place):
     told = refused(lambda: train.Training(place.config(objective="classifier", warmup_model_dir=str(run.place)), place.run()))
     assert "unlabelled images" in told
     assert "labels = all is the ceiling of a classifier" in refused(lambda: place.config(labels="all"))
+    assert "hides some" in refused(lambda: place.config(hidden_classes=1, **ceiling))
+    clustered = SsddbcConfig(ckpt_path=str(run.place), gpu="cpu")
+    assert "was trained on every true class" in refused(lambda: ssddbc.begin(clustered))
 
 
 def test_gamma_goes_on_over_segments(place, pseudo_path):
