@@ -152,7 +152,7 @@ class Table:
         columns = [(where, part) for where in WHERE for part in PARTS]
         found = {column: self.differences(*column) for column in columns}
         lines = [
-            "Paired differences, mean over superclasses [95 % interval over superclasses, of a single one over seeds], in how many it is > 0:",
+            "Paired differences, mean over superclasses [95 % interval over them, of a single one over its seeds], in how many it is > 0:",
             "",
             f"| | {' | '.join(f'{where} {part.capitalize()}' for where, part in columns)} |",
             "|---" * (len(columns) + 1) + "|",
