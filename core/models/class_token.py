@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 def fits(net: Any, block: Any) -> bool:
     """Say whether only the class token is pooled after `block`, timm's plain one, and nothing in it is random as it runs now."""
+    if not hasattr(net, "num_prefix_tokens"):  # no transformer: timm, which takes seconds to import, need not be asked
+        return False
     from timm.layers import Attention
     from timm.models.vision_transformer import Block, VisionTransformer
 

@@ -117,11 +117,14 @@ def digests(loaded: Posed) -> dict[str, str]:
     return {"data": loaded.data.digest, "split": loaded.split.digest, "truth": loaded.truth.digest}
 
 
+def n_settled(config: Any, data: Problem) -> int | None:
+    """Return the number of classes that was asked for, else the declared one; None where it has to be estimated."""
+    return data.n_declared if config.n_classes == "auto" else int(config.n_classes)
+
+
 def n_clusters(config: Any, data: Problem, split: Split, train: np.ndarray, count: Count | None = None) -> int:
     """Return the number of clusters to make of features (N, d): what was asked for, else declared, else an estimate (`count`) from them."""
-    if config.n_classes != "auto":
-        return int(config.n_classes)
-    return data.n_declared or (count or discovery.count_classes(data, split, train, config.seed)).n
+    return n_settled(config, data) or (count or discovery.count_classes(data, split, train, config.seed)).n
 
 
 def _require_possible(config: Any, data: DiscoveryData, split: Split) -> None:

@@ -111,7 +111,7 @@ class Table:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Return the arms' means over superclasses, and their differences, as metrics of the table's run."""
+        """Return the arms' means over superclasses as metrics of the table's run."""
         found = {}
         for where in WHERE:
             for part in PARTS:

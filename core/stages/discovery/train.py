@@ -163,7 +163,7 @@ class Training(CheckpointedTraining):
         m, config = self.materials, self.config
         train, test = self.features()
         ends = epoch in (0, config.epochs)
-        estimated = config.n_classes == "auto" and m.data.n_declared is None
+        estimated = materials_module.n_settled(config, m.data) is None
         count = discovery.count_classes(m.data, m.split, train, config.seed) if ends or estimated else None
         n = materials_module.n_clusters(config, m.data, m.split, train, count)
         found = discovery.cluster(m.data, m.split, train, test, n, config.seed)
@@ -246,7 +246,10 @@ class Training(CheckpointedTraining):
         m, config = self.materials, self.config
         if config.labels == "all":
             return len(np.unique(self.truth.train[self._labelled]))
-        if self.pseudo is not None and config.n_classes == "auto" and m.data.n_declared is None:
+        settled = materials_module.n_settled(config, m.data)
+        if settled is not None:
+            return settled
+        if self.pseudo is not None:
             return len(self.pseudo.prototypes)
         train, _test = self.features()
         return materials_module.n_clusters(config, m.data, m.split, train)
