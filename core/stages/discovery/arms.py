@@ -105,7 +105,12 @@ def begin(config: ArmConfig) -> execute.Job:
             last = pipeline.trainings[-1]
         else:
             last = pipeline.train_without(curves=True)
-        summary = {"epoch": last.summary["epoch"], "metrics": last.summary["metrics"], "history": last.summary["history"]}
+        summary = {
+            "arm": config.arm,
+            "epoch": last.summary["epoch"],
+            "metrics": last.summary["metrics"],
+            "history": last.summary["history"],
+        }
         run.tags({"taxon.arm": config.arm, "taxon.select_by": "oracle" if arm.oracle else config.select_by})
         folder = scratch("arm")
         try:

@@ -12,10 +12,11 @@ from typing import Any
 
 from core import config as configuration
 from core.config import check_limits
+from core.data.problem import NOBODY_SAID
 from core.data.superclasses import SUPERCLASSES, find
 from core.errors import UserError
 from core.stages import execute
-from core.stages.discovery import arms, checks, table_report
+from core.stages.discovery import arms, checks, materials, table_report
 from core.stages.discovery.arms import ARM, ARMS, FROZEN, ArmConfig
 from core.stages.discovery.table_config import SuperclassTableConfig
 from core.tracking.recorder import Recorder
@@ -30,6 +31,8 @@ def run(config: SuperclassTableConfig, run: Recorder) -> dict[str, Any]:
     names, seeds, chosen = asked(config)
     cells = [(seed, name, arm) for seed in seeds for name in names for arm in _trained(arms.named(config.arms))]
     jobs = {cell: _config(config, *cell) for cell in cells}  # whatever can be refused is refused before the first one starts
+    if names == [""]:
+        _require_truth(jobs[cells[0]])
     run.params({"cells": len(cells)})
     report = table_report.Table(chosen, config.against)
     for (seed, name, arm), made in jobs.items():
@@ -43,6 +46,8 @@ def run(config: SuperclassTableConfig, run: Recorder) -> dict[str, Any]:
     try:
         report.write(folder)
         run.folder(folder)
+        report.draw(folder / "plots")
+        run.folder(folder / "plots", "plots")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     run.metrics(report.metrics(), 0)
@@ -67,20 +72,41 @@ def asked(config: SuperclassTableConfig) -> tuple[list[str], list[int], list[str
         raise UserError(f"seeds = '{config.seeds}': give whole numbers, comma-separated, like 1,2,3") from None
     if any(not 0 <= seed < 2**32 for seed in seeds):
         raise UserError(f"seeds = '{config.seeds}': give numbers from 0 to 4294967295")
-    if config.superclass_name:
-        raise UserError(f"superclass_name = '{config.superclass_name}' names one; give superclasses = {config.superclass_name}")
+    _require_free(config)
     chosen = [find(name.strip()).name for name in config.chosen_on.split(",") if name.strip()]
-    if config.dataset in ("digits", "folder"):
+    dataset = _dataset(config)
+    if dataset != "cifar100":
         if config.superclasses:
-            raise UserError(
-                f"superclasses = '{config.superclasses}' are CIFAR-100's, but dataset = {config.dataset}; leave one of them out"
-            )
+            raise UserError(f"superclasses = '{config.superclasses}' are CIFAR-100's, but dataset = {dataset}; leave one of them out")
         return [""], seeds, []
     if config.superclasses:
         names = list(dict.fromkeys(find(name.strip()).name for name in config.superclasses.split(",") if name.strip()))
     else:
         names = [one.name for one in SUPERCLASSES if one.novel and len(one.fine_ids) <= LARGEST]
     return sorted(names, key=lambda name: name in chosen), seeds, chosen
+
+
+def _require_free(config: SuperclassTableConfig) -> None:
+    """Raise UserError for an option that the table itself sets for each of its cells: it would be ignored."""
+    if config.superclass_name:
+        raise UserError(f"superclass_name = '{config.superclass_name}' names one; give superclasses = {config.superclass_name}")
+    if config.seed != 1:
+        raise UserError(f"seed = {config.seed} is one; give seeds = {config.seed}")
+    if config.objective != "auto":
+        raise UserError(f"objective = {config.objective} is what the arms differ in; name the arms that are wanted")
+
+
+def _dataset(config: SuperclassTableConfig) -> str:
+    """Return the data set that is meant; without a word CIFAR-100, whose superclasses the table is of."""
+    named = config.images or config.dataset != "auto" or (not config.superclasses and config.data_root not in ("", recipes.DATA_ROOT))
+    return recipes.dataset_of(config) if named else "cifar100"
+
+
+def _require_truth(config: ArmConfig) -> None:
+    """Raise UserError where no image that is judged has a true class: a table would have no figure."""
+    data, split, truth = materials.posed(config)
+    if not truth.tells(split.unlabelled) and not (truth.test != NOBODY_SAID).any():
+        raise UserError(f"{data.name}: a table compares by true classes, and nobody knows them here; use pseudo_pipeline")
 
 
 def _trained(asked: list[str]) -> list[str]:

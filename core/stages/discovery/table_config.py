@@ -9,7 +9,6 @@ from core.stages.discovery.config import (
     ClusterOptions,
     CountOptions,
     DataOptions,
-    EvalOptions,
     LossOptions,
     MachineOptions,
     ModelOptions,
@@ -18,9 +17,7 @@ from core.stages.discovery.config import (
 
 
 @dataclass(frozen=True)
-class SuperclassTableConfig(
-    CountOptions, ClusterOptions, PseudoOptions, EvalOptions, LossOptions, ModelOptions, MachineOptions, DataOptions
-):
+class SuperclassTableConfig(CountOptions, ClusterOptions, PseudoOptions, LossOptions, ModelOptions, MachineOptions, DataOptions):
     """Train every arm on every superclass with every seed, a child run each, and draw one table and one figure of paired differences."""
 
     superclasses: str = option("", "comma-separated; empty = those with novel classes and at most 10 classes (CIFAR-100)")

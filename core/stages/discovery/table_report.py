@@ -11,7 +11,7 @@ import numpy as np
 
 from core.evaluation.paired import Difference, Figures, difference
 from core.plots import arm_figures, figure
-from core.stages.discovery.arms import ARMS, FROZEN
+from core.stages.discovery.arms import ARMS, FROZEN, Arm
 from core.tracking.stage import Finished
 
 WHERE = {"unlabelled": "unlabelled training images", "test": "test images"}
@@ -22,10 +22,17 @@ BY_CLASSIFIER = ", argmax"  # after an arm's name: figures of the classifier's o
 def short(finished: Finished) -> str:
     """Return a cell's figures for a terminal line."""
     metrics, said = finished.summary["metrics"], []
+    arm = ARMS[finished.summary["arm"]]
     for where in WHERE:
-        if f"{where}/v2_all" in metrics:
-            said.append(f"{where} " + "/".join(_number(metrics.get(f"{where}/v2_{part}")) for part in PARTS))
+        prefix = f"{arm.answers[0]}{where}/v2_"
+        if f"{prefix}all" in metrics and _may_show(where, arm):
+            said.append(f"{where} " + "/".join(_number(metrics.get(f"{prefix}{part}")) for part in PARTS))
     return ", ".join(said)
+
+
+def _may_show(where: str, arm: Arm) -> bool:
+    """Say whether figures are the arm's own: a ceiling has learnt the classes of the unlabelled images."""
+    return not (arm.oracle and where == "unlabelled")
 
 
 class Table:
@@ -46,7 +53,7 @@ class Table:
         for prefix in ARMS[arm].answers:
             name = arm + BY_CLASSIFIER if prefix and len(ARMS[arm].answers) > 1 else arm
             for where in WHERE:
-                if f"{prefix}{where}/v2_all" not in metrics or (where == "unlabelled" and ARMS[arm].oracle):
+                if f"{prefix}{where}/v2_all" not in metrics or not _may_show(where, ARMS[arm]):
                     continue  # nobody knows, or it has learnt these very labels
                 found = {part: metrics.get(f"{prefix}{where}/v2_{part}") for part in PARTS}
                 self.rows.append({"superclass": superclass, "seed": seed, "arm": name, "images": where, **found})
@@ -111,21 +118,34 @@ class Table:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Return the arms' means over superclasses as metrics of the table's run."""
+        """Return the arms' means over the superclasses that count as metrics of the table's run."""
         found = {}
         for where in WHERE:
             for part in PARTS:
                 for name in self.names:
-                    values = [self.mean(s, name, where, part) for s in self.superclasses if s not in self.chosen]
-                    told = [value for value in values if value is not None]
-                    if told:
-                        found[f"{where}/v2_{part}/{_slug(name)}"] = float(np.mean(told))
+                    mean = self.mean_of([s for s in self.superclasses if s not in self.chosen], name, where, part)
+                    if mean is not None:
+                        found[f"{where}/v2_{part}/{_slug(name)}"] = mean
         return found
+
+    def mean_of(self, superclasses: list[str], arm: str, where: str, part: str) -> float | None:
+        """Return the mean over superclasses of their means over seeds; None where one of them has no figure, or there are none."""
+        values = [self.mean(superclass, arm, where, part) for superclass in superclasses]
+        told = [value for value in values if value is not None]
+        return float(np.mean(told)) if told and len(told) == len(values) else None
 
     def markdown(self) -> str:
         """Return both tables and the differences as Markdown."""
         parts = [self._table(where) for where in WHERE if any(row["images"] == where for row in self.rows)]
-        return "\n\n".join([*parts, self._gaps()]) + "\n"
+        counted = any(name not in self.chosen for name in self.superclasses)
+        gaps = self._gaps() if counted else "All of them served for choosing (chosen_on): there is no mean, and no difference, to report."
+        return "\n\n".join([*parts, gaps, self._legend()]) + "\n"
+
+    def _legend(self) -> str:
+        arms = list(dict.fromkeys(name.split(BY_CLASSIFIER)[0] for name in self.names))
+        argmax = [f"{BY_CLASSIFIER.strip(', ')} = the classifier's own answers, else k-means of the features"]
+        said = [f"{arm} = {ARMS[arm].says}" for arm in arms] + argmax * any(BY_CLASSIFIER in name for name in self.names)
+        return "; ".join(said) + "."
 
     def _table(self, where: str) -> str:
         names = [name for name in self.names if any(row["arm"] == name and row["images"] == where for row in self.rows)]
@@ -140,12 +160,7 @@ class Table:
         return "\n".join(lines)
 
     def _line(self, title: str, superclasses: list[str], names: list[str], where: str) -> str:
-        cells = []
-        for name in names:
-            means = [[self.mean(superclass, name, where, part) for superclass in superclasses] for part in PARTS]
-            cells.append(
-                "/".join(_number(None if None in values else float(np.mean([v for v in values if v is not None]))) for values in means)
-            )
+        cells = ["/".join(_number(self.mean_of(superclasses, name, where, part)) for part in PARTS) for name in names]
         return f"| {title} | {' | '.join(cells)} |"
 
     def _gaps(self) -> str:
@@ -164,7 +179,7 @@ class Table:
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
-        """Write table/figures.csv, table/table.md and plots/arms.png."""
+        """Write table/figures.csv and table/table.md."""
         place = folder / "table"
         place.mkdir(parents=True)
         with (place / "figures.csv").open("w", newline="", encoding="utf-8") as file:
@@ -172,6 +187,10 @@ class Table:
             writer.writeheader()
             writer.writerows(self.rows)
         (place / "table.md").write_text(self.markdown(), encoding="utf-8")
+
+    def draw(self, folder: Path) -> None:
+        """Draw `folder`/arms.png, where there is a New figure to draw."""
+        folder.mkdir(parents=True, exist_ok=True)
         where = "unlabelled" if any(row["images"] == "unlabelled" for row in self.rows) else "test"
         new = {name: {s: self.mean(s, name, "test", "new") for s in self.superclasses} for name in self.names}
         gaps = {
@@ -179,7 +198,7 @@ class Table:
             for part in ("all", "new")
         }
         if any(value is not None for found in new.values() for value in found.values()):
-            figure.save(arm_figures.arm_figures(new, self.chosen, gaps, self.against, WHERE[where]), folder / "plots" / "arms.png")
+            figure.save(arm_figures.arm_figures(new, self.chosen, gaps, self.against, WHERE[where]), folder / "arms.png")
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -18,8 +18,10 @@ from core.tracking.uri import local_artifacts
 from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages import tiny
 from tests.core.stages.discovery.short import OPTIONS, store_in
+from tests.core.stages.discovery.test_answer import make_heap
 from tests.core.stages.test_registered_figures import InProcess
 from tests.core.stages.tiny import refused
+from tests.memory_run import MemoryRun
 
 NAMES = {"compare_without", "stage1_epochs", "update_interval", "total_epochs"}
 SHORT = {name: value for name, value in OPTIONS.items() if name not in NAMES} | {
@@ -98,6 +100,12 @@ def test_cells_are_trained_once_and_the_table_says_what_they_reached(place: Path
         ({"seeds": "-1"}, "seeds = '-1': give numbers from 0"),
         ({"superclass_name": "trees", "dataset": "auto"}, "superclass_name = 'trees' names one; give superclasses = trees"),
         ({"superclasses": "trees"}, "superclasses = 'trees' are CIFAR-100's, but dataset = folder"),
+        ({"seed": 2}, "seed = 2 is one; give seeds = 2"),
+        ({"objective": "both"}, "objective = both is what the arms differ in; name the arms"),
+        (
+            {"superclasses": "trees", "dataset": "auto", "images": "mine.csv"},
+            "superclasses = 'trees' are CIFAR-100's, but dataset = folder",
+        ),
         ({"superclasses": "tree", "dataset": "cifar100"}, "superclass_name: there is no superclass 'tree'"),
         ({"total_epochs": 2}, "total_epochs = 2 leaves nothing after stage1_epochs = 2"),
     ],
@@ -105,6 +113,21 @@ def test_cells_are_trained_once_and_the_table_says_what_they_reached(place: Path
 def test_mistakes_are_said_before_anything_is_trained(options, says):
     config = SuperclassTableConfig(**SHORT | options)
     assert refused(lambda: superclass_table.run(config, None)).startswith(says)
+
+
+def test_images_whose_classes_nobody_knows_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
+    heap = make_heap(tmp_path)
+    config = SuperclassTableConfig(**SHORT | {"dataset": "auto", "data_root": str(heap), "novel_classes": "", "labels_per_class": 0})
+    run = MemoryRun(tmp_path / "run")
+    assert "heap: a table compares by true classes, and nobody knows them here; use" in refused(lambda: superclass_table.run(config, run))
+
+
+@pytest.mark.parametrize(("given", "names"), [({}, [""]), ({"dataset": "auto"}, [""]), ({"dataset": "auto", "data_root": "data"}, None)])
+def test_own_images_are_one_row_and_without_a_word_the_table_is_cifar_100_s(tmp_path, given, names):
+    options = {"data_root": str(tiny.make_images(tmp_path / "images")), "dataset": "folder"} | given
+    found = superclass_table.asked(SuperclassTableConfig(**options))[0]
+    assert found == names if names else "trees" in found
 
 
 def test_the_table_is_of_superclasses_with_novel_classes_and_those_that_served_come_last():
