@@ -10,11 +10,12 @@ configuration is for a training that is told all.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from core.data.superclasses import SUPERCLASSES, WHOLE, find
 from core.errors import UserError
-from core.evaluation.discovery import selection_score
+from core.evaluation.discovery import of_answer, selection_score
 from core.stages import keys
 from core.stages.discovery import checks, materials
 from core.stages.discovery.config import TrainConfig
@@ -73,18 +74,28 @@ def read(config: TrainConfig) -> dict[str, str]:
     return found | keys.digests(config, found)
 
 
+def metrics(answers_by: str) -> dict[str, Callable[[dict[str, float]], float]]:
+    """Return what trials may be compared by, of the answer that would serve."""
+    by: dict[str, Callable[[dict[str, float]], float]] = {
+        "score": lambda found: found["val/accuracy_old"] + found["selection/silhouette"],
+        "val": lambda found: found["val/accuracy_old"],
+        "silhouette": lambda found: found["selection/silhouette"],
+        "hidden": lambda found: selection_score(found, "hidden", 0),
+    }
+
+    def answered(value: Callable[[dict[str, float]], float]) -> Callable[[dict[str, float]], float]:
+        return lambda found: value(of_answer(found, answers_by))
+
+    return {name: answered(value) for name, value in by.items()}
+
+
 SPACE = Space(
     name="superclass",
     stage=TRAIN_SUPERCLASS,
     ranges=ranges,
     also=also,
     grid={"lr": (0.1, 0.05, 0.01, 0.001), "sup_con_weight": tuple(round(0.2 + 0.05 * i, 2) for i in range(13))},
-    metrics={
-        "score": lambda metrics: metrics["val/accuracy_old"] + metrics["selection/silhouette"],
-        "val": lambda metrics: metrics["val/accuracy_old"],
-        "silhouette": lambda metrics: metrics["selection/silhouette"],
-        "hidden": lambda metrics: selection_score(metrics, "hidden", 0),
-    },
+    metrics=metrics("auto"),
     of_best=lambda config: {"hidden_classes": 0} | ({"select_by": "last"} if config.select_by == "hidden" else {}),
     prepare=prepare,
     inputs=read,
@@ -103,9 +114,10 @@ def plans(config: TuneSuperclassConfig) -> list[Plan]:
     names = named(config)
     if config.metric == "hidden" and not config.hidden_classes:
         config = dataclasses.replace(config, hidden_classes=1)
+    space = dataclasses.replace(SPACE, metrics=metrics(config.answers_by))
     if not names:
-        return [plan(SPACE, config, recipes.dataset_of(config))]
-    return [plan(SPACE, config, name, len(names) > 1, superclass_name=name, dataset="cifar100") for name in names]
+        return [plan(space, config, recipes.dataset_of(config))]
+    return [plan(space, config, name, len(names) > 1, superclass_name=name, dataset="cifar100") for name in names]
 
 
 def named(config: TuneSuperclassConfig) -> list[str]:

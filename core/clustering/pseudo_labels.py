@@ -20,8 +20,6 @@ from core.clustering.kmeans import KMeansResult, draw_centres, semi_supervised_k
 from core.clustering.matching import match
 from core.errors import UserError
 
-COVERED = ("margin", "density")  # points that are taken up to a coverage
-
 
 @dataclass(frozen=True)
 class PseudoLabels:
@@ -78,11 +76,11 @@ class PseudoLabels:
             labelled: (n,) mask of points that do not count in the coverage, and are not among those points.
         """
         free = np.ones(len(self.labels), bool) if labelled is None else ~labelled
-        if points in COVERED:
-            values = self.margins if points == "margin" else self.densities
-            return largest(values, self.targets_of(points), free, coverage)
         masks = {"core": self.core_mask, "agreed": self.agreed_mask, "all": np.ones(len(self.labels), bool)}
-        return masks[points] & (self.targets >= 0)
+        if points in masks:
+            return masks[points] & (self.targets >= 0)
+        values = {"margin": self.margins, "density": self.densities}[points]
+        return largest(values, self.targets_of(points), free, coverage)
 
     def targets_of(self, points: str) -> np.ndarray:
         """Return the targets (n,) of such points: those of k-means for points chosen by its margin, else SSDDBC's."""

@@ -19,6 +19,7 @@ from core.evaluation.features import normalise
 from core.evaluation.gcd import VERSIONS, Accuracy, accuracy
 from core.evaluation.selection import held_out_accuracy, silhouette
 
+BY_CLASSIFIER = "classifier/"  # before the names of figures that are not of k-means
 LARGEST = 50_000  # images whose silhouettes are all computed; of more, those of SAMPLE images among themselves
 SAMPLE = 20_000
 
@@ -204,6 +205,21 @@ def _silhouette(split: Split, found: Clustering, train: np.ndarray) -> float:
         chosen = np.sort(np.random.default_rng(split.seed).choice(len(used), SAMPLE, replace=False))
         used, unlabelled = used[chosen], unlabelled[chosen]
     return silhouette(train[used], found.train[used], unlabelled)
+
+
+def of_answer(metrics: dict[str, float], answers_by: str) -> dict[str, float]:
+    """Return an epoch's metrics with the figures of who answers in the place of k-means': of its classifier, where that is the answer.
+
+    Args:
+        answers_by: `kmeans`, `classifier`, or `auto`: the one of higher `score`; ties: k-means.
+    """
+    own = {name.removeprefix(BY_CLASSIFIER): value for name, value in metrics.items() if name.startswith(BY_CLASSIFIER)}
+    if answers_by == "kmeans" or not own:
+        return metrics
+    answered = metrics | own
+    if answers_by == "classifier":
+        return answered
+    return max((metrics, answered), key=lambda figures: selection_score(figures, "score", 0))
 
 
 def selection_score(metrics: dict[str, float], select_by: str, epoch: int) -> float:

@@ -147,11 +147,18 @@ class CheckpointedTraining:
 
     def begin(self, resume_from: str, option: str) -> int:
         """Restore the newest state there is, or start fresh; return the number of finished epochs."""
+        return self.start(self.newest(resume_from, option), resume_from, option)
+
+    def newest(self, resume_from: str, option: str) -> states.TrainState | None:
+        """Return the newest state there is: in the work folder, else in the checkpoint to resume from; None = nothing to go on from."""
         found = states.newest_valid(self.work / "checkpoints") if distributed.is_main() else None
         state = found[1] if found else None
         if state is None and resume_from and distributed.is_main():
             state = states.load_checkpoint(inputs.checkpoint_at(resume_from, option))
-        state = distributed.from_main(state)
+        return distributed.from_main(state)
+
+    def start(self, state: states.TrainState | None, resume_from: str, option: str) -> int:
+        """Restore what `newest` returned, or start fresh; return the number of finished epochs."""
         if state is None:
             self.start_fresh()
             return 0

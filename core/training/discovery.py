@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.clustering.pseudo_labels import COVERED, PseudoLabels
+from core.clustering.pseudo_labels import PseudoLabels
 from core.data.loader import ViewLoader
 from core.losses.info_nce import info_nce
 from core.losses.prototypical import prototypical
@@ -28,8 +28,7 @@ from core.losses.soft_prototypical import soft_prototypical
 from core.losses.supcon import supcon
 from core.losses.teacher_temperature import teacher_temperature
 from core.models.discovery import DiscoveryModel
-from core.training import distributed, schedule
-from core.training.recipes import WITH_CLASSIFIER
+from core.training import distributed, recipes, schedule
 from core.training.tally import Tally
 from core.training.view_cache import CachedViews
 
@@ -93,7 +92,7 @@ def make_targets(
 
 def coverage(config: Any, first_epoch: int | None, epoch: int) -> float:
     """Return the share of each target's unlabelled points that take part in a global epoch, where points are taken by rank."""
-    if config.pseudo_points not in COVERED:
+    if config.pseudo_points not in recipes.COVERED:
         return 1.0
     return schedule.linear(epoch, first_epoch or 0, config.epochs, config.pseudo_coverage, config.pseudo_coverage_end)
 
@@ -161,7 +160,7 @@ class DiscoveryTask:
         total, losses = projections[:0].sum(), dict[str, Tensor]()
         if config.objective != "classifier":
             total, losses = self._contrast(projections, self.labels[indices])
-        if config.objective in WITH_CLASSIFIER:
+        if config.objective in recipes.WITH_CLASSIFIER:
             weight = config.classifier_weight if config.objective == "both" else 1.0
             classified, more = self._classified(distributed.gather_views(cosines[0], n_views), self.codes[indices], epoch)
             total, losses = total + weight * classified, losses | more

@@ -89,6 +89,7 @@ class Views:
 PUBLISHED = Recipe()
 TRANSFORMERS = ("vit", "deit")  # names of backbones that the published recipe is for
 WITH_CLASSIFIER = ("classifier", "both")  # objectives
+COVERED = ("margin", "density")  # pseudo-labelled points that are taken up to a coverage
 DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
 MOBILENET_V2 = dataclasses.replace(

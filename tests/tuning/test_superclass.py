@@ -57,6 +57,19 @@ def test_metrics_look_at_no_novel_label():
     assert found == {"score": 0.95, "val": 0.75, "silhouette": 0.2, "hidden": 0.625}
 
 
+def test_trials_are_compared_by_the_answer_that_would_serve():
+    seen = {"val/accuracy_old": 0.75, "selection/silhouette": 0.25} | {
+        "classifier/val/accuracy_old": 0.875,
+        "classifier/selection/silhouette": 0.25,
+    }
+    values = {}
+    for by in ("auto", "kmeans", "classifier"):
+        options = {"objective": "auto" if by == "auto" else "both", "answers_by": by, "metric": "val"}
+        (made,) = superclass.plans(TuneSuperclassConfig(dataset="digits", **options))
+        values[by] = made.space.metrics["val"](seen)
+    assert values == {"auto": 0.875, "kmeans": 0.75, "classifier": 0.875}
+
+
 def test_trials_that_are_compared_by_hidden_classes_hide_one_and_the_best_configuration_hides_none():
     given = (
         {"metric": "score"},

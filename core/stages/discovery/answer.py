@@ -55,10 +55,15 @@ def made(data: Problem, split: Split, found: Clustering, features: np.ndarray, s
     )
 
 
-def counted(count: Count, asked: str | int, declared: int | None) -> dict[str, Any]:
-    """Return what the page says of the number of classes: the estimate, its interval and curve, and what else was taken for it."""
+def counted(count: Count, asked: str | int, declared: int | None, by_classifier: bool = False) -> dict[str, Any]:
+    """Return what the page says of the number of classes: the estimate, its interval and curve, and what else was taken for it.
+
+    Args:
+        by_classifier: the answer is a classifier's, whose number was estimated before it was trained.
+    """
     said = {"estimated_classes": count.n, "estimated_low": count.low, "estimated_high": count.high}
-    why = "asked for" if asked != "auto" else "declared by the data set" if declared is not None else "estimated"
+    estimated = "the classifier's, estimated before it was trained" if by_classifier else "estimated"
+    why = "asked for" if asked != "auto" else "declared by the data set" if declared is not None else estimated
     return {**said, "number_of_classes": why, "curve": [list(point) for point in count.curve]}
 
 

@@ -32,8 +32,6 @@ def check_pipeline(config: PipelineConfig) -> PipelineConfig:
         raise UserError(
             f"total_epochs = {config.total_epochs} leaves nothing after stage1_epochs = {config.stage1_epochs}; raise total_epochs above it"
         )
-    if config.answers_by == "classifier" and config.objective not in WITH_CLASSIFIER:
-        raise UserError(f"answers_by = classifier, but objective = {config.objective} trains none; use objective = both or classifier")
     if config.answers_by == "classifier" and config.over_cluster != 1:
         raise UserError(
             f"over_cluster = {config.over_cluster:g} makes more clusters than answers_by = classifier has classes; leave one of them out"
@@ -61,6 +59,8 @@ def _check_common(config: TrainConfig | PipelineConfig) -> None:
             raise UserError(
                 f"eval_funcs = '{config.eval_funcs}': '{version}' is no accuracy{nearest(version, VERSIONS)}; use {', '.join(VERSIONS)}"
             )
+    if config.answers_by == "classifier" and config.objective not in WITH_CLASSIFIER:
+        raise UserError(f"answers_by = classifier, but objective = {config.objective} trains none; use objective = both or classifier")
     if config.select_by == "val" and not config.val_fraction:
         raise UserError("select_by = val needs held-out labelled images, but val_fraction = 0; raise it or use select_by = last")
     if config.select_by == "hidden" and not getattr(config, "hidden_classes", 0):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
-from core.training.recipes import DATA_ROOT, WITH_CLASSIFIER
+from core.training.recipes import COVERED, DATA_ROOT, WITH_CLASSIFIER
 
 Dataset = Literal["digits", "cifar100", "folder"]
 EPOCHS: dict[str, Any] = {"at_least": 1, "wrong": "; train for at least 1 epoch"}
@@ -25,7 +25,7 @@ def _pseudo(config: Any) -> bool:
 
 
 def _covers(config: Any) -> bool:
-    return _pseudo(config) and config.pseudo_points in ("margin", "density")
+    return _pseudo(config) and config.pseudo_points in COVERED
 
 
 def _contrasts(config: Any) -> bool:
@@ -38,6 +38,11 @@ def _classifies(config: Any) -> bool:
 
 def _distills(config: Any) -> bool:
     return _classifies(config) and config.sup_con_weight != 1
+
+
+def _answers(config: Any) -> bool:
+    """Say whether it matters who answers: to a pipeline, which registers a model, always; else to the choice of the best epoch."""
+    return _classifies(config) and (hasattr(config, "register") or config.select_by != "last")
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,12 @@ class EvalOptions:
         "the classes of hidden_classes (hidden), or novel-class truth (oracle, tagged)",
     )
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
+    answers_by: Literal["auto", "kmeans", "classifier"] = option(
+        "auto",
+        "who gives the answer that is judged and serves: k-means, or the classifier that objective=classifier|both trains; auto = the "
+        "higher held-out accuracy + silhouette",
+        acts=_answers,
+    )
 
 
 @dataclass(frozen=True)
@@ -321,12 +332,6 @@ class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, L
         1.0,
         "so many times as many clusters in the answer and the registered model, for a person to merge",
         above=0,
-    )
-    answers_by: Literal["auto", "kmeans", "classifier"] = option(
-        "auto",
-        "who gives the answer and serves: k-means, or the classifier that objective=classifier|both trains; auto = the higher "
-        "held-out accuracy + silhouette",
-        acts=_classifies,
     )
     export: str = option("", "also write the answer as (comma-separated): folders, links, fiftyone, labelstudio, coco")
     export_to: str = machine("", "new folder for the exports; empty = artifacts of the run, which links cannot be")

@@ -109,7 +109,10 @@ def read(config: Any) -> DiscoveryData:
 
 def posed(config: Any) -> Posed:
     """Read the data set that the (resolved) configuration names: what may be known of it, who is labelled, and the truth apart."""
-    return withhold(pose(*load_data(config)), getattr(config, "hidden_classes", 0))
+    found = withhold(pose(*load_data(config)), getattr(config, "hidden_classes", 0))
+    if hasattr(config, "select_by"):
+        _require_held_out(config, found.data, found.split)
+    return found
 
 
 def digests(loaded: Posed) -> dict[str, str]:
@@ -140,9 +143,14 @@ def _require_possible(config: Any, data: DiscoveryData, split: Split) -> None:
 
 
 def _require_trainable(config: Any, data: DiscoveryData, split: Split) -> None:
-    """Raise UserError where there is one class, or where a selection wants held-out images and their share comes to none."""
+    """Raise UserError where there is one class, or where a selection wants held-out images and there is none."""
     if data.given is None and len(data.class_names) < 2:
         raise UserError(f"{data.name} has the one class '{data.class_names[0]}': nothing to tell apart; take data of two classes or more")
+    _require_held_out(config, data, split)
+
+
+def _require_held_out(config: Any, data: Problem | DiscoveryData, split: Split) -> None:
+    """Raise UserError where a selection wants held-out images of classes that are labelled, and there is none."""
     asked = config.select_by
     if len(split.validation) or asked not in ("val", "score") or (asked == "score" and not config.val_fraction):
         return

@@ -195,6 +195,8 @@ class Pipeline:
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
         made = {"resume_from_ckpt": checkpoint, "pseudo_labels_path": pseudo}
+        if self.config.over_cluster != 1:  # more clusters are k-means', and so is the choice of the epoch
+            made["answers_by"] = "kmeans"
         return configuration.fitted(TrainConfig, self.config, epochs=segment.total, stop_at_epoch=segment.stop, **made)
 
     def _cluster(self, epoch: int) -> Finished:
@@ -207,7 +209,8 @@ class Pipeline:
     def _stage(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool) -> Finished:
         """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
         follow = self.run_.metrics if curves else lambda values, step: None
-        told = lambda finished: pipeline_report.short(finished.summary["metrics"])  # noqa: E731
+        short = pipeline_report.short if getattr(self.config, "labels", "given") == "given" else pipeline_report.of_ceiling
+        told = lambda finished: short(finished.summary["metrics"])  # noqa: E731
         child = execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told)
         finished = execute.required(execute.below(child, self.run_, self.server)).finished
         if curves:

@@ -60,10 +60,12 @@ class _Report:
         data, split, config = pipeline.data, pipeline.split, pipeline.config
         used, n_known = len(split.labelled) + len(split.unlabelled), answers.n_labelled(data, split)
         self.count = discovery.count_classes(data, split, train, config.seed)
-        by = self._ways(wanted(materials.n_clusters(config, data, split, train, self.count), n_known, 1.0, used))
+        by = self._ways(n := wanted(materials.n_clusters(config, data, split, train, self.count), n_known, 1.0, used))
         self.by = preferred({way: figures for way, (_found, figures) in by.items()}, config.answers_by, config.over_cluster)
         # Figures compare at one number of classes; more clusters, for a person to merge, are the answer's and the registered model's.
         self.judged, figures = by[self.by]
+        if self.by == "kmeans" and len(self.judged.result.centres) != n:
+            self.judged, figures = self._kmeans(n)
         self.n_classes = len(self.judged.result.centres)
         self.n_clusters = wanted(self.n_classes, n_known, config.over_cluster, used)
         self.clusters, self.served = (self.judged, figures) if self.n_clusters == self.n_classes else self._kmeans(self.n_clusters)
@@ -71,12 +73,15 @@ class _Report:
         self.summary = _summary(pipeline, without, chosen, checkpoint, best, {**rows, SELECTED: figures}) | {"answers_by": self.by}
 
     def _ways(self, n: int) -> dict[str, tuple[discovery.Clustering, dict[str, float]]]:
-        """Return the answers that the model can give, by the option's names: `n` clusters, and its classifier's where it has one."""
+        """Return the answers that the model can give, by the option's names: `n` clusters, and its classifier's where it has one.
+
+        A classifier's number of classes was settled before its training; clusters are compared with it at that number.
+        """
         data, split, prototypes = self.pipeline.data, self.pipeline.split, self.model.prototypes
-        ways = {"kmeans": self._kmeans(n)}
-        if prototypes is not None:
-            ways["classifier"] = self._judged(discovery.classify(data, split, self.features, self.tested, prototypes))
-        return ways
+        if prototypes is None:
+            return {"kmeans": self._kmeans(n)}
+        answered = self._judged(discovery.classify(data, split, self.features, self.tested, prototypes))
+        return {"kmeans": self._kmeans(len(prototypes)), "classifier": answered}
 
     def _kmeans(self, n: int) -> tuple[discovery.Clustering, dict[str, float]]:
         """Return `n` clusters of the images, and their figures."""
@@ -136,7 +141,7 @@ class _Report:
     def made(self) -> answering.Made:
         """The answer, and what a served model needs to give it."""
         pipeline = self.pipeline
-        facts = answers.counted(self.count, pipeline.config.n_classes, pipeline.data.n_declared)
+        facts = answers.counted(self.count, pipeline.config.n_classes, pipeline.data.n_declared, self.by == "classifier")
         if self.over:
             facts |= {"n_classes": self.n_classes, "number_of_classes": f"{facts['number_of_classes']}: {self.over}"}
         return answers.made(pipeline.data, pipeline.split, self.clusters, self.features, pipeline.config.seed, facts)
@@ -253,6 +258,11 @@ def short(metrics: dict[str, float]) -> str:
     if "selection/silhouette" in metrics:
         return untold(metrics)
     return f"{metrics['pseudo/n_clusters']:.0f} clusters, {metrics['pseudo/core_ratio']:.0%} core, score {metrics['pseudo/score']:.3f}"
+
+
+def of_ceiling(metrics: dict[str, float]) -> str:
+    """Return the figures of a stage that has learnt the classes of the unlabelled images, and has test images alone to show for it."""
+    return "classifier, test All/Old/New " + numbers(metrics, "classifier/test/v2")
 
 
 def untold(metrics: dict[str, float]) -> str:

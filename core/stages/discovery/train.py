@@ -12,7 +12,6 @@ import torch.nn.functional as functional
 from core import config as configuration
 from core import lineage
 from core.clustering import pseudo_labels
-from core.clustering.pseudo_labels import COVERED
 from core.data.problem import NOBODY_SAID, Posed
 from core.errors import UserError
 from core.evaluation import discovery
@@ -23,7 +22,7 @@ from core.models.cosine_classifier import CosineClassifier
 from core.models.discovery import PROTOTYPES
 from core.stages import after, execute, held_out, inputs, keys, leakage
 from core.stages.checkpointed import CheckpointedTraining
-from core.stages.discovery import checks, feature_files, view_loader
+from core.stages.discovery import checks, feature_files, training_note, view_loader
 from core.stages.discovery import materials as materials_module
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
@@ -76,7 +75,13 @@ def _train_all(config: TrainConfig, run: Recorder | None) -> dict[str, Any]:
     from core.data.superclasses import SUPERCLASSES
 
     # One class alone is nothing to tell apart: trained by itself, it is refused.
-    names = [one.name for one in SUPERCLASSES if len(one.known) + len(one.novel) > 1]
+    several = [one for one in SUPERCLASSES if len(one.known) + len(one.novel) > 1]
+    names, few = [one.name for one in several], min(several, key=lambda one: len(one.known))
+    if config.hidden_classes >= len(few.known):
+        raise UserError(
+            f"hidden_classes = {config.hidden_classes}, but {few.name} has {len(few.known)} labelled classes, of which one must stay; "
+            f"use {len(few.known) - 1} at most, or train without train_all_superclasses"
+        )
     summaries = {}
     for name in names:
         title = f"{ENTRY_POINT} {name} seed {config.seed}"
@@ -123,16 +128,20 @@ class Training(CheckpointedTraining):
         self.model.to(m.device)
         self.view_cache = view_loader.views_to_keep(config, m, self.model)
         self.extract_train, self.extract_test = m.extractors()
-        if config.objective in recipes.WITH_CLASSIFIER:
-            self.model.classifier = CosineClassifier(self.model.feature_dim, self._n_classes(), config.seed).to(m.device)
-        lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
-        self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
         self.key = key or _key(config, loaded)
         trained = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         self.work = self.open_work_folder(self.key, trained, f"training {config.model_name}")
         self.facts = self._facts()
         self.history: list[list[Any]] = []
-        self.epoch = self.begin(config.resume_from_ckpt, "resume_from_ckpt")
+        resume_from = config.resume_from_ckpt, "resume_from_ckpt"
+        state = self.newest(*resume_from)
+        self.warmed = self._warm() if state is None else None
+        if config.objective in recipes.WITH_CLASSIFIER:
+            n = self._n_classes(state or self.warmed)
+            self.model.classifier = CosineClassifier(self.model.feature_dim, n, config.seed).to(m.device)
+        lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
+        self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
+        self.epoch = self.start(state, *resume_from)
         if self.pseudo is not None and self.facts["first_pseudo_epoch"] is None:
             self.facts["first_pseudo_epoch"] = self.epoch
         if run is not None:
@@ -151,7 +160,7 @@ class Training(CheckpointedTraining):
             self.finish_epoch(0, self.evaluate(0))
         device = self.materials.device
         own = self.model, self._loader(), self._targets(self.epoch), self.config, self.evaluate, device, self.optimizer
-        task = DiscoveryTask(*own, targets_of=self._targets if self.config.pseudo_points in COVERED else None)
+        task = DiscoveryTask(*own, targets_of=self._targets if self.config.pseudo_points in recipes.COVERED else None)
         fit(task, self.plan(self.lr, self.materials), self.finish_epoch)
 
     def lr(self, epoch: int) -> float:
@@ -201,7 +210,7 @@ class Training(CheckpointedTraining):
 
     def score(self, metrics: dict[str, float], epoch: int) -> float:
         """Return the number by which the best epoch is chosen."""
-        return discovery.selection_score(metrics, self.config.select_by, epoch)
+        return discovery.selection_score(discovery.of_answer(metrics, self.config.answers_by), self.config.select_by, epoch)
 
     def state(self, epoch: int) -> states.TrainState:
         """Return everything that continues this training after `epoch` finished epochs."""
@@ -220,11 +229,24 @@ class Training(CheckpointedTraining):
             optimizers.load_without_last(self.optimizer, state.optimizer)
 
     def start_fresh(self) -> None:
-        """Take the trained weights of another training as the starting point, where one is given."""
-        if self.config.warmup_model_dir:
-            self._take_weights(states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir")))
-        else:
+        """Take the classifier of the training to start from, where it is of these very images and labels; else make one anew."""
+        if self.warmed is None or not self._is_of_these(self.warmed):
             self._place_prototypes()
+        else:
+            self._take_weights(self.warmed)
+
+    def _warm(self) -> states.TrainState | None:
+        """Take the weights of another training as the starting point, where one is given: without its classifier, which is to be made."""
+        if not self.config.warmup_model_dir:
+            return None
+        state = states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir"))
+        self.model.load_trainable_state({name: value for name, value in state.model.items() if name != PROTOTYPES})
+        return state
+
+    def _is_of_these(self, state: states.TrainState) -> bool:
+        """Say whether a checkpoint's classes are those of this training: it learnt from the same images with the same labels."""
+        same = all(state.facts.get(name) == self.facts[name] for name in ("data_digest", "split_digest"))
+        return same and state.facts.get("config", {}).get("labels", "given") == self.config.labels
 
     def _take_weights(self, state: states.TrainState) -> bool:
         """Take over the weights; say whether they are all that trains here, a classifier of as many classes with them."""
@@ -241,8 +263,14 @@ class Training(CheckpointedTraining):
         self._place_prototypes()
         return False
 
-    def _n_classes(self) -> int:
-        """Return how many classes the classifier tells apart: asked for, declared, those of the pseudo labels, or estimated."""
+    def _n_classes(self, before: states.TrainState | None) -> int:
+        """Return how many classes the classifier tells apart: asked for, declared, those of the pseudo labels, or estimated.
+
+        An estimate is made once: a training that goes on from another of the same images keeps its number until pseudo labels say more.
+
+        Args:
+            before: the checkpoint that the training starts from.
+        """
         m, config = self.materials, self.config
         if config.labels == "all":
             return len(np.unique(self.truth.train[self._labelled]))
@@ -251,6 +279,8 @@ class Training(CheckpointedTraining):
             return settled
         if self.pseudo is not None:
             return len(self.pseudo.prototypes)
+        if before is not None and PROTOTYPES in before.model and self._is_of_these(before):
+            return len(before.model[PROTOTYPES])
         train, _test = self.features()
         return materials_module.n_clusters(config, m.data, m.split, train)
 
@@ -274,30 +304,16 @@ class Training(CheckpointedTraining):
             train, test = self.features()
             feature_files.write(self.work / "features", self.materials, train, test, self.facts, self.digest(), use_l2=True)
         summary = self.summarise()
-        best = summary["chosen"]["epoch"]
+        best, config = summary["chosen"]["epoch"], self.config
         tags = {
-            **materials_module.origin_tags(self.materials.data, self.config),
-            "taxon.select_by": "oracle" if self.config.labels == "all" else self.config.select_by,
+            **materials_module.origin_tags(self.materials.data, config),
+            "taxon.select_by": "oracle" if config.labels == "all" else config.select_by,
             "taxon.view_cache": self.view_cache,
-            "taxon.best_score": discovery.selection_score(self.metrics_at(best), "score", best),
+            "taxon.best_score": discovery.selection_score(discovery.of_answer(self.metrics_at(best), config.answers_by), "score", best),
         }
-        return self.publish_stage(summary, tags, after.Steps({}, lambda _summary: self._note(best)))
-
-    def _note(self, best: int) -> str:
-        """Return the description shown at the top of the run's page, as Markdown."""
-        m, config = self.materials, self.config
-        rows = {"frozen features": self.history[0], "last epoch": self.history[-1], "best epoch": [best, self.metrics_at(best)]}
-        judged = [where for where in ("unlabelled", "test") if f"{where}/v2_all" in self.history[-1][1]]  # nobody knows the rest
-        columns = [f"{where} All / Old / New" for where in judged] + ["held-out Old", "classes", "silhouette"]
-        lines = [f"| epoch | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-        for name, (epoch, metrics) in rows.items():
-            cells = [" / ".join(_figure(metrics, f"{where}/v2_{part}") for part in ("all", "old", "new")) for where in judged]
-            found = f"{metrics['n_clusters']:.0f}" if "n_clusters" in metrics else "n/a"
-            told = [_figure(metrics, "val/accuracy_old"), found, _figure(metrics, "selection/silhouette")]
-            lines.append(f"| {name} ({epoch}) | {' | '.join([*cells, *told])} |")
-        about = f"**{m.data.name}**: {config.model_name}, {len(m.split.labelled)} labelled and {len(m.split.unlabelled)} unlabelled images."
-        files = "Picture: `plots/curves.png`; best checkpoint: see the tag `taxon.best_checkpoint`."
-        return "\n".join([about, "", *lines, "", f"Best by {config.select_by}. {files}"])
+        return self.publish_stage(
+            summary, tags, after.Steps({}, lambda _summary: training_note.markdown(config, self.materials, self.history, best))
+        )
 
     def _read_pseudo_labels(self, data: Any, split: Any) -> pseudo_labels.PseudoLabels | None:
         if not self.config.pseudo_labels_path:
@@ -332,9 +348,18 @@ class Training(CheckpointedTraining):
     def _targets(self, epoch: int = 0) -> Any:
         m = self.materials
         if self.config.labels == "all":
-            return make_targets(self.truth.known_first, self._labelled, None, self.config, None)
+            return make_targets(self._all_classes(), self._labelled, None, self.config, None)
         first = self.facts["first_pseudo_epoch"]
         return make_targets(m.data.train.labels, m.split.labelled, self.pseudo, self.config, first, epoch)
+
+    def _all_classes(self) -> np.ndarray:
+        """The true classes (N,) in the order in which a classifier's are read: those with labelled images, then the others."""
+        classes, m = self.truth.known_first, self.materials
+        shown = np.unique(m.data.train.labels[m.split.labelled])
+        order = np.concatenate([shown, np.setdiff1d(classes[classes != NOBODY_SAID], shown)])
+        number = np.full(order.max() + 2, NOBODY_SAID, np.int64)  # one more: NOBODY_SAID is the last
+        number[order] = np.arange(len(order))
+        return number[classes]
 
     @property
     def _labelled(self) -> np.ndarray:
@@ -362,7 +387,3 @@ def parts_of(data: Any, split: Any) -> leakage.Parts:
     train, test = (held_out.contents(images, np.arange(len(images))) for images in (data.train, data.test))
     pick = {name: [(train[i],) for i in getattr(split, name)] for name in ("labelled", "validation", "unlabelled")}
     return leakage.Parts(pick["labelled"], pick["validation"], lineage.items_of(test), pick["unlabelled"])
-
-
-def _figure(metrics: dict[str, float], name: str) -> str:
-    return f"{metrics[name]:.3f}" if name in metrics else "n/a"

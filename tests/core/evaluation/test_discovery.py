@@ -74,6 +74,17 @@ def test_the_score_of_a_selection_is_what_its_name_says():
     assert chosen == {"score": 0.75, "val": 0.5, "hidden": 0.625, "last": 7.0, "oracle": 0.75}
 
 
+def test_an_epoch_is_judged_by_who_answers_then():
+    metrics = {"val/accuracy_old": 0.5, "selection/silhouette": 0.25, "unlabelled/v2_all": 0.75, "n_clusters": 4.0}
+    other = {"classifier/val/accuracy_old": 0.625, "classifier/selection/silhouette": 0.25, "classifier/unlabelled/v2_all": 0.5}
+    both = metrics | other
+    answers = {by: discovery.of_answer(both, by) for by in ("auto", "kmeans", "classifier")}
+    assert [answers[by]["val/accuracy_old"] for by in answers] == [0.625, 0.5, 0.625]
+    assert answers["auto"]["unlabelled/v2_all"] == 0.5 and answers["auto"]["n_clusters"] == 4.0
+    assert discovery.of_answer(both | {"classifier/selection/silhouette": 0.0}, "auto")["unlabelled/v2_all"] == 0.75
+    assert discovery.of_answer(metrics, "classifier") == discovery.of_answer(metrics, "auto") == metrics
+
+
 def test_nameless_clusters_are_called_after_the_novel_class_they_hold_most_of():
     labels = ("cat", "dog", "dog", "fox", "fox")
     found = discovery.name_novel(labels, ("cat", "0", "0", "0", "1"), (True, False, False, False, False), ("dog", "fox"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core.evaluation import answer_files
+from core.clustering import n_classes
+from core.evaluation import answer_files, discovery
 from core.stages.discovery import exports, materials, pipeline_report
 from tests.core.conftest import store_template  # noqa: F401  (fixture)
 from tests.core.stages.discovery.short import discover, store_in
@@ -72,6 +73,29 @@ def test_a_classifier_that_answers_is_the_registered_model_and_its_figures_are_t
     assert table["selected model"]["unlabelled/v2_all"] == pytest.approx(last["classifier/unlabelled/v2_all"])
     assert table["selected model, by k-means"]["unlabelled/v2_all"] == pytest.approx(last["unlabelled/v2_all"])
     assert "the answer and the registered model are given by its classifier" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["kmeans", "classifier"])
+def test_on_a_heap_ways_compare_at_the_classifier_s_number_and_the_page_says_whose_it_is(place: Path, monkeypatch, by):
+    """The classifier has five classes; the last features speak for six."""
+    monkeypatch.setattr(materials, "read", told(place / "heap", "true"))
+    real = pipeline_report._Report.__init__
+
+    def late(self, *given):
+        with monkeypatch.context() as patch:
+            patch.setattr(discovery, "count_classes", lambda *_: n_classes.Count(6, 5, 7, ()))
+            real(self, *given)
+
+    monkeypatch.setattr(discovery, "count_classes", lambda *_: n_classes.Count(5, 5, 7, ()))
+    monkeypatch.setattr(pipeline_report._Report, "__init__", late)
+    options = {"data_root": str(place / "heap"), "objective": "both", "answers_by": by, "pseudo_loss_weight": 0.0}
+    folder = discover(place, f"heap by {by}", **options)
+    table = json.loads((folder / "summary.json").read_text())["table"]
+    n = {"kmeans": 6, "classifier": 5}[by]
+    assert [table[f"selected model, by {way}"]["n_clusters"] for way in ("k-means", "its classifier")] == [5, 5]
+    assert table["selected model"]["n_clusters"] == n == len(json.loads((folder / "model" / "model.json").read_text())["clusters"])
+    page = (folder / "report.html").read_text()
+    assert ("the classifier's, estimated before it was trained" in page.replace("&#x27;", "'")) == (by == "classifier")
 
 
 def test_more_clusters_are_the_answer_s_and_the_model_s_and_the_figures_stay_those_of_the_classes(place: Path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,10 +14,11 @@ from core.clustering import kmeans, n_classes
 from core.data.loader import ViewLoader
 from core.evaluation import discovery
 from core.models.discovery import PROTOTYPES
-from core.stages.discovery import ssddbc, train
-from core.stages.discovery.config import SsddbcConfig
+from core.stages.discovery import materials, ssddbc, train
+from core.stages.discovery.config import SsddbcConfig, TrainConfig
 from core.training import state as states
 from tests.core.stages import tiny
+from tests.core.stages.discovery.test_answer import make_heap
 from tests.core.stages.tiny import refused
 
 
@@ -87,13 +89,53 @@ def test_a_classifier_that_the_checkpoint_lacks_starts_at_the_clusters_of_its_fe
     moments, kept = training.optimizer.state_dict()["state"], given.optimizer["state"]
     assert len(moments) == len(own) - 1 - sum(name.endswith("num_batches_tracked") or "running" in name for name in own)
     assert all(torch.equal(moments[i]["exp_avg"], kept[i]["exp_avg"]) for i in moments)
-    features, test = training.features()
-    m = training.materials
-    found = discovery.cluster(m.data, m.split, features, test, len(tiny.CLASSES), 1)
-    torch.testing.assert_close(own[PROTOTYPES], torch.nn.functional.normalize(torch.from_numpy(found.result.centres)))
+    assert len(training.model.prototypes) == len(tiny.CLASSES)
+    torch.testing.assert_close(own[PROTOTYPES], centres_of(training))
     assert training.epoch == 2
     training.fit()
     assert training.history[-1][0] == 4 and "classifier/test/v2_all" in training.history[-1][1]
+
+
+def centres_of(training) -> torch.Tensor:
+    """Return the centres of the clusters of a training's features as they are, as many as its classifier has classes."""
+    m, n = training.materials, len(training.model.prototypes)
+    found = discovery.cluster(m.data, m.split, *training.features(), n, 1)
+    return torch.nn.functional.normalize(torch.from_numpy(found.result.centres))
+
+
+def test_a_warm_up_gives_its_classifier_to_the_same_images_and_labels_alone(place, tmp_path):
+    _summary, run = place.publish(epochs=2, objective="both")
+    (path,) = (run.place / "checkpoints").glob("epoch_0002.safetensors")
+    given = states.load_checkpoint(path)
+    for options, kept in (({}, True), ({"data_root": str(tiny.make_images(tmp_path / "others", seed=9))}, False)):
+        training = train.Training(place.config(epochs=3, objective="both", warmup_model_dir=str(run.place), **options), place.run())
+        own = training.model.trainable_state()
+        assert all(torch.equal(own[name], value) for name, value in given.model.items() if name != PROTOTYPES)
+        assert training.epoch == 0 and torch.equal(own[PROTOTYPES], given.model[PROTOTYPES]) == kept
+        if not kept:
+            torch.testing.assert_close(own[PROTOTYPES], centres_of(training))
+
+
+def test_a_number_of_classes_is_estimated_once_from_the_weights_that_training_starts_with(place, tmp_path, monkeypatch):
+    heap = str(make_heap(tmp_path))
+    seen = []
+
+    def counted(data, split, features, seed):
+        seen.append(features.copy())
+        return n_classes.Count(6, 3, 6, ())
+
+    monkeypatch.setattr(discovery, "count_classes", counted)
+    options = {"data_root": heap, "novel_classes": "", "objective": "both"}
+    _summary, warm = place.publish(**options, epochs=2, n_classes=4)
+    _summary, contrast = place.publish(**options | {"objective": "contrast"}, epochs=2)
+    trained = train.Training(place.config(**options, epochs=3, warmup_model_dir=str(contrast.place)), place.run())
+    np.testing.assert_allclose(seen[-1], trained.features()[0], rtol=0, atol=1e-6)
+    assert len(trained.model.prototypes) == 6
+    n = len(seen)
+    goes_on = train.Training(place.config(**options, epochs=3, warmup_model_dir=str(warm.place)), place.run())
+    assert len(goes_on.model.prototypes) == 4 and len(seen) == n
+    resumed = train.Training(place.config(**options, epochs=4, resume_from_ckpt=str(warm.place)), place.run())
+    assert len(resumed.model.prototypes) == 4 and len(seen) == n and resumed.epoch == 2
 
 
 def test_a_ceiling_is_told_every_class_and_held_out_images_stay_unseen(place):
@@ -294,6 +336,35 @@ def test_a_published_training_leaves_its_work_folder_empty_and_a_manifest(shared
     assert not list((place.folder / "cache" / "work").iterdir())
     assert {"manifest.json", "summary.json", "config.json", summary["checkpoint"]} <= set(run.files())
     assert not any(name.endswith((".pkl", ".pickle", ".pt", ".pth")) for name in run.files())
+
+
+def test_more_classes_than_a_superclass_has_are_not_hidden_in_all_of_them():
+    said = refused(lambda: train.run(TrainConfig(train_all_superclasses=True, hidden_classes=3), None))
+    assert said.startswith("hidden_classes = 3, but flowers has 3 labelled classes, of which one must stay; use 2 at most")
+
+
+def test_a_selection_by_held_out_images_wants_some_of_classes_that_are_not_hidden(place, monkeypatch):
+    def all_withheld(posed, _n):
+        return posed._replace(split=dataclasses.replace(posed.split, validation=np.zeros(0, np.int64)))
+
+    config = place.config(select_by="val", hidden_classes=1)
+    materials.posed(config)
+    monkeypatch.setattr(materials, "withhold", all_withheld)
+    assert "select_by = val, but val_fraction = 0.1" in refused(lambda: materials.posed(config))
+
+
+def test_a_ceiling_s_classes_are_in_the_order_in_which_its_classifier_is_read(place, monkeypatch):
+    """A known class without a labelled image comes after those that have some."""
+    training = train.Training(place.config(objective="classifier", labels="all", sup_con_weight=1.0), place.run())
+    m, classes = training.materials, training.truth.known_first
+    first = m.data.train.labels[m.split.labelled] == 0
+    split = dataclasses.replace(
+        m.split, labelled=m.split.labelled[~first], unlabelled=np.union1d(m.split.unlabelled, m.split.labelled[first])
+    )
+    monkeypatch.setattr(training, "materials", dataclasses.replace(m, split=split))
+    np.testing.assert_array_equal(training._all_classes(), np.array([2, 0, 1, 3])[classes])
+    answered = discovery.classify(m.data, split, *training.features(), np.eye(4, training.model.feature_dim, dtype=np.float32))
+    np.testing.assert_array_equal(answered.train[split.labelled], training._all_classes()[split.labelled])
 
 
 def test_hidden_classes_are_scored_as_clusters_find_them_and_their_labels_train_nothing(place, monkeypatch):
