@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
+from typing import Any
 
 import psutil
 
@@ -92,7 +95,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end a run as Ctrl-C does: cleanly, with its status, resumable."""
+    """Let SIGTERM end a run as Ctrl-C does: cleanly, with its status, resumable. Neither is lost, wherever it strikes."""
     # Ctrl-C within a statement leaves a connection that cannot be closed: SQLAlchemy would print that with its traceback.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
@@ -100,3 +103,16 @@ def interrupt_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    sys.unraisablehook = _again(sys.unraisablehook)
+
+
+def _again(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a hook that raises an interrupt again which fell into a finaliser or a weak reference's callback, where Python drops it."""
+
+    def told(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, _thread.interrupt_main).start()  # not from within: it would be dropped once more
+        else:
+            hook(unraisable)
+
+    return told

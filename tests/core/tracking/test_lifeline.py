@@ -125,6 +125,31 @@ def test_sigterm_ends_a_run_like_ctrl_c():
         signal.signal(signal.SIGTERM, before)
 
 
+DROPPED = """
+import os, signal, sys, time, weakref
+from core.tracking import lifeline
+
+class Thing:
+    pass
+
+lifeline.interrupt_on_sigterm()
+thing = Thing()
+kept = weakref.ref(thing, lambda _: (os.kill(os.getpid(), getattr(signal, sys.argv[1])), sum(range(1000))))
+try:
+    del thing  # Python drops what its callback raises
+    time.sleep(20)
+    print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_that_python_drops_is_raised_again(name):
+    done = subprocess.run([sys.executable, "-c", DROPPED, name], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def test_tidying_up_is_not_interrupted_by_a_second_signal():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with lifeline.undisturbed():
