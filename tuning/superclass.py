@@ -37,9 +37,10 @@ PSEUDO: Parameters = {
 }
 
 
-def ranges(_config: TrainConfig) -> Parameters:
-    """Return what is always searched."""
-    return {"lr": Range(1e-3, 2e-1, log=True), "sup_con_weight": Range(0.0, 1.0)}
+def ranges(config: TrainConfig) -> Parameters:
+    """Return what is always searched; AdamW's learning rates are two orders below SGD's."""
+    lr = Range(1e-5, 5e-3, log=True) if recipes.resolve(config).optimizer == "adamw" else Range(1e-3, 2e-1, log=True)
+    return {"lr": lr, "sup_con_weight": Range(0.0, 1.0)}
 
 
 def also(config: TrainConfig) -> Parameters:

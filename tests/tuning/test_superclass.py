@@ -33,6 +33,8 @@ def test_the_space_is_what_the_command_says():
     base = TrainConfig(superclass_name="trees", dataset="cifar100")
     searched = superclass.SPACE.parameters(TuneSuperclassConfig(), base)
     assert {name: str(parameter) for name, parameter in searched.items()} == {"lr": "0.001..0.2 log", "sup_con_weight": "0..1"}
+    mobile = superclass.SPACE.parameters(TuneSuperclassConfig(), TrainConfig(dataset="digits", optimizer="adamw"))
+    assert str(mobile["lr"]) == "1e-05..0.005 log"
     more = superclass.SPACE.parameters(TuneSuperclassConfig(also="temperature,weight_decay,grad_from_block"), base)
     assert set(more) - set(searched) == {"temperature", "weight_decay", "grad_from_block"} and str(more["grad_from_block"]) == "9..11 whole"
 
