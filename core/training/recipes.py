@@ -102,6 +102,7 @@ MOBILENET_V2 = dataclasses.replace(
     head_out=256,
     optimizer="adamw",
     lr=5e-4,
+    objective="both",
     temperature=0.3,
 )
 

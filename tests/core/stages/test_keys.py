@@ -398,6 +398,7 @@ PSEUDO = [*COVERAGE, "pseudo_loss", "pseudo_points", "pseudo_for_labeled_mode", 
 ALL_PSEUDO = ["pseudo_loss_weight", *PSEUDO]
 OF_VIEWS = ["entropy_weight", "teacher_temperature"]  # of a classifier, where it learns from its own answers
 CLASSIFIER = ["classifier_weight", *OF_VIEWS]
+ANSWERS = ["answers_by"]  # where the last epoch is taken
 CONTRAST, BOTH = {"objective": "contrast"}, {"objective": "both"}
 SUPERCLIP = ["class_loss_weight", "contrastive_loss_weight", "use_class_weights"]
 STOPPING = ["early_stopping_min_delta", "early_stopping_monitor"]
@@ -405,32 +406,40 @@ ACT_EARLY = ("stage2_epoch", "stage3_epoch", "tail_focal_epoch")  # of 3 epochs,
 FOLDED = {"epochs": 3, "warmup_epochs": 0, "stage3_epoch": 1}
 # (configuration, what is given, the options that then cannot act: all others must)
 SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
-    (TrainConfig, CONTRAST | {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER]),
+    (TrainConfig, CONTRAST | {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER, *ANSWERS]),
     (
         TrainConfig,
         CONTRAST | {"optimizer": "sgd", "sup_con_weight": 1.0},
-        ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER],
+        ["temperature", "contrast_unlabel_only", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER, *ANSWERS],
     ),
     (
         TrainConfig,
         CONTRAST | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p"},
-        ["sup_con_temperature", *CLASSIFIER, *COVERAGE],
+        ["sup_con_temperature", *CLASSIFIER, *COVERAGE, *ANSWERS],
     ),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"}, COVERAGE),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "sup_con_weight": 1.0}, ["temperature", "contrast_unlabel_only", *OF_VIEWS, *ALL_PSEUDO]),
+    (
+        TrainConfig,
+        BOTH | {"optimizer": "sgd", "sup_con_weight": 0.0, "pseudo_labels_path": "p", "pseudo_loss": "supcon"},
+        [*COVERAGE, *ANSWERS],
+    ),
+    (
+        TrainConfig,
+        BOTH | {"optimizer": "sgd", "sup_con_weight": 1.0},
+        ["temperature", "contrast_unlabel_only", *OF_VIEWS, *ALL_PSEUDO, *ANSWERS],
+    ),
     (
         TrainConfig,
         {"objective": "classifier", "optimizer": "sgd"},
-        ["temperature", "contrast_unlabel_only", "sup_con_temperature", "classifier_weight", *ALL_PSEUDO],
+        ["temperature", "contrast_unlabel_only", "sup_con_temperature", "classifier_weight", *ALL_PSEUDO, *ANSWERS],
     ),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, PSEUDO),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_loss_weight": 0.0}, [*PSEUDO, *ANSWERS]),
     (
         TrainConfig,
         CONTRAST | {"optimizer": "sgd", "pseudo_labels_path": "p", "gamma_ramp": "total"},
-        ["update_interval", *CLASSIFIER, *COVERAGE],
+        ["update_interval", *CLASSIFIER, *COVERAGE, *ANSWERS],
     ),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p"}, COVERAGE),
-    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_points": "margin"}, []),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p"}, [*COVERAGE, *ANSWERS]),
+    (TrainConfig, BOTH | {"optimizer": "sgd", "pseudo_labels_path": "p", "pseudo_points": "margin", "select_by": "val"}, []),
     (PipelineConfig, CONTRAST | {"optimizer": "sgd"}, [*CLASSIFIER, "answers_by", *COVERAGE]),
     (PipelineConfig, BOTH | {"optimizer": "sgd", "pseudo_points": "density"}, []),
     (

@@ -72,6 +72,7 @@ NEUTRAL = {
     "num_workers": {"num_workers": 3},
     "eval_funcs": {"eval_funcs": "v1,v2,v2b"},
     "select_by": {"select_by": "last"},
+    "answers_by": {"answers_by": "kmeans"},
     "save_best_thresh": {"save_best_thresh": 0.5},
     "save_ckpt_every": {"save_ckpt_every": 1},
     "save_features_and_exit": {"save_features_and_exit": True},
