@@ -1,11 +1,12 @@
 """Does a label-free metric rank trials as the truth does? Rank correlations over the random trials of studies.
 
-    python -m tests.benchmarks.bench_ranking --superclasses trees,flowers --trials 12 -- --model_name=mobilenetv2_100 --weights=<...> \
+    python -m tests.benchmarks.bench_ranking
+    python -m tests.benchmarks.bench_ranking --superclasses trees,flowers --folder <new> -- --model_name=mobilenetv2_100 --weights=<...> \
         --image_size=96 --epochs=8 --view_cache=4 --threads=1 --also=objective,temperature
 
-Each trial hides one labelled class (`tune_superclass metric=hidden`), so that all metrics are of the same trainings. Printed for each
-superclass: Spearman's rank correlation of every metric with the v2 accuracies on the unlabelled images, over the trials that finished,
-and what the truth says of the trial that a metric would choose, beside the best and the mean trial.
+Without superclasses on the digits. Each trial hides one labelled class (`tune_superclass metric=hidden`), so that all metrics are of the
+same trainings. Printed for each: Spearman's rank correlation of every metric with the v2 accuracies on the unlabelled images, over the
+trials that finished, and what the truth says of the trial that a metric would choose, beside the best and the mean trial.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,18 @@ def trials(store: str, superclass: str) -> list[Run]:
     return [run for run in own if all(name in run.data.metrics for name in TRUTH)]
 
 
+def study(folder: Path, superclass: str, n_trials: int, options: list[str]) -> list[Run]:
+    """Run a superclass's study ('' = the digits') with its store in `folder`, or go on with it; return its trials."""
+    store = f"sqlite:///{folder}/mlflow.db"
+    env = {"MLFLOW_TRACKING_URI": store, "TAXON_CACHE": str(folder / "cache"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    data = [f"--superclasses={superclass}"] if superclass else ["--dataset=digits", "--epochs=10"]
+    if superclass and not any(word.startswith("--data_root=") for word in options):
+        data.append(f"--data_root={DATA_ROOT / 'data'}")
+    words = [f"--n_trials={n_trials}", "--metric=hidden", "--sampler=random", "--pruner=none", *data, *options]
+    subprocess.run([sys.executable, "-m", "entrypoints.tune_superclass", *words], cwd=ROOT, env=os.environ | env, check=True)
+    return trials(store, superclass or "digits")
+
+
 def report(superclass: str, found: list[Run]) -> str:
     """Return the correlations of a superclass's trials as lines."""
     truth = {name: np.array([run.data.metrics[name] for run in found]) for name in TRUTH}
@@ -50,20 +64,16 @@ def report(superclass: str, found: list[Run]) -> str:
 def main() -> None:
     """Run the studies, or read those of a folder, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--superclasses", default="trees,flowers")
+    parser.add_argument("--superclasses", default="")
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--folder", type=Path, required=True, help="its store and cache; a second run of the command goes on there")
+    parser.add_argument("--folder", type=Path, help="of store and cache, where a second run of the command goes on; else a temporary one")
     parser.add_argument("options", nargs="*")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    store = f"sqlite:///{given.folder.resolve()}/mlflow.db"
-    env = {"MLFLOW_TRACKING_URI": store, "TAXON_CACHE": str(given.folder.resolve() / "cache"), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    data = [] if any(word.startswith("--data_root=") for word in given.options) else [f"--data_root={DATA_ROOT / 'data'}"]
-    words = [f"--n_trials={given.trials}", "--metric=hidden", "--sampler=random", "--pruner=none", *data, *given.options]
-    for superclass in given.superclasses.split(","):
-        command = [sys.executable, "-m", "entrypoints.tune_superclass", f"--superclasses={superclass}", *words]
-        subprocess.run(command, cwd=ROOT, env=os.environ | env, check=True)
-        print(report(superclass, trials(store, superclass)), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(given.folder or temporary).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        for superclass in given.superclasses.split(","):
+            print(report(superclass or "digits", study(folder, superclass, given.trials, given.options)), flush=True)
 
 
 if __name__ == "__main__":
