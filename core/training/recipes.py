@@ -89,6 +89,7 @@ class Views:
 PUBLISHED = Recipe()
 TRANSFORMERS = ("vit", "deit")  # names of backbones that the published recipe is for
 WITH_CLASSIFIER = ("classifier", "both")  # objectives
+LR_OF_ANOTHER = {"sgd": 0.03, "adamw": 5e-4}  # where the optimiser that is asked for is not the recipe's
 COVERED = ("margin", "density")  # pseudo-labelled points that are taken up to a coverage
 DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
@@ -227,6 +228,9 @@ def resolve(config: C) -> C:
     for f in dataclasses.fields(config):
         if getattr(config, f.name) == "auto" and hasattr(recipe, f.name):
             values[f.name] = getattr(recipe, f.name)
+    optimizer = getattr(config, "optimizer", "auto")
+    if "lr" in values and optimizer not in ("auto", recipe.optimizer):
+        values["lr"] = LR_OF_ANOTHER[optimizer]
     asked = getattr(config, "pseudo_coverage", "auto")
     if asked != "auto" and "pseudo_coverage_end" in values:  # a share that was asked for does not shrink unasked
         values["pseudo_coverage_end"] = max(asked, recipe.pseudo_coverage_end)

@@ -54,6 +54,14 @@ def test_what_is_given_is_never_replaced():
 
 
 @pytest.mark.parametrize(
+    ("options", "lr"),
+    [({}, 1e-3), ({"optimizer": "adamw"}, 1e-3), ({"optimizer": "sgd"}, 0.03), ({"optimizer": "sgd", "lr": 0.2}, 0.2)],
+)
+def test_a_learning_rate_is_its_optimiser_s(options, lr):
+    assert recipes.resolve(TrainConfig(dataset="digits", **options)).lr == lr
+
+
+@pytest.mark.parametrize(
     ("given", "shares"),
     [({}, (0.3, 0.6)), ({"pseudo_coverage": 0.8}, (0.8, 0.8)), ({"pseudo_coverage": 0.8, "pseudo_coverage_end": 0.5}, (0.8, 0.5))],
 )
