@@ -93,6 +93,7 @@ LR_OF_ANOTHER = {"sgd": 0.03, "adamw": 5e-4}  # where the optimiser that is aske
 COVERED = ("margin", "density")  # pseudo-labelled points that are taken up to a coverage
 DATA_ROOT = "data"  # the option's default: where CIFAR-100 is looked for; by itself it names no data set
 
+# Chosen by the truth of furniture, fruits_vegetables and electronic_devices, seed 1, at 96 px, 15 epochs (2026-11-28), and frozen.
 MOBILENET_V2 = dataclasses.replace(
     PUBLISHED,
     model_name="mobilenetv2_100",
@@ -101,11 +102,14 @@ MOBILENET_V2 = dataclasses.replace(
     head_hidden=1280,
     head_bottleneck=512,
     head_out=256,
-    optimizer="adamw",
-    lr=5e-4,
+    lr=0.03,
     objective="both",
     temperature=0.3,
+    sup_con_weight=0.25,
+    pseudo_points="margin",
 )
+
+ALL_TRAINED: dict[str, Any] = {"optimizer": "adamw", "lr": 5e-4}  # where no layer is frozen
 
 DIGITS = dataclasses.replace(
     PUBLISHED,
@@ -141,7 +145,7 @@ def recipe_for(dataset: str, model_name: str) -> Recipe:
     if model_name.startswith("mobilenetv2"):
         return dataclasses.replace(MOBILENET_V2, model_name=model_name)
     if model_name != "auto" and not model_name.startswith(TRANSFORMERS):
-        return dataclasses.replace(MOBILENET_V2, model_name=model_name, image_size=224, grad_from_block=0)
+        return dataclasses.replace(MOBILENET_V2, model_name=model_name, image_size=224, grad_from_block=0, **ALL_TRAINED)
     return PUBLISHED if model_name == "auto" else dataclasses.replace(PUBLISHED, model_name=model_name)
 
 
