@@ -112,6 +112,10 @@ def plans(config: TuneSuperclassConfig) -> list[Plan]:
     """Return the command's studies, all checked before the first one starts."""
     if config.metric in ("auto", "score", "val", "hidden") and not config.val_fraction:
         raise UserError("val_fraction = 0 leaves no held-out images to compare trials by; raise it or use metric = silhouette")
+    if config.answers_by == "classifier" and "objective" in config.also.split(","):
+        raise UserError(
+            "answers_by = classifier, but also = objective searches the contrast, too, which trains none; leave one of them out"
+        )
     names = named(config)
     if config.metric == "hidden" and not config.hidden_classes:
         config = dataclasses.replace(config, hidden_classes=1)

@@ -150,12 +150,18 @@ class CheckpointedTraining:
         return self.start(self.newest(resume_from, option), resume_from, option)
 
     def newest(self, resume_from: str, option: str) -> states.TrainState | None:
-        """Return the newest state there is: in the work folder, else in the checkpoint to resume from; None = nothing to go on from."""
+        """Return the newest state there is: in the work folder, else in the checkpoint to resume from; None = nothing to go on from.
+
+        Raises UserError where it is none of this training.
+        """
         found = states.newest_valid(self.work / "checkpoints") if distributed.is_main() else None
         state = found[1] if found else None
         if state is None and resume_from and distributed.is_main():
             state = states.load_checkpoint(inputs.checkpoint_at(resume_from, option))
-        return distributed.from_main(state)
+        state = distributed.from_main(state)
+        if state is not None:
+            self._require_own(state)
+        return state
 
     def start(self, state: states.TrainState | None, resume_from: str, option: str) -> int:
         """Restore what `newest` returned, or start fresh; return the number of finished epochs."""
@@ -307,7 +313,8 @@ class CheckpointedTraining:
             epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
         )
 
-    def _restore(self, state: states.TrainState) -> None:
+    def _require_own(self, state: states.TrainState) -> None:
+        """Raise UserError for a checkpoint that this training cannot go on from."""
         differing = [name for name in self.resume_facts if state.facts.get(name) != self.facts[name]]
         if differing:
             name = differing[0]
@@ -319,6 +326,8 @@ class CheckpointedTraining:
             raise UserError(
                 f"the checkpoint to resume from has finished epoch {state.epoch}, this training ends at {self.stop}; raise epochs"
             )
+
+    def _restore(self, state: states.TrainState) -> None:
         states.set_rng(state)
         self.load_state(state)
         self.history = state.history

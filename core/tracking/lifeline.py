@@ -111,7 +111,8 @@ def _again(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def told(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, _thread.interrupt_main).start()  # not from within: it would be dropped once more
+            # Not from within, where it would be dropped once more; and by the signal that nobody starts a process with ignored.
+            threading.Timer(0.01, _thread.interrupt_main, (signal.SIGTERM,)).start()
         else:
             hook(unraisable)
 

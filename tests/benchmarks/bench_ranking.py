@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from scipy.stats import spearmanr
 
+from core.evaluation.discovery import of_answer
 from tests.benchmarks.features import DATA_ROOT
 from tuning.superclass import metrics
 
@@ -52,7 +53,8 @@ def study(folder: Path, superclass: str, n_trials: int, options: list[str]) -> l
 
 def report(superclass: str, found: list[Run]) -> str:
     """Return the correlations of a superclass's trials as lines."""
-    truth = {name: np.array([run.data.metrics[name] for run in found]) for name in TRUTH}
+    answered = [of_answer(dict(run.data.metrics), "auto") for run in found]  # what would serve, as the metrics judge it
+    truth = {name: np.array([its[name] for its in answered]) for name in TRUTH}
     lines = [f"{superclass}: {len(found)} trials; best / mean All {truth[TRUTH[0]].max():.3f} / {truth[TRUTH[0]].mean():.3f}"]
     for name, value in metrics("auto").items():
         scores = np.array([value(dict(run.data.metrics)) for run in found])

@@ -72,6 +72,12 @@ def test_trials_are_compared_by_the_answer_that_would_serve():
     assert values == {"auto": 0.875, "kmeans": 0.75, "classifier": 0.875}
 
 
+def test_an_answer_that_some_trials_could_not_give_is_refused_once():
+    options = TuneSuperclassConfig(dataset="digits", answers_by="classifier", also="temperature,objective")
+    with pytest.raises(UserError, match="also = objective searches the contrast, too"):
+        superclass.plans(options)
+
+
 def test_trials_that_are_compared_by_hidden_classes_hide_one_and_the_best_configuration_hides_none():
     given = (
         {"metric": "score"},

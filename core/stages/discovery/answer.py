@@ -59,10 +59,10 @@ def counted(count: Count, asked: str | int, declared: int | None, by_classifier:
     """Return what the page says of the number of classes: the estimate, its interval and curve, and what else was taken for it.
 
     Args:
-        by_classifier: the answer is a classifier's, whose number was estimated before it was trained.
+        by_classifier: the answer is a classifier's, whose number was estimated when it was made.
     """
     said = {"estimated_classes": count.n, "estimated_low": count.low, "estimated_high": count.high}
-    estimated = "the classifier's, estimated before it was trained" if by_classifier else "estimated"
+    estimated = "the classifier's, estimated when it was made" if by_classifier else "estimated"
     why = "asked for" if asked != "auto" else "declared by the data set" if declared is not None else estimated
     return {**said, "number_of_classes": why, "curve": [list(point) for point in count.curve]}
 

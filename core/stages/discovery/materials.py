@@ -138,6 +138,8 @@ def _require_possible(config: Any, data: DiscoveryData, split: Split) -> None:
             f"n_classes = {config.n_classes}, but {data.name} has {n_known} labelled classes and {n_images} images to sort; "
             f"give a number from {max(1, n_known)} to {n_images}, or auto"
         )
+    if getattr(config, "labels", "given") == "all" and not (data.train.labels[split.unlabelled] >= 0).any():
+        raise UserError(f"labels = all needs true classes, and {data.name} has none of its unlabelled images; leave it out")
     if config.select_by == "oracle" and not (data.train.labels[split.unlabelled] >= 0).any():
         raise UserError(f"select_by = oracle needs true classes, and {data.name} has none of its unlabelled images; use last or score")
 
@@ -156,7 +158,7 @@ def _require_held_out(config: Any, data: Problem | DiscoveryData, split: Split) 
         return
     raise UserError(
         f"select_by = {asked}, but val_fraction = {config.val_fraction:g} of {len(split.labelled)} labelled images of {data.name} "
-        "holds none out; raise it or use select_by = last"
+        f"holds none out; {'raise it' if len(split.labelled) else 'use val_fraction = 0'} or use select_by = last"
     )
 
 

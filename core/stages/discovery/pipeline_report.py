@@ -29,6 +29,7 @@ from core.tracking.store import scratch
 
 ACCURACIES = ("all", "old", "new")
 SELECTED = "selected model"  # row of the table
+MIXED = "rows of trainings are by k-means at the number of classes, the selected model's is by its classifier"
 WAYS = {"kmeans": "k-means", "classifier": "its classifier"}  # of giving an answer, by the names of `answers_by`
 
 
@@ -296,6 +297,9 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") 
         print(f"\n{pipeline.data.name}: nobody knows the true classes")
         for row, values in summary["table"].items():
             print(f"  {row:24s} {untold(values)}")
+    mixed = judged(summary) and summary["answers_by"] == "classifier"
+    if mixed:
+        print(f"  {MIXED}")
     if over:
         print(f"  the answer and the registered model have {over}; the figures are at {summary['best_metrics']['best/n_clusters']:.0f}")
     uri = provenance.store_hint()
@@ -306,5 +310,6 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") 
     sys.stdout.flush()
     pictures = "`plots/gallery.png`, `plots/curves.png`, `heatmaps/`"
     more = f"The answer and the registered model have {over}; the figures are at the number of classes.\n\n" if over else ""
+    more = f"{MIXED[0].upper()}{MIXED[1:]}.\n\n{more}" if mixed else more
     found = f"{markdown(summary)}\n\n{more}Pictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
     return f"{found}\nRepeat: `{command_line('pseudo_pipeline')}`"

@@ -97,9 +97,10 @@ def _require_free(config: SuperclassTableConfig) -> None:
 
 
 def _dataset(config: SuperclassTableConfig) -> str:
-    """Return the data set that is meant; without a word CIFAR-100, whose superclasses the table is of."""
-    named = config.images or config.dataset != "auto" or (not config.superclasses and config.data_root not in ("", recipes.DATA_ROOT))
-    return recipes.dataset_of(config) if named else "cifar100"
+    """Return the data set that is meant: without a word CIFAR-100, whose superclasses the table is of, unless images are given."""
+    if config.dataset != "auto":
+        return config.dataset
+    return "folder" if config.images or recipes.holds_own_images(config.data_root) else "cifar100"
 
 
 def _require_truth(config: ArmConfig) -> None:
@@ -121,7 +122,7 @@ def _shown(trained: str, asked: list[str]) -> list[str]:
 
 def _config(config: SuperclassTableConfig, seed: int, name: str, arm: str) -> ArmConfig:
     """Return the resolved and checked options of one cell."""
-    cell = {"arm": arm, "seed": seed, "superclass_name": name, "register": False}
+    cell = {"arm": arm, "seed": seed, "superclass_name": name, "register": False, "dataset": _dataset(config)}
     made = configuration.fitted(ArmConfig, config, **cell, **ARMS[arm].options)
     resolved = recipes.resolve(made)
     checks.check_pipeline(resolved)

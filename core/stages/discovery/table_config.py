@@ -27,7 +27,8 @@ class SuperclassTableConfig(CountOptions, ClusterOptions, PseudoOptions, LossOpt
     seeds: str = option("1,2,3", "comma-separated; all superclasses with the first seed come first")
     arms: str = option(
         "frozen,contrast,contrast+pseudo,both,both+pseudo,simgcd,ceiling",
-        "comma-separated: frozen, contrast, contrast+pseudo, classifier, both, both+pseudo, simgcd, ceiling (all true labels, an oracle)",
+        "comma-separated: frozen, contrast, contrast+pseudo, classifier, both, both+pseudo, simgcd (by its own weights, "
+        "whatever is given), ceiling (all true labels, an oracle)",
     )
     against: str = option("contrast", "the arm that the others are compared with, pair by pair")
     stage1_epochs: int | Auto = option(5, "epochs before the first pseudo labels, the same for arms that share them", at_least=1)

@@ -135,9 +135,12 @@ class Training(CheckpointedTraining):
         self.history: list[list[Any]] = []
         resume_from = config.resume_from_ckpt, "resume_from_ckpt"
         state = self.newest(*resume_from)
-        self.warmed = self._warm() if state is None else None
+        self.warmed = self._warm_up() if state is None else None
+        before = state or self.warmed
+        if before is not None:  # all but the classifier, of which there may have to be another one, made from these weights
+            self.model.load_trainable_state({name: value for name, value in before.model.items() if name != PROTOTYPES})
         if config.objective in recipes.WITH_CLASSIFIER:
-            n = self._n_classes(state or self.warmed)
+            n = self._n_classes(before)
             self.model.classifier = CosineClassifier(self.model.feature_dim, n, config.seed).to(m.device)
         lr, weight_decay = recipes.settled(config.lr), recipes.settled(config.weight_decay)
         self.optimizer = optimizers.build(config.optimizer, self.model.parameters(), lr, config.momentum, weight_decay)
@@ -235,13 +238,10 @@ class Training(CheckpointedTraining):
         else:
             self._take_weights(self.warmed)
 
-    def _warm(self) -> states.TrainState | None:
-        """Take the weights of another training as the starting point, where one is given: without its classifier, which is to be made."""
-        if not self.config.warmup_model_dir:
-            return None
-        state = states.load_checkpoint(inputs.checkpoint_at(self.config.warmup_model_dir, "warmup_model_dir"))
-        self.model.load_trainable_state({name: value for name, value in state.model.items() if name != PROTOTYPES})
-        return state
+    def _warm_up(self) -> states.TrainState | None:
+        """Return the checkpoint of another training whose weights are the starting point, where one is given."""
+        place = self.config.warmup_model_dir
+        return states.load_checkpoint(inputs.checkpoint_at(place, "warmup_model_dir")) if place else None
 
     def _is_of_these(self, state: states.TrainState) -> bool:
         """Say whether a checkpoint's classes are those of this training: it learnt from the same images with the same labels."""
@@ -309,7 +309,7 @@ class Training(CheckpointedTraining):
             **materials_module.origin_tags(self.materials.data, config),
             "taxon.select_by": "oracle" if config.labels == "all" else config.select_by,
             "taxon.view_cache": self.view_cache,
-            "taxon.best_score": discovery.selection_score(discovery.of_answer(self.metrics_at(best), config.answers_by), "score", best),
+            "taxon.best_score": discovery.selection_score(discovery.of_answer(self.metrics_at(best), "auto"), "score", best),
         }
         return self.publish_stage(
             summary, tags, after.Steps({}, lambda _summary: training_note.markdown(config, self.materials, self.history, best))

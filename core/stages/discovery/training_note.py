@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core.evaluation.discovery import BY_CLASSIFIER, of_answer
 from core.stages.discovery.config import TrainConfig
 from core.stages.discovery.materials import Materials
 
 
 def markdown(config: TrainConfig, m: Materials, history: Sequence[Any], best: int) -> str:
     """Return the description of a training with the (epoch, metrics) of `history`, epoch 0 first, as Markdown; `best` is an epoch."""
-    chosen = next(metrics for epoch, metrics in history if epoch == best)
-    rows = {"frozen features": history[0], "last epoch": history[-1], "best epoch": (best, chosen)}
+    by = config.answers_by if config.labels == "given" else "classifier"
+    shown = {epoch: of_answer(metrics, by) for epoch, metrics in history}
+    last = history[-1][0]
+    rows = {"frozen features": (0, shown[0]), "last epoch": (last, shown[last]), "best epoch": (best, shown[best])}
     asked = ("unlabelled", "test") if config.labels == "given" else ("test",)  # a ceiling has learnt the classes of the others
-    judged = [where for where in asked if f"{where}/v2_all" in history[-1][1]]  # nobody knows the rest
+    judged = [where for where in asked if f"{where}/v2_all" in shown[last]]  # nobody knows the rest
     columns = [f"{where} All / Old / New" for where in judged] + ["held-out Old", "classes", "silhouette"]
     lines = [f"| epoch | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for name, (epoch, metrics) in rows.items():
@@ -24,7 +27,8 @@ def markdown(config: TrainConfig, m: Materials, history: Sequence[Any], best: in
         lines.append(f"| {name} ({epoch}) | {' | '.join([*cells, *told])} |")
     about = f"**{m.data.name}**: {config.model_name}, {len(m.split.labelled)} labelled and {len(m.split.unlabelled)} unlabelled images."
     files = "Picture: `plots/curves.png`; best checkpoint: see the tag `taxon.best_checkpoint`."
-    return "\n".join([about, "", *lines, "", f"Best by {config.select_by}. {files}"])
+    answers = f"Figures of who answers (answers_by = {by}). " if f"{BY_CLASSIFIER}val/accuracy_old" in history[-1][1] else ""
+    return "\n".join([about, "", *lines, "", f"{answers}Best by {config.select_by}. {files}"])
 
 
 def _figure(metrics: dict[str, float], name: str) -> str:

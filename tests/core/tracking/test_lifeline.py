@@ -144,9 +144,11 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupt_that_python_drops_is_raised_again(name):
-    done = subprocess.run([sys.executable, "-c", DROPPED, name], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize(("name", "shell"), [("SIGINT", ""), ("SIGTERM", ""), ("SIGTERM", "trap '' INT; ")])
+def test_an_interrupt_that_python_drops_is_raised_again(name, shell):
+    """Also where it was started with Ctrl-C ignored, as a script's background jobs are."""
+    words = ["bash", "-c", f'{shell}exec "$@"', "bash", sys.executable, "-c", DROPPED, name]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 

@@ -53,6 +53,18 @@ def test_what_is_given_is_never_replaced():
     assert recipes.resolve(resolved) == resolved
 
 
+def test_what_was_chosen_for_mobilenet_v2_is_no_other_network_s():
+    names = ("objective", "optimizer", "lr", "sup_con_weight", "pseudo_points", "grad_from_block")
+    found = {}
+    for model in ("mobilenetv2_100", "resnet18"):
+        resolved = recipes.resolve(TrainConfig(superclass_name="trees", model_name=model))
+        found[model] = tuple(getattr(resolved, name) for name in names)
+    assert found == {
+        "mobilenetv2_100": ("both", "sgd", 0.03, 0.25, "margin", 5),
+        "resnet18": ("contrast", "adamw", 5e-4, 0.5, "core", 0),
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "lr"),
     [({}, 1e-3), ({"optimizer": "adamw"}, 1e-3), ({"optimizer": "sgd"}, 0.03), ({"optimizer": "sgd", "lr": 0.2}, 0.2)],

@@ -72,7 +72,8 @@ def test_a_classifier_that_answers_is_the_registered_model_and_its_figures_are_t
     last = table["after pseudo labels"]
     assert table["selected model"]["unlabelled/v2_all"] == pytest.approx(last["classifier/unlabelled/v2_all"])
     assert table["selected model, by k-means"]["unlabelled/v2_all"] == pytest.approx(last["unlabelled/v2_all"])
-    assert "the answer and the registered model are given by its classifier" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the answer and the registered model are given by its classifier" in said and f"  {pipeline_report.MIXED}\n" in said
 
 
 @pytest.mark.parametrize("by", ["kmeans", "classifier"])
@@ -95,7 +96,7 @@ def test_on_a_heap_ways_compare_at_the_classifier_s_number_and_the_page_says_who
     assert [table[f"selected model, by {way}"]["n_clusters"] for way in ("k-means", "its classifier")] == [5, 5]
     assert table["selected model"]["n_clusters"] == n == len(json.loads((folder / "model" / "model.json").read_text())["clusters"])
     page = (folder / "report.html").read_text()
-    assert ("the classifier's, estimated before it was trained" in page.replace("&#x27;", "'")) == (by == "classifier")
+    assert ("the classifier's, estimated when it was made" in page.replace("&#x27;", "'")) == (by == "classifier")
 
 
 def test_more_clusters_are_the_answer_s_and_the_model_s_and_the_figures_stay_those_of_the_classes(place: Path, monkeypatch, capsys):

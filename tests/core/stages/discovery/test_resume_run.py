@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,3 +67,22 @@ def test_what_would_mix_two_pipelines_is_refused(started, given, said):
 def test_segments_of_before_stay_as_they_were():
     assert list(planned(5, 3, (15,))) == [Segment(5, 8, 15), Segment(8, 11, 15), Segment(11, 14, 15), Segment(14, 15, 15)]
     assert list(planned(5, 3, (15, 20))) == [*planned(5, 3, (15,)), Segment(15, 18, 20), Segment(18, 20, 20)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "n_classes", "declared", "warm_up"),
+    [
+        ("both", "auto", None, "contrast"),
+        ("both", 4, None, "both"),
+        ("both", "auto", 5, "both"),
+        ("classifier", "auto", None, "classifier"),
+        ("contrast", "auto", None, "contrast"),
+    ],
+)
+def test_a_classifier_comes_when_trained_features_tell_how_many_classes_there_are(objective, n_classes, declared, warm_up):
+    made = object.__new__(pipeline.Pipeline)
+    made.config = recipes.resolve(PipelineConfig(dataset="digits", objective=objective, n_classes=n_classes, over_cluster=2.0))
+    made.data = SimpleNamespace(n_declared=declared)
+    first, later = made._train_config(Segment(0, 2, 4), "", ""), made._train_config(Segment(2, 4, 4), "", "")
+    assert (first.objective, later.objective) == (warm_up, objective)
+    assert first.answers_by == later.answers_by == "kmeans"  # more clusters than classes are k-means'

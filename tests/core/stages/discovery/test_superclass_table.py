@@ -123,7 +123,15 @@ def test_images_whose_classes_nobody_knows_are_refused_before_anything_is_traine
     assert "heap: a table compares by true classes, and nobody knows them here; use" in refused(lambda: superclass_table.run(config, run))
 
 
-@pytest.mark.parametrize(("given", "names"), [({}, [""]), ({"dataset": "auto"}, [""]), ({"dataset": "auto", "data_root": "data"}, None)])
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, [""]),
+        ({"dataset": "auto"}, [""]),
+        ({"dataset": "auto", "data_root": "data"}, None),
+        ({"dataset": "auto", "data_root": "elsewhere"}, None),
+    ],
+)
 def test_own_images_are_one_row_and_without_a_word_the_table_is_cifar_100_s(tmp_path, given, names):
     options = {"data_root": str(tiny.make_images(tmp_path / "images")), "dataset": "folder"} | given
     found = superclass_table.asked(SuperclassTableConfig(**options))[0]

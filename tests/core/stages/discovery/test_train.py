@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -136,6 +137,54 @@ def test_a_number_of_classes_is_estimated_once_from_the_weights_that_training_st
     assert len(goes_on.model.prototypes) == 4 and len(seen) == n
     resumed = train.Training(place.config(**options, epochs=4, resume_from_ckpt=str(warm.place)), place.run())
     assert len(resumed.model.prototypes) == 4 and len(seen) == n and resumed.epoch == 2
+    joined = train.Training(place.config(**options, epochs=4, resume_from_ckpt=str(contrast.place)), place.run())
+    np.testing.assert_allclose(seen[-1], joined.features()[0], rtol=0, atol=1e-6)
+    assert len(joined.model.prototypes) == 6 and len(seen) == n + 1 and joined.epoch == 2
+
+
+VALUES = {  # held-out accuracy, silhouette and All of epochs 0 to 3, by k-means and by the classifier
+    "": ((0.1, 0.6, 0.5, 0.4), (0.0, 0.0, 0.1, 0.0), (0.1, 0.5, 0.6, 0.4)),
+    "classifier/": ((0.1, 0.5, 0.4, 0.7), (0.0, 0.0, 0.0, -0.4), (0.1, 0.8, 0.5, 0.7)),
+}
+
+
+@pytest.mark.parametrize(
+    ("select_by", "answers_by", "best"),
+    [
+        ("val", "kmeans", 1),
+        ("val", "classifier", 3),
+        ("val", "auto", 1),  # the classifier's .7 of epoch 3 does not answer: its silhouette is lower
+        ("score", "kmeans", 1),
+        ("score", "classifier", 1),
+        ("oracle", "kmeans", 2),
+        ("oracle", "classifier", 1),
+        ("last", "classifier", 3),
+    ],
+)
+def test_the_best_epoch_is_that_of_who_answers(place, monkeypatch, select_by, answers_by, best):
+    def scripted(_self, epoch):
+        names = ("val/accuracy_old", "selection/silhouette", "unlabelled/v2_all")
+        return {way + name: values[epoch] for way, found in VALUES.items() for name, values in zip(names, found, strict=True)}
+
+    monkeypatch.setattr(train.Training, "evaluate", scripted)
+    summary, run = place.publish(epochs=3, objective="both", select_by=select_by, answers_by=answers_by, val_fraction=0.3)
+    assert summary["chosen"]["epoch"] == best
+    sums = {way: found[0][best] + found[1][best] for way, found in VALUES.items()}
+    assert float(run.tagged["taxon.best_score"]) == pytest.approx(max(sums.values()))
+
+
+def test_a_ceiling_wants_classes_that_somebody_knows(place, tmp_path):
+    heap = {"data_root": str(make_heap(tmp_path)), "novel_classes": "", "objective": "classifier", "sup_con_weight": 1.0}
+    assert "labels = all needs true classes" in refused(lambda: train.Training(place.config(**heap, labels="all"), place.run()))
+
+
+def test_nothing_is_held_out_where_nothing_is_labelled_and_the_remedy_is_one(place, tmp_path):
+    heap = make_heap(tmp_path)
+    shutil.rmtree(heap / "labelled")
+    options = {"data_root": str(heap), "novel_classes": "", "select_by": "score"}
+    said = refused(lambda: materials.posed(place.config(**options)))
+    assert "use val_fraction = 0 or use select_by = last" in said and "raise it" not in said
+    materials.posed(place.config(**options, val_fraction=0.0))
 
 
 def test_a_ceiling_is_told_every_class_and_held_out_images_stay_unseen(place):
