@@ -26,7 +26,7 @@ class SuperclassTableConfig(CountOptions, ClusterOptions, PseudoOptions, LossOpt
     )
     seeds: str = option("1,2,3", "comma-separated; all superclasses with the first seed come first")
     arms: str = option(
-        "frozen,contrast,contrast+pseudo,both,both+pseudo,simgcd,ceiling",
+        "frozen,contrast,contrast+pseudo,classifier,both,both+pseudo,simgcd,ceiling",
         "comma-separated: frozen, contrast, contrast+pseudo, classifier, both, both+pseudo, simgcd (by its own weights, "
         "whatever is given), ceiling (all true labels, an oracle)",
     )

@@ -15,6 +15,7 @@ from core.config import option
 from core.errors import UserError
 from core.stages import launch
 from core.stages.discovery.config import PipelineConfig
+from core.stages.discovery.table_config import SuperclassTableConfig
 from core.stages.longtail.config import LongtailTrainConfig
 from core.stages.stage import Stage
 from core.tracking import provenance
@@ -176,6 +177,8 @@ def test_other_ranks_work_without_a_run(client, monkeypatch):
         (PipelineConfig(), "pseudo_pipeline digits seed 1"),
         (PipelineConfig(superclass_name="trees", seed=3), "pseudo_pipeline trees seed 3"),
         (PipelineConfig(lr=0.003, k_max=6, gpu="cpu", weights="/a/b.safetensors"), "pseudo_pipeline digits seed 1 lr=0.003 k_max=6"),
+        (SuperclassTableConfig(superclasses="trees", seeds="1,2"), "superclass_table trees seeds 1,2"),
+        (SuperclassTableConfig(), "superclass_table cifar100 seeds 1,2,3"),
         (LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="focal"), "train_longtail crops seed=7 loss_type=focal"),
     ],
 )
