@@ -197,8 +197,6 @@ class Pipeline:
         made = {"resume_from_ckpt": checkpoint, "pseudo_labels_path": pseudo}
         if self.config.over_cluster != 1:  # more clusters are k-means', and so is the choice of the epoch
             made["answers_by"] = "kmeans"
-        if not segment.start and self.config.objective == "both" and materials.n_settled(self.config, self.data) is None:
-            made["objective"] = "contrast"  # the classifier comes when trained features tell how many classes there are
         return configuration.fitted(TrainConfig, self.config, epochs=segment.total, stop_at_epoch=segment.stop, **made)
 
     def _cluster(self, epoch: int) -> Finished:

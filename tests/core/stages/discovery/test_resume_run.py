@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,20 +68,8 @@ def test_segments_of_before_stay_as_they_were():
     assert list(planned(5, 3, (15, 20))) == [*planned(5, 3, (15,)), Segment(15, 18, 20), Segment(18, 20, 20)]
 
 
-@pytest.mark.parametrize(
-    ("objective", "n_classes", "declared", "warm_up"),
-    [
-        ("both", "auto", None, "contrast"),
-        ("both", 4, None, "both"),
-        ("both", "auto", 5, "both"),
-        ("classifier", "auto", None, "classifier"),
-        ("contrast", "auto", None, "contrast"),
-    ],
-)
-def test_a_classifier_comes_when_trained_features_tell_how_many_classes_there_are(objective, n_classes, declared, warm_up):
+@pytest.mark.parametrize(("over_cluster", "answers_by"), [(1.0, "auto"), (2.0, "kmeans")])
+def test_an_answer_of_more_clusters_is_k_means_and_so_is_the_choice_of_its_epoch(over_cluster, answers_by):
     made = object.__new__(pipeline.Pipeline)
-    made.config = recipes.resolve(PipelineConfig(dataset="digits", objective=objective, n_classes=n_classes, over_cluster=2.0))
-    made.data = SimpleNamespace(n_declared=declared)
-    first, later = made._train_config(Segment(0, 2, 4), "", ""), made._train_config(Segment(2, 4, 4), "", "")
-    assert (first.objective, later.objective) == (warm_up, objective)
-    assert first.answers_by == later.answers_by == "kmeans"  # more clusters than classes are k-means'
+    made.config = recipes.resolve(PipelineConfig(dataset="digits", objective="both", over_cluster=over_cluster))
+    assert made._train_config(Segment(2, 4, 4), "", "").answers_by == answers_by
