@@ -25,8 +25,15 @@ def same(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(itertools.chain(*one), itertools.chain(*other), strict=True))
 
 
+@pytest.fixture
 def worker_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("views")]
+    """Return the worker threads that the test has started: one of another test may live as long as its traceback is kept."""
+
+    def running() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("views")]
+
+    before = running()
+    return lambda: [thread for thread in running() if thread not in before]
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch():
@@ -119,7 +126,7 @@ def test_bad_options_are_user_errors(change, message):
         ViewLoader(IMAGES, SPEC, **({"batch_size": 4} | change))
 
 
-def test_no_thread_is_left_when_the_iterator_ends_or_is_closed():
+def test_no_thread_is_left_when_the_iterator_ends_or_is_closed(worker_threads):
     loader = ViewLoader(IMAGES, SPEC, 2)
     batches(loader)
     assert not worker_threads()
@@ -133,7 +140,7 @@ def test_no_thread_is_left_when_the_iterator_ends_or_is_closed():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_an_exception_in_a_worker_reaches_the_consumer(num_workers):
+def test_an_exception_in_a_worker_reaches_the_consumer(worker_threads, num_workers):
     def build(step: int) -> int:
         if step == 2:
             raise UserError("photo.jpg is damaged")

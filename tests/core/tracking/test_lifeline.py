@@ -132,6 +132,8 @@ from core.tracking import lifeline
 class Thing:
     pass
 
+if sys.argv[1] == "SIGINT":  # which whoever runs the tests may have been started with ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 lifeline.interrupt_on_sigterm()
 thing = Thing()
 kept = weakref.ref(thing, lambda _: (os.kill(os.getpid(), getattr(signal, sys.argv[1])), sum(range(1000))))
