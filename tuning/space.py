@@ -72,6 +72,7 @@ class Space:
         inputs: of a prepared configuration, the digests of everything that trials read.
         direction: maximize or minimize.
         by_hand: what the study replaces where there was no grid.
+        judges: options of the training by which the study judges its trials, whether they act in a training or not.
         of_best: of a trial's configuration, the options that the best one has instead.
     """
 
@@ -85,6 +86,7 @@ class Space:
     also: Callable[[Any], Parameters] = lambda config: {}
     direction: Literal["maximize", "minimize"] = "maximize"
     by_hand: str = "tuning by hand"
+    judges: tuple[str, ...] = ()
     of_best: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
     def metric(self, name: str) -> str:
@@ -139,6 +141,7 @@ class Space:
         own = {f.name for f in dataclasses.fields(self.stage.config)}
         described = {"space": self.name, "metric": self.metric(options.metric), "direction": self.direction}
         described |= {name: str(parameter) for name, parameter in parameters.items()}
+        described |= {name: str(getattr(options, name)) for name in self.judges}
         tuning = configuration.canonical(options, results_only=True)
         described |= {name: str(value) for name, value in tuning.items() if name not in own | set(described) | {"bounds", "also"}}
         fixed = configuration.canonical(base, results_only=True)

@@ -97,6 +97,7 @@ SPACE = Space(
     also=also,
     grid={"lr": (0.1, 0.05, 0.01, 0.001), "sup_con_weight": tuple(round(0.2 + 0.05 * i, 2) for i in range(13))},
     metrics=metrics("auto"),
+    judges=("answers_by",),
     of_best=lambda config: {"hidden_classes": 0} | ({"select_by": "last"} if config.select_by == "hidden" else {}),
     prepare=prepare,
     inputs=read,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -214,12 +214,13 @@ def of_answer(metrics: dict[str, float], answers_by: str) -> dict[str, float]:
         answers_by: `kmeans`, `classifier`, or `auto`: the one of higher `score`; ties: k-means.
     """
     own = {name.removeprefix(BY_CLASSIFIER): value for name, value in metrics.items() if name.startswith(BY_CLASSIFIER)}
-    if answers_by == "kmeans" or not own:
-        return metrics
-    answered = metrics | own
-    if answers_by == "classifier":
-        return answered
-    return max((metrics, answered), key=lambda figures: selection_score(figures, "score", 0))
+    ways = {"kmeans": metrics, "classifier": metrics | own}
+    return ways[preferred(ways, answers_by)] if own else metrics
+
+
+def preferred(figures: Mapping[str, dict[str, float]], asked: str) -> str:
+    """Return by which of the ways to answer: `asked`, or, for `auto`, the one of higher `score`; ties: the first."""
+    return max(figures, key=lambda way: selection_score(figures[way], "score", 0)) if asked == "auto" else asked
 
 
 def selection_score(metrics: dict[str, float], select_by: str, epoch: int) -> float:

@@ -78,16 +78,12 @@ def _refuse(error: UserError) -> int:
 
 def run_name(entry_point: str, config: configuration.Dataclass) -> str:
     """Return a readable run name: what, on which data, with which seed, and the first options that are not their defaults."""
-    from core.training.recipes import Choice, dataset_of, holds_own_images
+    from core.training.recipes import Choice, dataset_of
 
     words, named, said = [entry_point], ["superclass_name", "dataset", "data_root"], configuration.canonical(config)
     if isinstance(config, Choice):
         seed = "seeds" if "seeds" in said else "seed"
-        of_several = (
-            "superclasses" in said and config.dataset == "auto" and not said.get("images") and not holds_own_images(config.data_root)
-        )
-        data = config.superclass_name or said.get("superclasses") or ("cifar100" if of_several else dataset_of(config))
-        words += [data, f"{seed} {said[seed]}"]
+        words += [config.superclass_name or said.get("superclasses") or dataset_of(config), f"{seed} {said[seed]}"]
         named += ["seed", "seeds", "superclasses"]
     elif said.get("data_root"):
         words += [Path(said["data_root"]).name]

@@ -176,6 +176,8 @@ def dataset_of(config: Choice) -> str:
         return "folder"
     if config.superclass_name:
         return "cifar100"
+    if hasattr(config, "superclasses"):  # a command over CIFAR-100's superclasses, unless images of one's own are given
+        return "folder" if holds_own_images(config.data_root) else "cifar100"
     if config.data_root in ("", DATA_ROOT):
         return "digits"
     from core.data.catalog import recognised  # brings the data sets' imports, which the digits' start need not wait for

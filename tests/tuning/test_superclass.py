@@ -64,11 +64,13 @@ def test_trials_are_compared_by_the_answer_that_would_serve():
         "classifier/val/accuracy_old": 0.875,
         "classifier/selection/silhouette": 0.25,
     }
-    values = {}
+    values, signatures = {}, []
     for by in ("auto", "kmeans", "classifier"):
         options = {"objective": "auto" if by == "auto" else "both", "answers_by": by, "metric": "val"}
         (made,) = superclass.plans(TuneSuperclassConfig(dataset="digits", **options))
         values[by] = made.space.metrics["val"](seen)
+        signatures.append({name: value for name, value in made.signature.items() if name != "objective"})
+    assert all(signatures.count(one) == 1 for one in signatures)  # no study holds values of two answers
     assert values == {"auto": 0.875, "kmeans": 0.75, "classifier": 0.875}
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from core.config import option
 from core.errors import UserError, nearest
+from core.evaluation.discovery import BY_CLASSIFIER
 from core.stages import after, execute, keys
 from core.stages.discovery import materials
 from core.stages.discovery.config import PipelineConfig
@@ -43,7 +44,7 @@ class Arm:
 
 # SimGCD's published weights (Wen et al. 2023, section 4.1); optimiser, backbone and views are the command's, as for every arm.
 SIMGCD = {"objective": "both", "sup_con_weight": 0.35, "temperature": 1.0, "entropy_weight": 2.0, "teacher_temperature": 0.04}
-BOTH = ("", "classifier/")
+BOTH = ("", BY_CLASSIFIER)
 FROZEN = "frozen"
 ARMS: dict[str, Arm] = {
     FROZEN: Arm("the pretrained features as they are", {"objective": "contrast"}),
@@ -52,12 +53,12 @@ ARMS: dict[str, Arm] = {
     "classifier": Arm("a cosine classifier instead of the contrast", {"objective": "classifier"}, answers=BOTH),
     "both": Arm("contrast and classifier", {"objective": "both"}, answers=BOTH),
     "both+pseudo": Arm("and pseudo labels after the warm-up", {"objective": "both"}, pseudo=True, answers=BOTH),
-    "simgcd": Arm("SimGCD's losses and weights", SIMGCD, answers=("classifier/",)),
+    "simgcd": Arm("SimGCD's losses and weights", SIMGCD, answers=(BY_CLASSIFIER,)),
     "ceiling": Arm(
         "cross-entropy on all true labels",
         {"objective": "classifier", "labels": "all", "sup_con_weight": 1.0},
         oracle=True,
-        answers=("classifier/",),
+        answers=(BY_CLASSIFIER,),
     ),
 }
 

@@ -173,15 +173,8 @@ class _Report:
 
 
 def preferred(figures: dict[str, dict[str, float]], asked: str, over_cluster: float = 1.0) -> str:
-    """Return by what the answer is given: `asked`, or, for `auto`, what the label-free score prefers; ties: the first.
-
-    Clusters for a person to merge are k-means'.
-    """
-    if asked != "auto":
-        return asked
-    if over_cluster != 1:
-        return "kmeans"
-    return max(figures, key=lambda way: discovery.selection_score(figures[way], "score", 0))
+    """Return by what the answer is given, as `discovery.preferred`; clusters for a person to merge are k-means'."""
+    return discovery.preferred(figures, "kmeans" if asked == "auto" and over_cluster != 1 else asked)
 
 
 def _summary(
@@ -193,7 +186,7 @@ def _summary(
     if without is not None:
         table["same epochs without"] = without.summary["metrics"]
     table = {"frozen features": last["history"][0][1], **table, **selected}
-    kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/", "centred/", "classifier/")
+    kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/", "centred/", discovery.BY_CLASSIFIER)
     table = {row: {k: v for k, v in values.items() if k.startswith(kept)} for row, values in table.items()}
     # Without the baselines, which have curves of their own: a page of two runs shows few metrics at once.
     shown = {f"best/{name}": value for name, value in table[SELECTED].items() if not name.startswith("baseline/")}
@@ -263,7 +256,7 @@ def short(metrics: dict[str, float]) -> str:
 
 def of_ceiling(metrics: dict[str, float]) -> str:
     """Return the figures of a stage that has learnt the classes of the unlabelled images, and has test images alone to show for it."""
-    return "classifier, test All/Old/New " + numbers(metrics, "classifier/test/v2")
+    return "classifier, test All/Old/New " + numbers(metrics, f"{discovery.BY_CLASSIFIER}test/v2")
 
 
 def untold(metrics: dict[str, float]) -> str:

@@ -74,7 +74,7 @@ def asked(config: SuperclassTableConfig) -> tuple[list[str], list[int], list[str
         raise UserError(f"seeds = '{config.seeds}': give numbers from 0 to 4294967295")
     _require_free(config)
     chosen = [find(name.strip()).name for name in config.chosen_on.split(",") if name.strip()]
-    dataset = _dataset(config)
+    dataset = recipes.dataset_of(config)
     if dataset != "cifar100":
         if config.superclasses:
             raise UserError(f"superclasses = '{config.superclasses}' are CIFAR-100's, but dataset = {dataset}; leave one of them out")
@@ -96,13 +96,6 @@ def _require_free(config: SuperclassTableConfig) -> None:
         raise UserError(f"objective = {config.objective} is what the arms differ in; name the arms that are wanted")
 
 
-def _dataset(config: SuperclassTableConfig) -> str:
-    """Return the data set that is meant: without a word CIFAR-100, whose superclasses the table is of, unless images are given."""
-    if config.dataset != "auto":
-        return config.dataset
-    return "folder" if config.images or recipes.holds_own_images(config.data_root) else "cifar100"
-
-
 def _require_truth(config: ArmConfig) -> None:
     """Raise UserError where no image that is judged has a true class: a table would have no figure."""
     data, split, truth = materials.posed(config)
@@ -122,7 +115,7 @@ def _shown(trained: str, asked: list[str]) -> list[str]:
 
 def _config(config: SuperclassTableConfig, seed: int, name: str, arm: str) -> ArmConfig:
     """Return the resolved and checked options of one cell."""
-    cell = {"arm": arm, "seed": seed, "superclass_name": name, "register": False, "dataset": _dataset(config)}
+    cell = {"arm": arm, "seed": seed, "superclass_name": name, "register": False, "dataset": recipes.dataset_of(config)}
     made = configuration.fitted(ArmConfig, config, **cell, **ARMS[arm].options)
     resolved = recipes.resolve(made)
     checks.check_pipeline(resolved)

@@ -16,7 +16,7 @@ from core.tracking.stage import Finished
 
 WHERE = {"unlabelled": "unlabelled training images", "test": "test images"}
 PARTS = ("all", "old", "new")
-BY_CLASSIFIER = ", argmax"  # after an arm's name: figures of the classifier's own answers
+ARGMAX = ", argmax"  # after an arm's name: figures of the classifier's own answers
 
 
 def short(finished: Finished) -> str:
@@ -51,7 +51,7 @@ class Table:
         """Take in the figures of a trained arm, one row an answer and set of images."""
         metrics = summary["history"][0][1] if arm == FROZEN else summary["metrics"]
         for prefix in ARMS[arm].answers:
-            name = arm + BY_CLASSIFIER if prefix and len(ARMS[arm].answers) > 1 else arm
+            name = arm + ARGMAX if prefix and len(ARMS[arm].answers) > 1 else arm
             for where in WHERE:
                 if f"{prefix}{where}/v2_all" not in metrics or not _may_show(where, ARMS[arm]):
                     continue  # nobody knows, or it has learnt these very labels
@@ -87,9 +87,9 @@ class Table:
         """Which arms are compared with which: all with `against`, those with pseudo labels with themselves without, all with the peer."""
         names = self.names
         pairs = [(name, self.against) for name in names if name != self.against]
-        more = {name: "+pseudo".join(name.partition(BY_CLASSIFIER)[::2]) + BY_CLASSIFIER * (BY_CLASSIFIER in name) for name in names}
+        more = {name: "+pseudo".join(name.partition(ARGMAX)[::2]) + ARGMAX * (ARGMAX in name) for name in names}
         pairs += [(pseudo, name) for name, pseudo in more.items() if pseudo in names and name != self.against]
-        trained = [name for name in names if name.split(BY_CLASSIFIER)[0] not in (FROZEN, "simgcd", "ceiling")]
+        trained = [name for name in names if name.split(ARGMAX)[0] not in (FROZEN, "simgcd", "ceiling")]
         pairs += [(name, "simgcd") for name in trained if "simgcd" in names and name != self.against]
         pairs += [("ceiling", name) for name in trained if "ceiling" in names and name != self.against]
         return list(dict.fromkeys(pairs))
@@ -142,9 +142,9 @@ class Table:
         return "\n\n".join([*parts, gaps, self._legend()]) + "\n"
 
     def _legend(self) -> str:
-        arms = list(dict.fromkeys(name.split(BY_CLASSIFIER)[0] for name in self.names))
-        argmax = [f"{BY_CLASSIFIER.strip(', ')} = the classifier's own answers, else k-means of the features"]
-        said = [f"{arm} = {ARMS[arm].says}" for arm in arms] + argmax * any(BY_CLASSIFIER in name for name in self.names)
+        arms = list(dict.fromkeys(name.split(ARGMAX)[0] for name in self.names))
+        argmax = [f"{ARGMAX.strip(', ')} = the classifier's own answers, else k-means of the features"]
+        said = [f"{arm} = {ARMS[arm].says}" for arm in arms] + argmax * any(ARGMAX in name for name in self.names)
         return "; ".join(said) + "."
 
     def _table(self, where: str) -> str:
@@ -202,11 +202,11 @@ class Table:
 
 
 def _order(name: str) -> tuple[int, str]:
-    return list(ARMS).index(name.split(BY_CLASSIFIER)[0]), name
+    return list(ARMS).index(name.split(ARGMAX)[0]), name
 
 
 def _slug(name: str) -> str:
-    return name.replace(BY_CLASSIFIER, "_argmax").replace("+", "_")
+    return name.replace(ARGMAX, "_argmax").replace("+", "_")
 
 
 def _number(value: float | None) -> str:

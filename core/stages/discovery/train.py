@@ -197,9 +197,9 @@ class Training(CheckpointedTraining):
         if prototypes is None:
             return metrics
         answered = discovery.classify(m.data, m.split, train, test, prototypes)
-        metrics |= discovery.report(self.truth, m.split, answered, ("v2",), "classifier/")
+        metrics |= discovery.report(self.truth, m.split, answered, ("v2",), discovery.BY_CLASSIFIER)
         label_free = discovery.label_free(m.data, m.split, answered, train) | discovery.hidden_found(m.data, m.split, answered)
-        return metrics | {f"classifier/{name}": value for name, value in label_free.items()}
+        return metrics | {f"{discovery.BY_CLASSIFIER}{name}": value for name, value in label_free.items()}
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the L2-normalised evaluation features of training and test images."""
@@ -220,13 +220,13 @@ class Training(CheckpointedTraining):
         return states.TrainState(epoch, self.model.trainable_state(), self.optimizer.state_dict(), self.history, self.facts)
 
     def load_state(self, state: states.TrainState) -> None:
-        """Take over weights and optimiser; a classifier of another number of classes, or none, is made anew from these weights."""
+        """Take over classifier and optimiser; a classifier of another number of classes, or none, is made anew from these weights."""
         told = state.facts.get("config", {}).get("labels", "given")
         if told != self.config.labels:
             raise UserError(
                 f"the checkpoint to resume from was trained with labels = {told}, not {self.config.labels}; give one of this kind"
             )
-        if self._take_weights(state):
+        if self._take_classifier(state):
             self.optimizer.load_state_dict(state.optimizer)
         else:
             optimizers.load_without_last(self.optimizer, state.optimizer)
@@ -236,7 +236,7 @@ class Training(CheckpointedTraining):
         if self.warmed is None or not self._is_of_these(self.warmed):
             self._place_prototypes()
         else:
-            self._take_weights(self.warmed)
+            self._take_classifier(self.warmed)
 
     def _warm_up(self) -> states.TrainState | None:
         """Return the checkpoint of another training whose weights are the starting point, where one is given."""
@@ -248,20 +248,19 @@ class Training(CheckpointedTraining):
         same = all(state.facts.get(name) == self.facts[name] for name in ("data_digest", "split_digest"))
         return same and state.facts.get("config", {}).get("labels", "given") == self.config.labels
 
-    def _take_weights(self, state: states.TrainState) -> bool:
-        """Take over the weights; say whether they are all that trains here, a classifier of as many classes with them."""
-        own = self.model.trainable_state()
+    def _take_classifier(self, state: states.TrainState) -> bool:
+        """Take over the classifier, or make one anew; say whether the state has what trains here, no more and no less.
+
+        All other weights of the state are in the model since it was built.
+        """
         given = state.model.get(PROTOTYPES)
-        others = {name: value for name, value in state.model.items() if name != PROTOTYPES}
-        if PROTOTYPES not in own:
-            self.model.load_trainable_state(others)
+        if self.model.classifier is None:
             return given is None
-        if given is not None and given.shape == own[PROTOTYPES].shape:
-            self.model.load_trainable_state(state.model)
-            return True
-        self.model.load_trainable_state(others | {PROTOTYPES: own[PROTOTYPES]})
-        self._place_prototypes()
-        return False
+        if given is None or given.shape != self.model.classifier.prototypes.shape:
+            self._place_prototypes()
+            return False
+        self.model.classifier.load_state_dict({"prototypes": given})
+        return True
 
     def _n_classes(self, before: states.TrainState | None) -> int:
         """Return how many classes the classifier tells apart: asked for, declared, those of the pseudo labels, or estimated.
