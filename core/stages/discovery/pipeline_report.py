@@ -29,7 +29,7 @@ from core.tracking.store import scratch
 
 ACCURACIES = ("all", "old", "new")
 SELECTED = "selected model"  # row of the table
-MIXED = "rows of trainings are by k-means at the number of classes, the selected model's is by its classifier"
+MIXED = "trainings and the selected model answer by their classifier, frozen features, which have none, by k-means"
 WAYS = {"kmeans": "k-means", "classifier": "its classifier"}  # of giving an answer, by the names of `answers_by`
 
 
@@ -71,7 +71,7 @@ class _Report:
         self.n_clusters = wanted(self.n_classes, n_known, config.over_cluster, used)
         self.clusters, self.served = (self.judged, figures) if self.n_clusters == self.n_classes else self._kmeans(self.n_clusters)
         rows = {f"selected model, by {WAYS[way]}": its for way, (_found, its) in by.items() if len(by) > 1}
-        self.summary = _summary(pipeline, without, chosen, checkpoint, best, {**rows, SELECTED: figures}) | {"answers_by": self.by}
+        self.summary = _summary(pipeline, without, chosen, checkpoint, best, {**rows, SELECTED: figures}, self.by)
 
     def _ways(self, n: int) -> dict[str, tuple[discovery.Clustering, dict[str, float]]]:
         """Return the answers that the model can give, by the option's names: `n` clusters, and its classifier's where it has one.
@@ -178,13 +178,17 @@ def preferred(figures: dict[str, dict[str, float]], asked: str, over_cluster: fl
 
 
 def _summary(
-    pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], selected: dict[str, dict[str, float]]
+    pipeline: Any, without: Any, chosen: Any, checkpoint: Path, best: dict[str, Any], selected: dict[str, dict[str, float]], by: str
 ) -> dict[str, Any]:
-    """Return the pipeline's result as JSON-ready values; `selected` are the rows of the selected model, the registered one's last."""
+    """Return the pipeline's result as JSON-ready values; `selected` are the rows of the selected model, the registered one's last.
+
+    Trainings show the figures of the way `by` which the answer is given: rows compare like with like.
+    """
     last = pipeline.trainings[-1].summary
-    table = {"before pseudo labels": pipeline.trainings[0].summary["metrics"], "after pseudo labels": last["metrics"]}
+    trainings = {"before pseudo labels": pipeline.trainings[0].summary, "after pseudo labels": last}
     if without is not None:
-        table["same epochs without"] = without.summary["metrics"]
+        trainings["same epochs without"] = without.summary
+    table = {row: discovery.of_answer(of["metrics"], by) for row, of in trainings.items()}
     table = {"frozen features": last["history"][0][1], **table, **selected}
     kept = ("unlabelled/", "test/", "val/", "baseline/", "n_clusters", "estimated_k", "selection/", "centred/", discovery.BY_CLASSIFIER)
     table = {row: {k: v for k, v in values.items() if k.startswith(kept)} for row, values in table.items()}
@@ -197,6 +201,7 @@ def _summary(
         "best": best,
         "best_checkpoint": f"runs:/{chosen.run_id}/checkpoints/{checkpoint.name}",
         "weights_digest": last["weights_digest"],
+        "answers_by": by,
         "stages": [finished.run_id for finished in (*pipeline.trainings, *pipeline.clusterings)],
     }
 

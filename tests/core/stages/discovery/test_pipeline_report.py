@@ -70,8 +70,8 @@ def test_a_classifier_that_answers_is_the_registered_model_and_its_figures_are_t
     ]
     assert table["selected model"] == table["selected model, by its classifier"]
     last = table["after pseudo labels"]
-    assert table["selected model"]["unlabelled/v2_all"] == pytest.approx(last["classifier/unlabelled/v2_all"])
-    assert table["selected model, by k-means"]["unlabelled/v2_all"] == pytest.approx(last["unlabelled/v2_all"])
+    assert last["unlabelled/v2_all"] == last["classifier/unlabelled/v2_all"] == pytest.approx(table["selected model"]["unlabelled/v2_all"])
+    assert table["before pseudo labels"]["unlabelled/v2_all"] == table["before pseudo labels"]["classifier/unlabelled/v2_all"]
     said = capsys.readouterr().out
     assert "the answer and the registered model are given by its classifier" in said and f"  {pipeline_report.MIXED}\n" in said
 
