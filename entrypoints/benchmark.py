@@ -2,7 +2,7 @@
 
     mlflow run . -e benchmark [-P only=ssddbc]
 
-Writes benchmarks/<name>.txt. Ratios to expect: README, "Speed".
+Writes benchmarks/<name>.txt. Ratios to expect: docs/results.md, "Speed".
 """
 
 import sys

@@ -4,7 +4,7 @@ r"""Prepare posts, train, compare, mine out of fold, augment, retrain, judge on 
         -P text_encoder_name=clip:small-128x2
 
 Writes, on one parent run with a child run a stage: summary.json, plots/, predictions/test_with_label.txt. The same command again
-continues: finished stages are reused. Figures to expect: README.
+continues: finished stages are reused. Figures to expect: docs/posts.md.
 """
 
 import sys

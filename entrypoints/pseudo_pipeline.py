@@ -4,7 +4,7 @@
     mlflow run .                       # the same on scikit-learn's digits: offline, a small network, a few minutes
 
 Writes, on one parent run with a child run a stage: continuous curves, checkpoints, features, pseudo labels, heat maps with
-results_grid.json, the gallery of discovered categories, the registered best model. Figures to expect: README, "What it reaches".
+results_grid.json, the gallery of discovered categories, the registered best model. Figures to expect: docs/results.md.
 """
 
 import sys

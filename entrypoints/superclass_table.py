@@ -4,7 +4,7 @@ r"""Compare ways to train on many superclasses and seeds: one table, one figure,
         -P model_name=mobilenetv2_100 -P seeds=1
 
 Writes table/figures.csv, table/table.md and plots/arms.png; a child run a superclass, seed and arm, which is reused when the same command
-is given again or for more seeds. The ceiling sees all true labels and is tagged oracle. Figures to expect: README, "What it reaches".
+is given again or for more seeds. The ceiling sees all true labels and is tagged oracle. Figures to expect: docs/results.md.
 """
 
 import sys

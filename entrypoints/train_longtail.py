@@ -3,7 +3,7 @@
     mlflow run . -e train_longtail -P data_root=<folder with train/ val/ test/> -P backbone=mobilenetv2_100 -P weights=<file>
 
 Writes checkpoints/, timeline.json, curves, evaluation/{val,test}/ (metrics, tables, pictures) and a registered model
-`taxon-longtail-<data>`. Expect on the 15-class set of the README a test accuracy of about .93.
+`taxon-longtail-<data>`. Expect on the 15-class set of docs/longtail.md a test accuracy of about .93.
 """
 
 import sys

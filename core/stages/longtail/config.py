@@ -106,7 +106,7 @@ class LongtailOptimiser:
 
 @dataclass(frozen=True)
 class LongtailLoss:
-    """Loss, sampling, mixing; the defaults are what won on validation (README), not the older tool's weighted cross-entropy."""
+    """Loss, sampling, mixing; the defaults are what won on validation (docs/longtail.md), not the older tool's weighted cross-entropy."""
 
     loss_type: Literal[LossType, "multitask"] = option(
         "ce",
