@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def test_commands_name_what_is_there(page: Path):
     for words in commands(page):
         if words[:2] == ["mlflow", "run"]:
             name = words[words.index("-e") + 1] if "-e" in words else "pseudo_pipeline"
-            given = [word.split("=")[0] for flag, word in zip(words, words[1:], strict=False) if flag == "-P"]
+            given = [word.split("=")[0] for flag, word in itertools.pairwise(words) if flag == "-P"]
         elif words[2].startswith("entrypoints."):
             name = words[2].removeprefix("entrypoints.")
             given = [word[2:].split("=")[0] for word in words[3:] if word.startswith("--")]
