@@ -49,6 +49,7 @@ TUNE_SUPERCLASS = Stage(
     "tune_superclass",
     TuneSuperclassConfig,
     "tuning.superclass:run",
+    check="core.stages.discovery.checks:refuse_superclasses",
     headline=("superclasses", "dataset", "data_root", "model_name", "weights", "epochs", "n_trials", "sampler", "storage", "gpu"),
 )
 

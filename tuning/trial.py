@@ -20,6 +20,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
+from core import progress
 from core.config import Dataclass
 from core.errors import Gone, UserError, nearest
 from core.stages import execute, keys
@@ -140,7 +141,7 @@ class Task:
         """Train; return the outcome, None when the trial was given to another worker meanwhile."""
         run.forward = self._reporter(trial, getattr(config, "stop_at_epoch", 0) or getattr(config, "epochs", 0))
         try:
-            with budget.storage.deletion_named(budget.study):
+            with budget.storage.deletion_named(budget.study), progress.quiet():
                 summary = execute.perform(self.space.stage, config, run)
             value = self._value(summary["metrics"])
         except optuna.TrialPruned:

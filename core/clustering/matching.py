@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 
 class Contingency(NamedTuple):
@@ -50,6 +49,8 @@ def best_pairs(counts: np.ndarray, preferred: np.ndarray | None = None) -> tuple
     weights = counts.astype(np.float64)
     if preferred is not None:
         weights = weights * (counts.sum() + 1) + weights * np.asarray(preferred, dtype=bool)
+    from scipy.optimize import linear_sum_assignment  # a second, which a wrong option need not wait for
+
     rows, columns = linear_sum_assignment(weights, maximize=True)
     return rows, columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.data import cifar100, digits, folders, heap, image_table
+from core.data import cifar100, digits, folders, heap, image_table, superclasses
 from core.data.images import DiscoveryData
 from core.errors import UserError, nearest, shown
 from core.places import expanded
@@ -28,6 +28,20 @@ def recognised(data_root: str) -> str:
     misnamed = heap.misspelt_part(root)
     hint = f"; is its folder '{misnamed[1]}' meant to be '{misnamed[0]}'?" if misnamed else ""
     raise UserError(f"data_root '{shown(data_root)}' holds no data set that is known{hint}; {_LAYOUTS}")
+
+
+def require(config: Any) -> None:
+    """Raise UserError where the data set of a (resolved) configuration does not lie where it says; no image is read.
+
+    CIFAR-100 is unpacked, or fetched where that is allowed: what lacks a network says so before anything else is done.
+    """
+    if config.dataset == "cifar100":
+        superclasses.find(config.superclass_name)
+        cifar100.locate(config.data_root, config.download)
+    elif config.dataset == "folder" and not config.images:
+        root = expanded(config.data_root, "data_root")
+        if not heap.is_heap(root):
+            folders.require(config.data_root, config.novel_classes)
 
 
 def labels_are_given(config: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from core.data.images import ArrayImages, DiscoveryData, ImageSet
 from core.data.novel import parse_known_classes
@@ -17,6 +16,8 @@ def load(novel_classes: str = DEFAULT_NOVEL) -> DiscoveryData:
 
     `novel_classes`: comma separated digits ('' = the default 7,8,9). Ids carry the record number in scikit-learn's order.
     """
+    from sklearn.datasets import load_digits  # seconds, which other data sets need not wait for
+
     records = load_digits()
     grey = np.rint(records.images * (255 / 16)).astype(np.uint8)  # the published values are 0..16
     pixels = np.repeat(grey[..., None], 3, axis=3)

@@ -31,10 +31,7 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
         UserError: a missing or empty part or class, a test class that train lacks, a link that leads out of `root`, a damaged image, a
             class of which no image can be read.
     """
-    given, root = root, expanded(root, "data_root")
-    if not str(given) or not root.is_dir():
-        raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
-    root = root.resolve()
+    root = _folder(root).resolve()
     train, test = (class_folders.scan(root / part, root, follow_links) if (root / part).is_dir() else {} for part in ("train", "test"))
     if not train:
         raise UserError(f"no class folder in {root / 'train'}; {_LAYOUT.format(root=root)}")
@@ -55,6 +52,22 @@ def load(root: str | Path, novel_classes: str = "", bad_images: str = "auto", fo
     images, for_test = (_image_set(root, classes, names, digests) for classes in (train, test))
     say_unreadable(skipped, root.name)
     return DiscoveryData(f"folder/{root.name}", images, for_test, names, known, skipped=skipped)
+
+
+def require(root: str | Path, novel_classes: str = "") -> None:
+    """Raise UserError for a `root` that is no folder, has no class, or lacks a novel one; images are not looked at."""
+    train = _folder(root) / "train"
+    names = tuple(sorted(one.name for one in train.iterdir() if one.is_dir())) if train.is_dir() else ()
+    if not names:
+        raise UserError(f"no class folder in {train.resolve()}; {_LAYOUT.format(root=train.resolve().parent)}")
+    parse_known_classes(novel_classes, names)
+
+
+def _folder(root: str | Path) -> Path:
+    found = expanded(root, "data_root")
+    if not str(root) or not found.is_dir():
+        raise UserError(f"data_root '{root}' is not a folder; {_LAYOUT.format(root=root or 'data_root')}")
+    return found
 
 
 def _files(classes: dict[str, ClassFolder]) -> list[Path]:

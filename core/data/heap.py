@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from core.data import class_folders
 from core.data.class_names import MISSING, is_text
@@ -213,6 +211,9 @@ def _classes(found: Sequence[Found], train: list[int], test: list[int], truth: S
 
 def joined(groups: Sequence[str], contents: Sequence[str]) -> np.ndarray:
     """Return (N,) int64 numbers that are equal where a chain of one group ('' = none) or one content joins two images."""
+    from scipy.sparse import coo_array  # half a second, which a folder that is none need not wait for
+    from scipy.sparse.csgraph import connected_components
+
     n, keys = len(contents), dict[tuple[str, str | int], int]()
     columns = [keys.setdefault(("content", content), len(keys)) for content in contents]
     columns += [keys.setdefault(("group", group) if group else ("alone", i), len(keys)) for i, group in enumerate(groups)]

@@ -74,10 +74,7 @@ def of_folder(folder: str, follow_links: bool = False) -> ImageStream:
 
     Raises UserError for what is no folder, a link that leads out of it unless it may, no image at all.
     """
-    root = expanded(folder, "data_root")
-    if not root.is_dir():
-        raise UserError(f"data_root = '{folder}' is not a folder; give a folder of images, or images=<file.csv>")
-    root = root.resolve()
+    root = require_folder(folder)
     parted = heap.is_heap(root)
 
     def listing() -> Iterator[Listed]:
@@ -88,6 +85,14 @@ def of_folder(folder: str, follow_links: bool = False) -> ImageStream:
             yield _of_heap(path, root) if parted else Listed(path, class_folders.below(path, root))
 
     return ImageStream(listing, f"data_root '{folder}'")
+
+
+def require_folder(folder: str) -> Path:
+    """Return the absolute path of a folder of images; UserError for what is none."""
+    root = expanded(folder, "data_root")
+    if not root.is_dir():
+        raise UserError(f"data_root = '{folder}' is not a folder; give a folder of images, or images=<file.csv>")
+    return root.resolve()
 
 
 def _of_heap(path: Path, root: Path) -> Listed:

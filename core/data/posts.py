@@ -115,10 +115,7 @@ def load(data_root: str | Path, index: str = "train.txt") -> Posts:
     Raises UserError, in one line each, for a missing folder or index, a foreign header or row, an unknown tag, some tags missing,
     a guid twice or that is no file name, files that are missing (all of them at once) or lead out of the folder.
     """
-    given, root = data_root, Path(data_root).expanduser()
-    if not str(given) or not root.is_dir():
-        raise UserError(f"data_root '{given}' is not a folder; {_LAYOUT.format(root=given or 'data_root')}")
-    root = root.resolve()
+    root = folder_of(data_root)
     rows = read_index(root / index)
     labels = parse_tags([tag for _, tag, _ in rows], [where for *_, where in rows])
     files = _files(root)
@@ -177,6 +174,14 @@ def csv_rows(path: Path, columns: Sequence[str], required: Collection[str]) -> t
     except csv.Error as error:
         raise UserError(f"{path} line {reader.reader.line_num} is not valid CSV ({error}); mend the quotes there") from None
     return rows, places, encoding
+
+
+def folder_of(data_root: str | Path) -> Path:
+    """Return the absolute folder of the posts; UserError for what is none."""
+    root = Path(data_root).expanduser()
+    if not str(data_root) or not root.is_dir():
+        raise UserError(f"data_root '{data_root}' is not a folder; {_LAYOUT.format(root=data_root or 'data_root')}")
+    return root.resolve()
 
 
 def read_index(path: Path) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from core import config as configuration
+from core import progress
 from core.errors import UserError
 from core.lineage import Lineage
 from core.stages import after, inputs
@@ -338,5 +339,6 @@ class CheckpointedTraining:
     def _tell(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.run is not None:
             shown = self.shown(metrics)
+            progress.tell_epoch(epoch, self.stop, metrics)
             self.run.metrics(shown, epoch)
             self.run.forward(shown, epoch)

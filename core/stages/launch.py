@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
 from core import config as configuration
 from core import places, ranks
 from core.errors import UserError, full_disk_named
+from core.stages import took
+from core.stages.given import require_places
 from core.stages.stage import Stage, function_of
 
 # glibc: keep freed memory instead of returning it at every step; 5-45 % faster training on CPUs (read at process start).
@@ -21,21 +25,34 @@ NAME_LENGTH = 60  # a run's name takes no more options once it is longer
 def launch(stage: Stage, argv: list[str] | None = None) -> int:
     """Run one entry point with the words of the command line (None = the process's own); return the process's exit code."""
     try:
+        return _launched(stage, argv)
+    except KeyboardInterrupt:
+        print("taxon: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _launched(stage: Stage, argv: list[str] | None) -> int:
+    config = None
+    try:
         places.settle()
         ranks.settle()
         if argv is None:
             _restart_with_malloc_settings()
             argv = sys.argv[1:]
         config = configuration.parse(stage.config, argv, stage.name)
+        check(stage, config)
+    except UserError as error:
+        return _refuse(error, stage, config)
+    try:
         return _tracked(stage, config, configuration.origin(argv))
     except UserError as error:
         return _refuse(error)
-    except KeyboardInterrupt:
-        print("taxon: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
 
 
 def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
+    began, name = time.monotonic(), run_name(stage.name, config)
+    if _is_first():
+        print(f"taxon: {took.announcement(name, stage.name, config)}", flush=True)
     from core.tracking import lifeline
 
     lifeline.follow_launcher()
@@ -44,36 +61,60 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
     from core.tracking import run as tracking
 
     provenance.remember_parameters(configuration.told(config))
-    if int(os.environ.get("RANK", "0")) != 0:
-        _check(stage, config)  # as the first process does, which would not come otherwise
+    if not _is_first():
         function_of(stage.work)(config, None)
         return 0
     store.prepare()
-    run = tracking.open_run(stage.name, run_name(stage.name, config))
+    run = tracking.open_run(stage.name, name)
     with run, full_disk_named(), patience.outage_named():
         if origin:
             run.tags({"taxon.config": origin})
-        _check(stage, config)
         run.monitor_system()
         function_of(stage.work)(config, run)
         run.options(configuration.canonical(config))
+    took.remember(stage.name, config, time.monotonic() - began)
     return 0
 
 
-def _check(stage: Stage, config: configuration.Dataclass) -> None:
+def check(stage: Stage, config: configuration.Dataclass) -> None:
+    """Raise UserError for all that can be refused in a moment: neither torch nor MLflow is imported for it."""
     configuration.check_limits(config)
     if stage.check:
         function_of(stage.check)(config)
+    require_places(config)
 
 
-def _refuse(error: UserError) -> int:
-    """Print the one line and make sure that the run `mlflow run` opened says it too."""
-    print(f"taxon: error: {error}", file=sys.stderr)
-    if os.environ.get("MLFLOW_RUN_ID"):  # the mistake was found before the run was taken over
-        from core.tracking.run import fail
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
-        fail(os.environ["MLFLOW_RUN_ID"], str(error))
+
+def _refuse(error: UserError, stage: Stage | None = None, config: configuration.Dataclass | None = None) -> int:
+    """Print the one line; then make sure that the run which `mlflow run` opened says it too, or one of its own where there is none.
+
+    No run is made for words that are not options (`config` is None), nor for an error that has ended a run already (`stage` is None).
+    """
+    print(f"taxon: error: {error}", file=sys.stderr, flush=True)
+    if made := os.environ.get("MLFLOW_RUN_ID"):  # the mistake was found before the run was taken over
+        from core.tracking import refusal
+
+        if not refusal.record(made, str(error)):
+            from core.tracking.run import fail
+
+            fail(made, str(error))
+    elif stage is not None and config is not None and _is_first():
+        _record(stage, config, error)
     return 2
+
+
+def _record(stage: Stage, config: configuration.Dataclass, error: UserError) -> None:
+    """Leave a run that says what was refused; a store that cannot take it is no further error."""
+    from core.tracking import patience, provenance, store
+    from core.tracking import run as tracking
+
+    provenance.remember_parameters(configuration.told(config))
+    with contextlib.suppress(UserError), patience.at_most(tracking.BRIEFLY), patience.outage_named():
+        store.prepare()
+        tracking.open_run(stage.name, run_name(stage.name, config)).finish("FAILED", str(error))
 
 
 def run_name(entry_point: str, config: configuration.Dataclass) -> str:

@@ -26,6 +26,7 @@ from core.tracking import artifact_root, experiment, names, provenance
 from core.tracking.experiment import refused
 from core.tracking.outbox import Outbox, flush_spools, stored
 from core.tracking.patience import Client, at_most, once, why_gone
+from core.tracking.refusal import REASON_TAG
 from core.tracking.store import machine_lock, scratch, without_password
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose an
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
-REASON_TAG = "taxon.reason"  # why a run is FAILED or KILLED
 
 
 class Run:

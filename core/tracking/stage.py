@@ -19,7 +19,8 @@ from core.places import cache_home, made
 from core.tracking import provenance
 from core.tracking.patience import Client
 from core.tracking.recorder import Recorder
-from core.tracking.run import MADE_TAG, NOTE_TAG, REASON_TAG
+from core.tracking.refusal import REASON_TAG
+from core.tracking.run import MADE_TAG, NOTE_TAG
 from core.tracking.uri import local_artifacts
 
 KEY_TAG = "taxon.stage_key"

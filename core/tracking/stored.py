@@ -10,7 +10,8 @@ from mlflow.entities import Run as Entity
 
 from core.tracking.outbox import BATCH, send
 from core.tracking.patience import Client, StoreError
-from core.tracking.run import NOTE_TAG, PARENT_TAG, REASON_TAG, run_tags
+from core.tracking.refusal import REASON_TAG
+from core.tracking.run import NOTE_TAG, PARENT_TAG, run_tags
 
 
 class StoredRun:

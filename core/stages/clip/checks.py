@@ -7,7 +7,6 @@ import re
 from core.config import check_limits
 from core.errors import UserError
 from core.stages.clip.config import TrainClipConfig
-from core.training.clip import weighs_classes
 
 
 def check_given(config: TrainClipConfig) -> None:
@@ -79,6 +78,8 @@ def idle_options(config: TrainClipConfig) -> list[str]:
 
 def double_corrections(config: TrainClipConfig) -> list[str]:
     """Return one line where the classes' sizes are corrected for twice, which only happens when it is asked for."""
+    from core.training.clip import weighs_classes  # brings torch
+
     weighted = config.use_superclip_loss and config.class_loss_weight > 0 and weighs_classes(config)
     if not (weighted and config.use_weighted_sampling and config.weight_smooth_factor > 0):
         return []

@@ -34,6 +34,7 @@ from core.serving.discovery import DiscoveryPredictor
 from core.serving.images import DRAFT
 from core.stages.discovery import new_folder
 from core.stages.discovery.assign_config import AssignConfig
+from core.stages.discovery.checks import refuse_assign
 from core.stages.machine import settle
 from core.tracking import served, versions
 from core.tracking.patience import Client
@@ -48,17 +49,9 @@ BATCH_OF_A_GPU = 256
 DECIMALS = 6  # as the pipeline's own assignments.csv has it
 
 
-def check(config: AssignConfig) -> None:
-    """Raise UserError for options that contradict each other."""
-    if not config.data_root and not config.images:
-        raise UserError("which images? give data_root=<folder of images>, or images=<CSV file with a column path>")
-    if not config.model:
-        raise UserError("model is empty; give a registered model (models:/<name>@champion) or the run that registered it")
-
-
 def run(config: AssignConfig, run: Recorder) -> dict[str, Any]:
     """Run `assign`; return how many images went where."""
-    check(config)
+    refuse_assign(config)
     output = new_folder.asked(config.output)
     device = settle(config.gpu, config.threads or cores.usable())
     follow = config.follow_links

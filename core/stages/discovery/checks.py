@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from core.config import check_limits
+from core.data import catalog, image_stream
+from core.data.superclasses import find
 from core.errors import UserError, nearest
 from core.evaluation.gcd import VERSIONS
-from core.stages.discovery.config import ClusterOptions, PipelineConfig, TrainConfig
+from core.stages.discovery.assign_config import AssignConfig
+from core.stages.discovery.config import CacheConfig, ClusterOptions, PipelineConfig, SplitConfig, SsddbcConfig, TrainConfig
 from core.stages.discovery.exports import kinds, require_place
+from core.training import recipes
 from core.training.recipes import WITH_CLASSIFIER, settled
+
+
+def refuse_training(config: TrainConfig) -> None:
+    """Raise UserError for what can be refused of options as they were given, before torch is imported."""
+    if not config.train_all_superclasses:
+        catalog.require(check_training(recipes.resolve(config)))
+
+
+def refuse_pipeline(config: PipelineConfig) -> None:
+    """Raise UserError for what can be refused of options as they were given; a resumed pipeline's are those of its run."""
+    if not config.resume_run_id:
+        catalog.require(check_pipeline(recipes.resolve(config)))
+
+
+def refuse_data(config: CacheConfig | SsddbcConfig) -> None:
+    """Raise UserError for a grid that is empty, and for data that are not there."""
+    if isinstance(config, ClusterOptions):
+        check_grid(config)
+    catalog.require(recipes.resolve(config))
+
+
+def split_options(config: SplitConfig) -> SplitConfig:
+    """Return the resolved options of a split, of all of CIFAR-100 where nothing was said; UserError for data that are not there."""
+    nothing = config.dataset == "auto" and config.data_root in ("", recipes.DATA_ROOT) and not config.images
+    resolved = recipes.resolve(dataclasses.replace(config, dataset="cifar100") if nothing else config)
+    catalog.require(resolved)
+    return resolved
+
+
+def refuse_superclasses(config: Any) -> None:
+    """Raise UserError for one of `superclasses` that there is none of, and for data that are not there."""
+    for name in filter(None, map(str.strip, config.superclasses.split(","))):
+        find(name)
+    catalog.require(recipes.resolve(config))
+
+
+def refuse_assign(config: AssignConfig) -> None:
+    """Raise UserError for images or a model that nobody named, and for a folder that is none."""
+    if not config.data_root and not config.images:
+        raise UserError("which images? give data_root=<folder of images>, or images=<CSV file with a column path>")
+    if not config.model:
+        raise UserError("model is empty; give a registered model (models:/<name>@champion) or the run that registered it")
+    if not config.images:
+        image_stream.require_folder(config.data_root)
 
 
 def check_training(config: TrainConfig) -> TrainConfig:

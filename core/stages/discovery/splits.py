@@ -11,19 +11,18 @@ from core.config import canonical
 from core.data.splits import split_report
 from core.data.superclasses import SUPERCLASSES, find
 from core.progress import bar
+from core.stages.discovery import checks
 from core.stages.discovery.config import SplitConfig
 from core.stages.discovery.materials import load_data
 from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
-from core.training import recipes
 
 ENTRY_POINT = "data_split_generator"
 
 
 def run(config: SplitConfig, run: Recorder) -> dict[str, Any]:
     """Write `superclass_XX_<name>.json` for each superclass (or the data set's one split) and the summary of all."""
-    nothing = config.dataset == "auto" and config.data_root in ("", recipes.DATA_ROOT) and not config.images
-    config = recipes.resolve(dataclasses.replace(config, dataset="cifar100") if nothing else config)
+    config = checks.split_options(config)
     folder = scratch("splits")
     try:
         reports = {}

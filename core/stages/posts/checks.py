@@ -9,12 +9,12 @@ from typing import Any
 
 from core import config as configuration
 from core.config import C, Dataclass, check_limits
-from core.data import text_cleaning
+from core.data import posts, text_cleaning
 from core.errors import UserError, nearest
 from core.models import post_head_names
 from core.models.post_head_names import HEADS
 from core.stages.posts.config import OptimizeClipConfig, PostsTfidf
-from core.stages.posts.config_tools import HeadVariantConfig, PostsPipelineConfig
+from core.stages.posts.config_tools import HeadVariantConfig, PostsPipelineConfig, PreparePostsConfig
 
 MODALITIES = {"both": "both", "image": "image_only", "text": "text_only"}
 ABLATIONS = ("image", "text")
@@ -93,6 +93,7 @@ def announce(lines: Sequence[str]) -> None:
 
 def check_pipeline(config: PostsPipelineConfig) -> None:
     """Raise UserError for what a later stage of the pipeline would refuse of its options, before the first one starts."""
+    posts.folder_of(config.data_root)
     check_training(fitted(OptimizeClipConfig, check_limits(config)))
     if config.variants and config.encoder == "towers":
         head_variants(config)
@@ -102,6 +103,11 @@ def check_pipeline(config: PostsPipelineConfig) -> None:
         text_cleaning.rules_of(name.strip().replace("+", ","))
     if not config.test_file or not config.val_fraction or not config.test_fraction:
         raise UserError("the pipeline predicts test_file, selects on validation and judges on test posts: give all three a share or name")
+
+
+def check_prepare(config: PreparePostsConfig) -> None:
+    """Raise UserError for a folder of posts that is none."""
+    posts.folder_of(config.data_root)
 
 
 def fitted(kind: type[C], config: Dataclass, **values: Any) -> C:

@@ -108,6 +108,7 @@ PREPARE_POSTS = Stage(
     "prepare_posts",
     PreparePostsConfig,
     "core.stages.posts.prepare:run",
+    "core.stages.posts.checks:check_prepare",
     headline=("data_root", "train_file", "test_file", "val_fraction", "test_fraction", "seed", "output_dir"),
 )
 PREPROCESS_COMPARE = Stage(

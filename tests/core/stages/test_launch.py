@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,9 @@ def test_a_command_that_works_is_finished(client, capsys):
     assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0} and run.data.params == {"epochs": "5"}
     assert run.data.tags["taxon.command"] == "mlflow run . -e train_superclass -P epochs=5"
     assert "taxon.reason" not in run.data.tags
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == ("taxon: train_superclass epochs=5\n", "")
+    assert start("work", "--epochs=5") == 0
+    assert re.fullmatch(r"taxon: train_superclass epochs=5; took \d+ s here last time\n", capsys.readouterr().out)
 
 
 def test_a_users_mistake_is_one_line_exit_code_2_and_the_runs_reason(client, capsys):
@@ -189,3 +192,42 @@ def test_a_runs_name_says_what_differs_from_the_defaults(config, expected):
 def test_a_runs_name_does_not_grow_without_end():
     config = PipelineConfig(**{f.name: 7 for f in dataclasses.fields(PipelineConfig) if isinstance(f.default, int) and f.name != "seed"})
     assert len(launch.run_name("pseudo_pipeline", config)) < 100
+
+
+REFUSED = {
+    "pseudo_pipeline": "--data_root=gone",
+    "train_superclass": "--epochs=2 --stop_at_epoch=9",
+    "cache_features": "--dataset=folder --data_root=gone",
+    "offline_ssddbc_superclass": "--k_min=9 --k_max=5",
+    "data_split_generator": "--superclass_name=treees",
+    "superclass_table": "--superclasses=treees",
+    "tune_superclass": "--superclasses=trees,treees",
+    "assign": "--model=models:/one/1 --data_root=gone",
+    "relabel": "--clusters=gone.json",
+    "train_longtail": "--epochs=0",
+    "train_clip": "--data_dir=gone --class_texts_file=gone.json",
+    "optimize_clip": "--train_csv=gone.csv",
+    "posts_pipeline": "--data_root=gone",
+    "prepare_posts": "--data_root=gone",
+    "promote": "--min_gain=nothing",
+}
+
+
+@pytest.mark.slow
+def test_a_wrong_option_folder_or_file_is_refused_before_torch_and_mlflow_are_imported(client, tmp_path):
+    """Each import takes seconds; the run that `mlflow run` made has its reason all the same."""
+    made = [client.create_run(client.get_experiment_by_name("taxon").experiment_id).info.run_id for _ in REFUSED]
+    commands = [(run_id, name, words.split()) for run_id, (name, words) in zip(made, REFUSED.items(), strict=True)]
+    code = (
+        "import os, sys\nfrom core.stages import catalog\nfrom core.stages.launch import launch\n"
+        f"for run_id, name, words in {commands!r}:\n"
+        "    os.environ['MLFLOW_RUN_ID'] = run_id\n"
+        "    print(name, launch(catalog.find(name), words), sorted({'torch', 'mlflow'} & sys.modules.keys()))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(provenance.ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [f"{name} 2 []" for name in REFUSED]
+    said = [line.removeprefix("taxon: error: ") for line in done.stderr.splitlines()]
+    runs = [client.get_run(run_id) for run_id in made]
+    assert [run.info.status for run in runs] == ["FAILED"] * len(runs)
+    assert [run.data.tags["taxon.reason"] for run in runs] == said

@@ -1,0 +1,67 @@
+"""The reason of a command that was refused at once, written into the run that `mlflow run` made for it.
+
+Importing MLflow takes several times as long as finding a wrong option. So the reason goes straight to where the run is: over the server's
+REST interface, or into the two rows of an SQLite store. Whatever else a store may be is left to `core.tracking.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import sqlite3
+import time
+import urllib.request
+from pathlib import Path
+
+from core.tracking import lifeline, names
+
+REASON_TAG = "taxon.reason"  # why a run is FAILED or KILLED
+_SQLITE = "sqlite:///"
+_SECONDS = 5.0  # of patience with a locked file or a slow server
+_DEFAULT_URI = _SQLITE + "mlflow.db"
+# With any of these a request is signed, or the server is known by other certificates than the system's: MLflow knows how.
+_LIKE_NO_OTHER = ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH", "AWS_SIGV4")
+
+
+def record(run_id: str, reason: str) -> bool:
+    """Mark a run FAILED for a reason without importing MLflow; return whether that was possible."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+    said = names.cut(reason, names.TAG)
+    with contextlib.suppress(OSError, ValueError, sqlite3.Error, http.client.HTTPException):
+        if uri.startswith(_SQLITE) and "?" not in uri:
+            return any(_into_file(path, run_id, said) for path in _places(uri.removeprefix(_SQLITE)))
+        if uri.startswith(("http://", "https://")) and not any(os.environ.get(f"MLFLOW_TRACKING_{word}") for word in _LIKE_NO_OTHER):
+            return _to_server(uri, run_id, said)
+    return False
+
+
+def _places(name: str) -> list[Path]:
+    """Return where an SQLite store may lie: here, or where `mlflow run <project>`, which changes into the project, was called."""
+    path = Path(name).expanduser()
+    return [path, *(Path(folder) / path for folder in lifeline.launcher_folders() if not path.is_absolute())]
+
+
+def _into_file(path: Path, run_id: str, reason: str) -> bool:
+    """Set the tag and the status in MLflow's tables; False where the file is none, or does not hold the run."""
+    if not path.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=_SECONDS)) as store, store:
+        now = int(time.time() * 1000)
+        ended = store.execute("UPDATE runs SET status = 'FAILED', end_time = ? WHERE run_uuid = ?", (now, run_id)).rowcount
+        if ended:
+            store.execute("INSERT OR REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", (REASON_TAG, reason, run_id))
+        return bool(ended)
+
+
+def _to_server(uri: str, run_id: str, reason: str) -> bool:
+    """Set the tag and the status over REST; URLError is an OSError."""
+    for name, body in (
+        ("set-tag", {"run_id": run_id, "key": REASON_TAG, "value": reason}),
+        ("update", {"run_id": run_id, "status": "FAILED", "end_time": int(time.time() * 1000)}),
+    ):
+        address = f"{uri.rstrip('/')}/api/2.0/mlflow/runs/{name}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=_SECONDS).close()
+    return True
