@@ -130,9 +130,16 @@ def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
 
 
 def of_params(config: type[C], params: Mapping[str, str], prog: str) -> C:
-    """Build `config` from a run's parameters `resolved.<option>`; those of other options are passed over."""
-    values = {f.name: params[f"resolved.{f.name}"] for f in dataclasses.fields(config) if f"resolved.{f.name}" in params}
+    """Build `config` from a run's parameters; those that are no option of it are passed over."""
+    found = {name: param(params, name) for name, *_ in fields_of(config)}
+    empty = {name for name, annotation, *_ in fields_of(config) if annotation is not str}  # what nobody gave, as `mlflow run` writes it
+    values = {name: value for name, value in found.items() if value is not None and (value or name not in empty)}
     return parse(config, [f"--{name}={value.lower() if value in ('True', 'False') else value}" for name, value in values.items()], prog)
+
+
+def param(params: Mapping[str, str], name: str) -> str | None:
+    """Return what an option came to by a run's parameters; None where they do not say. `resolved.` says it where `mlflow run` was first."""
+    return params.get(f"resolved.{name}", params.get(name))
 
 
 def parse(config: type[C], argv: list[str], prog: str) -> C:

@@ -19,7 +19,7 @@ class MemoryRun:
         tagged, given, noted, datasets: tags as text, parameters, the description, (name, digest, source, context).
     """
 
-    experiment = "taxon"
+    page = "mlflow ui"
 
     def __init__(self, place: Path):
         self.place, self.run_id = place, place.name
@@ -48,6 +48,9 @@ class MemoryRun:
         self.noted = markdown
 
     def params(self, values: Mapping[str, object]) -> None:
+        self.given |= values
+
+    def options(self, values: Mapping[str, object]) -> None:
         self.given |= values
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:

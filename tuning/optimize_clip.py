@@ -100,7 +100,7 @@ def begin(config: OptimizeClipConfig) -> Job:
 
     def work(run: Recorder, _unfinished: Any) -> dict[str, Any]:
         run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
-        run.params(configuration.canonical(config))
+        run.options(configuration.canonical(config))
         return _fit(config, posts, key, run) if config.encoder == "tfidf" else light.train(PostsTraining(config, posts, run, key))
 
     return Job("", work)

@@ -235,7 +235,7 @@ def _describe(plan: Plan, run: Recorder) -> None:
     run.tags({"taxon.study": plan.name})
     run.params({f"search.{name}": parameter for name, parameter in plan.parameters.items()})
     prepared = configuration.canonical(plan.space.prepare(plan.base))
-    run.params({f"resolved.{name}": value for name, value in prepared.items() if name not in plan.parameters})
+    run.options({name: value for name, value in prepared.items() if name not in plan.parameters})
 
 
 def _pruner(options: Any) -> optuna.pruners.BasePruner:

@@ -223,6 +223,8 @@ class CheckpointedTraining:
             states.save_checkpoint(folder, state)
             states.prune(folder, self._kept)
         self._tell(epoch, metrics)
+        if self.run is not None:
+            progress.tell_epoch(epoch, self.stop, metrics)
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return those of an epoch's metrics that were asked for; checkpoints and summary hold all of them."""
@@ -339,6 +341,5 @@ class CheckpointedTraining:
     def _tell(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.run is not None:
             shown = self.shown(metrics)
-            progress.tell_epoch(epoch, self.stop, metrics)
             self.run.metrics(shown, epoch)
             self.run.forward(shown, epoch)

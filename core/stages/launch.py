@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import os
 import sys
 import time
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from core import config as configuration
 from core import places, ranks
@@ -19,7 +22,7 @@ from core.stages.stage import Stage, function_of
 # glibc: keep freed memory instead of returning it at every step; 5-45 % faster training on CPUs (read at process start).
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 
-NAME_LENGTH = 60  # a run's name takes no more options once it is longer
+NAME_LENGTH = 40  # of a run's name: what the UI's lists show of it
 
 
 def launch(stage: Stage, argv: list[str] | None = None) -> int:
@@ -71,7 +74,7 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
             run.tags({"taxon.config": origin})
         run.monitor_system()
         function_of(stage.work)(config, run)
-        run.options(configuration.canonical(config))
+        run.params(configuration.canonical(config))
     took.remember(stage.name, config, time.monotonic() - began)
     return 0
 
@@ -118,22 +121,46 @@ def _record(stage: Stage, config: configuration.Dataclass, error: UserError) -> 
 
 
 def run_name(entry_point: str, config: configuration.Dataclass) -> str:
-    """Return a readable run name: what, on which data, with which seed, and the first options that are not their defaults."""
-    from core.training.recipes import Choice, dataset_of
+    """Return a readable run name of at most NAME_LENGTH characters: on which data, what differs from the recipe, the entry point.
 
-    words, named, said = [entry_point], ["superclass_name", "dataset", "data_root"], configuration.canonical(config)
+    The data come first, then the differences: lists of runs show little more. Where not all of them have room, a few characters of
+    their digest keep two runs apart; the entry point, which is a tag too, goes first.
+    """
+    from core.training.recipes import Choice, dataset_of, recipe_for
+
+    said, usual, data = configuration.told(config), {}, ""
     if isinstance(config, Choice):
-        seed = "seeds" if "seeds" in said else "seed"
-        words += [config.superclass_name or said.get("superclasses") or dataset_of(config), f"{seed} {said[seed]}"]
-        named += ["seed", "seeds", "superclasses"]
-    elif said.get("data_root"):
-        words += [Path(said["data_root"]).name]
-    for f in fields(config):
-        value = getattr(config, f.name)
-        told = f.name not in named and f.metadata["role"] != "machine" and value not in (f.default, "") and "/" not in str(value)
-        if told and len(" ".join(words)) < NAME_LENGTH:
-            words.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
-    return " ".join(words)
+        dataset = dataset_of(config)
+        usual = dataclasses.asdict(recipe_for(dataset, said.get("model_name", "auto")))
+        data = config.superclass_name or said.get("superclasses") or (dataset if dataset != "folder" else _folder(said))
+    elif said.get("data_root") or said.get("data_dir"):
+        data = _folder(said)
+    machine = configuration.names_of(config, "machine")
+    named = {"superclass_name", "superclasses", "dataset", "data_root", "data_dir", "config", *machine}
+    told = {name: value for name, value in said.items() if name not in named and value not in ("", usual.get(name))}
+    plain = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in told.items()}
+    differs = [f"{name}={text}" for name, text in plain.items() if "/" not in text]
+    return _fitting(data or entry_point, differs, entry_point if data else "")
+
+
+def _folder(said: Mapping[str, Any]) -> str:
+    """Return the name of the folder or table that holds the images; '' where none is named."""
+    return Path(said.get("images") or said.get("data_root") or said.get("data_dir") or "").name
+
+
+def _fitting(first: str, words: list[str], last: str) -> str:
+    first = first if len(first) <= NAME_LENGTH else f"{first[: NAME_LENGTH - 6]} ~{_mark(first)}"
+    whole = " ".join([first, *words])
+    if len(whole) > NAME_LENGTH:
+        kept = [first]
+        while len(" ".join([*kept, words[len(kept) - 1], "~0000"])) <= NAME_LENGTH:
+            kept.append(words[len(kept) - 1])
+        return " ".join([*kept, f"~{_mark(whole)}"])[:NAME_LENGTH]
+    return f"{whole} {last}" if last and len(whole) + len(last) < NAME_LENGTH else whole
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
 
 
 def _restart_with_malloc_settings() -> None:

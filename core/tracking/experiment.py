@@ -16,7 +16,8 @@ from core.tracking.store import machine_lock
 
 EXPERIMENT = "taxon"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # how stores say that there is no such run or experiment
-UI_LAYOUT = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
+UI_KIND = "mlflow.experimentKind"
+UI_LAYOUT = {UI_KIND: "custom_model_development"}  # the UI then opens on runs and charts, not on chat traces
 
 
 def of_process(client: Client) -> str:
@@ -39,6 +40,13 @@ def of_process(client: Client) -> str:
                     raise
         _require_live_experiment(named, "MLFLOW_EXPERIMENT_NAME")
         return named.experiment_id
+
+
+def show_as_training(client: Client, experiment_id: str) -> None:
+    """Let the UI open on runs and charts, unless somebody has said what the experiment is of; a store that refuses is no error."""
+    with contextlib.suppress(MlflowException):
+        if UI_KIND not in client.get_experiment(experiment_id).tags:
+            client.set_experiment_tag(experiment_id, UI_KIND, UI_LAYOUT[UI_KIND])
 
 
 def _require_live_experiment(found: Experiment, variable: str) -> None:

@@ -81,6 +81,18 @@ def git_dirty() -> str:
     return "unknown" if done.returncode else str(bool(done.stdout.strip())).lower()
 
 
+def shown_at(experiment_id: str, run_id: str) -> str:
+    """Return what to do to see a run's page: of a server its address, else that of `mlflow ui`, which has to be started first.
+
+    A page opens as one of language models unless its address says otherwise.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    page = f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    if uri.startswith(("http://", "https://")) and "@" not in uri:
+        return f"{uri.rstrip('/')}{page}"
+    return f"mlflow ui{store_hint()}, then http://127.0.0.1:5000{page}"
+
+
 def store_hint() -> str:
     """Return the words that `mlflow ui` needs to find this process's store; none for the embedded default."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")

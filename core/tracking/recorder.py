@@ -20,8 +20,8 @@ class Recorder(Protocol):
         """The run's id in its store."""
 
     @property
-    def experiment(self) -> str:
-        """The name of the experiment that the run belongs to."""
+    def page(self) -> str:
+        """What to do to see the run's page."""
 
     @property
     def ended(self) -> ExitStack:
@@ -42,6 +42,9 @@ class Recorder(Protocol):
 
     def params(self, values: Mapping[str, object]) -> None:
         """Log parameters; those that the run has stay as they are."""
+
+    def options(self, values: Mapping[str, object]) -> None:
+        """Log what options came to, each once, whatever was given for them."""
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, all at once; values are cut to what every store accepts."""

@@ -148,7 +148,7 @@ def register(
         model_id = "" if made else _log(run, name, folder, tags, metrics)
         with machine_lock(f"register {name}"):
             number = made or _version(run, name, model_id, tags)
-            client.update_model_version(name, number, description=_described(name, metrics, evaluation))
+            client.update_model_version(name, number, description=_described(f"models:/{name}/{number}", metrics, evaluation))
             client.set_registered_model_alias(name, "challenger", number)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -211,7 +211,7 @@ def ask(call: Callable[[], T], what: str) -> T:
     return patiently(work, what)
 
 
-def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | None) -> str:
+def _described(uri: str, metrics: dict[str, float], evaluation: Evaluation | None) -> str:
     """Return what the model's page says of a version, as Markdown."""
     held_out = "not evaluated on held-out data: it cannot be promoted"
     if evaluation is not None:
@@ -220,7 +220,7 @@ def _described(name: str, metrics: dict[str, float], evaluation: Evaluation | No
         )
     rows = "\n".join(f"| {key} | {value:.4f} |" for key, value in sorted(metrics.items()))
     table = f"\n\n| metric | value |\n|---|---|\n{rows}" if rows else ""
-    return f"{held_out}. Serve it: `mlflow models serve -m {shlex.quote(f'models:/{name}@champion')} --env-manager local`{table}"
+    return f"{held_out}. Serve it: `mlflow models serve -m {shlex.quote(uri)} --env-manager local`{table}"
 
 
 def requirements(loader_module: str) -> list[str]:

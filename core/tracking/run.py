@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
+SHORT = 60.0  # seconds within which a run has no use for figures of the machine: its page shows them before all others
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
 
@@ -49,7 +51,7 @@ class Run:
     """
 
     def __init__(self, client: Client, run_id: str, continued: bool = False):
-        self.client, self.run_id = client, run_id
+        self.client, self.run_id, self.continued = client, run_id, continued
         self.asked_at = psutil.Process().create_time()
         self.forward: Callable[[dict[str, float], int], None] = lambda values, epoch: None  # a stage's way to its pipeline's curves
         self.ended = contextlib.ExitStack()  # what is held until the store knows how the run has ended
@@ -77,28 +79,30 @@ class Run:
         self.metrics({"time/startup_seconds": time.time() - self.asked_at}, 0)
 
     @property
-    def experiment(self) -> str:
-        """Return the name of the run's experiment."""
-        return self.client.get_experiment(self.experiment_id).name
+    def page(self) -> str:
+        """What to do to see the run's page."""
+        return provenance.shown_at(self.experiment_id, self.run_id)
 
     def monitor_system(self) -> None:
-        """Log processor, memory, disk and GPU use every 10 s as `system/*`, until the run ends.
+        """Log processor, memory, disk and GPU use every 10 s as `system/*`, of a run that is still open after SHORT seconds.
 
-        Set MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false to leave it out. The thread ends by itself when the store does not answer.
+        MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false leaves it out, true begins at once. The thread ends by itself when the run has ended
+        or the store does not answer.
         """
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() == "false":
+        asked = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower()
+        if asked == "false":
             return
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        SystemMetricsMonitor(self.run_id).start()  # type: ignore[no-untyped-call]
+        later = threading.Timer(0.0 if asked == "true" else SHORT, _monitor, [self.run_id])
+        later.daemon = True
+        later.start()
+        self.ended.callback(later.cancel)
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags, all in one request; values are cut to what every store accepts."""
         self.client.log_batch(self.run_id, tags=run_tags(values))
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Log parameters that the run does not have yet (`mlflow run` has logged the declared ones itself)."""
+        """Log parameters that the run does not have yet; MLflow changes none."""
         have = self.client.get_run(self.run_id).data.params
         texts = {names.key(key): names.cut(value, names.PARAM) for key, value in values.items()}
         new = [Param(key, text) for key, text in texts.items() if key not in have]
@@ -106,9 +110,13 @@ class Run:
             self.client.log_batch(self.run_id, params=new[start : start + 100])
 
     def options(self, values: Mapping[str, object]) -> None:
-        """Log the options of a stage that has logged none by itself, or not all; resolved ones stand for those that they resolve."""
-        if not any(name.startswith("resolved.") for name in self.client.get_run(self.run_id).data.params):
-            self.params(values)
+        """Log what options came to, each once: under its name, or under `resolved.` where `mlflow run` has another text under that.
+
+        A run that is continued keeps those that it has.
+        """
+        have = {} if self.continued else self.client.get_run(self.run_id).data.params
+        taken = [name for name, value in values.items() if have.get(names.key(name), value) not in (value, names.cut(value, names.PARAM))]
+        self.params({f"resolved.{name}" if name in taken else name: value for name, value in values.items()})
 
     def untag(self, name: str) -> None:
         """Remove a tag, where the run has it."""
@@ -229,6 +237,13 @@ def fail(run_id: str, reason: str, status: str = "FAILED") -> None:
         client.set_terminated(run_id, status)
 
 
+def _monitor(run_id: str) -> None:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    SystemMetricsMonitor(run_id).start()  # type: ignore[no-untyped-call]
+
+
 def open_run(entry_point: str, name: str) -> Run:
     """Open the run of this process: the one `mlflow run` made (MLFLOW_RUN_ID), or a new one in the experiment `taxon`.
 
@@ -241,6 +256,7 @@ def open_run(entry_point: str, name: str) -> Run:
     described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
     if run_id:
         _require_live_run(client, run_id)
+        experiment.show_as_training(client, client.get_run(run_id).info.experiment_id)
         return _opened(client, run_id, described)
     return _made(client, experiment.of_process(client), described)
 

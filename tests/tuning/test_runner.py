@@ -43,7 +43,7 @@ def test_a_study_has_a_run_with_a_nested_run_for_each_trial(bench):
         assert float(child.data.params["x"]) == trial.params["x"]
         assert float(child.data.tags["taxon.trial_value"]) == trial.value == child.data.metrics["trial/toy"]
         assert len(bench.client.get_metric_history(child.info.run_id, "val/toy")) == 4
-    assert run.data.params["search.x"] == "0..1" and run.data.params["resolved.epochs"] == "4"
+    assert run.data.params["search.x"] == "0..1" and run.data.params["epochs"] == "4"
 
 
 def test_the_studys_run_holds_values_best_table_and_plots(bench, pictures):

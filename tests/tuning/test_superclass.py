@@ -170,7 +170,7 @@ def test_a_study_on_the_digits_gives_a_configuration_that_train_superclass_runs(
         one for one in bench.runs() if one.data.tags["taxon.entry_point"] == "train_superclass" and "taxon.trial" not in one.data.tags
     )
     assert trained.data.metrics["val/accuracy_old"] == best.value
-    assert float(trained.data.params["resolved.lr"]) == best.params["lr"]
+    assert float(trained.data.params["lr"]) == best.params["lr"]
 
 
 def test_two_studies_of_one_command_have_runs_below_the_commands(bench):

@@ -40,7 +40,7 @@ def cross_validate(config: TrainClipConfig, run: Recorder | None) -> dict[str, A
     info = [_info(pool, k, folds.parts(pool, one)) for k, one in enumerate(each, start=1)]
     if run is not None:
         run.dataset(pool.name, pool.digest, config.data_dir, "training")
-        run.params(configuration.canonical(config))
+        run.options(configuration.canonical(config))
         run.started()
 
     tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}

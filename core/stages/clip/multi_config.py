@@ -31,7 +31,7 @@ def run_configurations(config: TrainClipConfig, run: Recorder | None) -> dict[st
     configs = configuration.configurations_of(config, train.ENTRY_POINT, checks.check_training)
     names = names_of(configs)
     if run is not None:
-        run.params(configuration.canonical(config))
+        run.options(configuration.canonical(config))
         run.started()
     tags = {"taxon.seed": str(config.seed)}
     children = [cross_validation.child(one, name, begin, tags, run) for name, one in zip(names, configs, strict=True)]

@@ -220,7 +220,7 @@ class ClipTraining(ClassifierTraining):
 def describe(prepared: Prepared, run: Recorder) -> None:
     """Tell the run what is trained on."""
     run.dataset(prepared.m.data.name, prepared.m.data.digest, prepared.config.data_dir, "training")
-    run.params(configuration.canonical(prepared.config))
+    run.options(configuration.canonical(prepared.config))
 
 
 def announce(prepared: Prepared, run: Recorder) -> None:

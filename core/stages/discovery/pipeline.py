@@ -63,7 +63,7 @@ def run(config: PipelineConfig, run: Recorder) -> dict[str, Any]:
     """Run `pseudo_pipeline` (and `main`, its embedded default)."""
     config, totals = as_started(config) if config.resume_run_id else (config, ())
     config = checks.check_pipeline(recipes.resolve(config))
-    run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+    run.options(configuration.canonical(config))
     if config.resume_run_id:
         return _continue(config, run, totals)
     return Pipeline(config, run, (recipes.settled(config.total_epochs),)).run()
@@ -81,14 +81,14 @@ def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]
     run_id = config.resume_run_id
     params, tags = started_with(run_id, ENTRY_POINT)
     known = {f.name: f for f in dataclasses.fields(config) if f.name != "resume_run_id"}
-    own = {name: value for name, value in params.items() if name != "resolved.resume_run_id"}
+    own = {name: value for name, value in params.items() if name.removeprefix("resolved.") != "resume_run_id"}
     started = configuration.of_params(PipelineConfig, own, ENTRY_POINT)
     given = {name: getattr(config, name) for name, f in known.items() if getattr(config, name) != f.default}
     for name, value in given.items():
         free = name == "total_epochs" or known[name].metadata["role"]  # a place or the machine
         if value != getattr(started, name) and not free:
             raise UserError(
-                f"run {run_id} was started with {name} = {params.get(f'resolved.{name}', getattr(started, name))}, not {value}; "
+                f"run {run_id} was started with {name} = {configuration.param(params, name) or getattr(started, name)}, not {value}; "
                 "continue it with its own parameters (its tag taxon.command), or start a new run"
             )
     totals = tuple(int(total) for total in tags.get(TOTALS_TAG, str(started.total_epochs)).split(","))

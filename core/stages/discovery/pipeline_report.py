@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from core.stages.discovery import answer as answers
 from core.stages.discovery import exports, materials, rebuild
 from core.stages.discovery.config import CacheConfig
 from core.stages.discovery.register import Served, register, test_digest
-from core.tracking import provenance
 from core.tracking import stage as stages
 from core.tracking.recorder import Recorder
 from core.tracking.run import command_line
@@ -275,13 +275,14 @@ def numbers(metrics: dict[str, float], prefix: str) -> str:
     return "/".join(f"{metrics[f'{prefix}_{part}']:.3f}" if f"{prefix}_{part}" in metrics else "n/a" for part in ACCURACIES)
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """Return the result as a Markdown table."""
+def markdown(summary: dict[str, Any], rows: Collection[str] = ()) -> str:
+    """Return the result as a Markdown table, of those of `rows` that it has, in their order, where some are named."""
+    table = {row: summary["table"][row] for row in rows or summary["table"] if row in summary["table"]}
     if not judged(summary):
         lines = ["| without true classes | |", "|---|---|"]
-        return "\n".join(lines + [f"| {row} | {untold(values)} |" for row, values in summary["table"].items()])
+        return "\n".join(lines + [f"| {row} | {untold(values)} |" for row, values in table.items()])
     lines = ["| v2 accuracy, All/Old/New | unlabelled training images | test images |", "|---|---|---|"]
-    lines += [f"| {row} | {numbers(values, 'unlabelled/v2')} | {numbers(values, 'test/v2')} |" for row, values in summary["table"].items()]
+    lines += [f"| {row} | {numbers(values, 'unlabelled/v2')} | {numbers(values, 'test/v2')} |" for row, values in table.items()]
     return "\n".join(lines)
 
 
@@ -300,14 +301,17 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") 
         print(f"  {MIXED}")
     if over:
         print(f"  the answer and the registered model have {over}; the figures are at {summary['best_metrics']['best/n_clusters']:.0f}")
-    uri = provenance.store_hint()
     if len([row for row in summary["table"] if row.startswith(SELECTED)]) > 1:
         print(f"  the answer and the registered model are given by {WAYS[summary['answers_by']]} (answers_by)")
     print(f"run {run.run_id}; best model: epoch {summary['best']['epoch']}, {summary.get('model', summary['best_checkpoint'])}")
-    print(f"look at it: mlflow ui{uri} (http://127.0.0.1:5000, experiment '{run.experiment}')")
+    print(f"look at it: {run.page}")
     sys.stdout.flush()
     pictures = "`plots/gallery.png`, `plots/curves.png`, `heatmaps/`"
     more = f"The answer and the registered model have {over}; the figures are at the number of classes.\n\n" if over else ""
     more = f"{MIXED[0].upper()}{MIXED[1:]}.\n\n{more}" if mixed else more
-    found = f"{markdown(summary)}\n\n{more}Pictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
-    return f"{found}\nRepeat: `{command_line('pseudo_pipeline')}`"
+    # A page shows four lines of its description: what came out, what it is to be compared with, where it came from.
+    compared = "same epochs without" if "same epochs without" in summary["table"] else "before pseudo labels"
+    found = (
+        f"{markdown(summary, (SELECTED, compared, 'frozen features'))}\n\nPictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
+    )
+    return f"{found}\n{more}{markdown(summary)}\n\nRepeat: `{command_line('pseudo_pipeline')}`"

@@ -81,7 +81,7 @@ def run(config: RelabelConfig, run: Recorder) -> dict[str, Any]:
     _notify(decided)
     table = rows(data, found, decided, config.take)
     summary = {"run": run_id, "digest": saved.digest, "take": config.take} | counted(table)
-    run.dataset(data.name, data.digest, params.get("resolved.data_root", ""), "relabel")
+    run.dataset(data.name, data.digest, configuration.param(params, "data_root") or "", "relabel")
     place = _store(partial(_fill, data, table), summary, output, run)
     _say(summary, place, params)
     return summary
@@ -341,12 +341,12 @@ def _say(summary: dict[str, Any], place: Path | None, params: Mapping[str, str])
 def next_command(table: str, params: Mapping[str, str]) -> str:
     """Return the command of the next pipeline: with the network of the last one, where it is not what image files get by themselves."""
     words = ["mlflow", "run", ".", "-e", PSEUDO_PIPELINE.name, "-P", f"images={table}"]
-    model = params.get("resolved.model_name", "")
+    model = configuration.param(params, "model_name") or ""
     if model and model != recipes.recipe_for("folder", "auto").model_name:
         words += ["-P", f"model_name={model}"]
-    size = params.get("resolved.image_size", "")
+    size = configuration.param(params, "image_size") or ""
     if size and size != str(recipes.recipe_for("folder", model or "auto").image_size):
         words += ["-P", f"image_size={size}"]
-    if params.get("resolved.weights"):
-        words += ["-P", f"weights={params['resolved.weights']}"]
+    if weights := configuration.param(params, "weights"):
+        words += ["-P", f"weights={weights}"]
     return shlex.join(words)

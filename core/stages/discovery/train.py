@@ -63,7 +63,7 @@ def begin(config: TrainConfig) -> execute.Job:
 
     def describe(run: Recorder) -> None:
         run.dataset(data.name, data.digest, config.data_root, "training")
-        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+        run.options(configuration.canonical(config))
 
     def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         return Training(config, run, loaded, key).result(unfinished)
@@ -149,7 +149,7 @@ class Training(CheckpointedTraining):
             self.facts["first_pseudo_epoch"] = self.epoch
         if run is not None:
             run.dataset(m.data.name, m.data.digest, config.data_root, "training")
-            run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+            run.options(configuration.canonical(config))
             run.started()
 
     @property

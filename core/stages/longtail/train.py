@@ -60,7 +60,7 @@ def begin(config: LongtailTrainConfig) -> execute.Job:
 
 def _describe(config: LongtailTrainConfig, data: Any, run: Recorder) -> None:
     run.dataset(data.name, data.digest, config.data_root or config.train_dir or config.train_meta, "training")
-    run.params(configuration.canonical(config))  # `mlflow run` has logged them itself
+    run.options(configuration.canonical(config))
 
 
 @dataclass

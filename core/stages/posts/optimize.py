@@ -59,7 +59,7 @@ def begin(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> e
 
     def describe(run: Recorder) -> None:
         run.dataset("posts", posts["train"].digest, config.train_csv or config.data_dir, "training")
-        run.params(configuration.canonical(config))
+        run.options(configuration.canonical(config))
 
     def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         if run is not None:

@@ -40,7 +40,7 @@ UNREAD = {stages.SUMMARY, stages.ADDED, "config.json", "report.json", "history.j
 def run(config: PostsPipelineConfig, run: Recorder) -> dict[str, Any]:
     """Run `posts_pipeline`; return its summary."""
     config = check(config)
-    run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+    run.options(configuration.canonical(config))
     return Pipeline(config, run).run()
 
 

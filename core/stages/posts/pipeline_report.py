@@ -9,7 +9,6 @@ from typing import Any
 
 from core.stages import after, execute
 from core.stages.posts import results
-from core.tracking import provenance
 from core.tracking import stage as stages
 from core.tracking.recorder import Recorder
 from core.tracking.run import command_line
@@ -146,7 +145,7 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any]) -> str:
             + "".join("".join(f"{_cell(parts[part][score]):>22s}" for score in SCORES) for part in ("val", "test"))
         )
     print(f"{verdict(summary)}\n* predicts: " + ", ".join(f"{tag} {count}" for tag, count in summary["predicted"].items()))
-    print(f"run {run.run_id}; look at it: mlflow ui{provenance.store_hint()} (http://127.0.0.1:5000, experiment '{run.experiment}')")
+    print(f"run {run.run_id}; look at it: {run.page}")
     sys.stdout.flush()
     command = command_line("posts_pipeline")
     return f"{markdown(summary)}\n\nPictures: `plots/`. Predictions: `predictions/`.\nRepeat: `{command}`"

@@ -175,23 +175,28 @@ def test_other_ranks_work_without_a_run(client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("entry_point", "config", "expected"),
     [
-        (PipelineConfig(), "pseudo_pipeline digits seed 1"),
-        (PipelineConfig(superclass_name="trees", seed=3), "pseudo_pipeline trees seed 3"),
-        (PipelineConfig(lr=0.003, k_max=6, gpu="cpu", weights="/a/b.safetensors"), "pseudo_pipeline digits seed 1 lr=0.003 k_max=6"),
-        (SuperclassTableConfig(superclasses="trees", seeds="1,2"), "superclass_table trees seeds 1,2"),
-        (SuperclassTableConfig(), "superclass_table cifar100 seeds 1,2,3"),
-        (LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="focal"), "train_longtail crops seed=7 loss_type=focal"),
+        ("pseudo_pipeline", PipelineConfig(), "digits pseudo_pipeline"),
+        ("pseudo_pipeline", PipelineConfig(superclass_name="trees", seed=3), "trees seed=3 pseudo_pipeline"),
+        ("pseudo_pipeline", PipelineConfig(lr=0.003, k_max=6, gpu="cpu", weights="/a/b"), "digits k_max=6 lr=0.003 pseudo_pipeline"),
+        ("pseudo_pipeline", PipelineConfig(image_size=8, batch_size=64), "digits pseudo_pipeline"),  # as the recipe has them
+        ("superclass_table", SuperclassTableConfig(superclasses="trees", seeds="1,2"), "trees seeds=1,2 superclass_table"),
+        ("superclass_table", SuperclassTableConfig(), "cifar100 superclass_table"),
+        ("train_longtail", LongtailTrainConfig(data_root="/a/crops", seed=7, loss_type="focal"), "crops loss_type=focal seed=7"),
+        ("train_superclass", Config(epochs=4), "train_superclass epochs=4"),
     ],
 )
-def test_a_runs_name_says_what_differs_from_the_defaults(config, expected):
-    assert launch.run_name(expected.split()[0], config) == expected
+def test_a_runs_name_says_on_what_and_how_it_differs_from_the_recipe(entry_point, config, expected):
+    found = launch.run_name(entry_point, config)
+    assert sorted(found.split()) == sorted(expected.split()) and found.split()[0] == expected.split()[0]
 
 
-def test_a_runs_name_does_not_grow_without_end():
-    config = PipelineConfig(**{f.name: 7 for f in dataclasses.fields(PipelineConfig) if isinstance(f.default, int) and f.name != "seed"})
-    assert len(launch.run_name("pseudo_pipeline", config)) < 100
+def test_two_names_without_room_for_all_options_differ_in_40_characters():
+    options = {f.name: 7 for f in dataclasses.fields(PipelineConfig) if isinstance(f.default, int) and f.name != "seed"}
+    names = [launch.run_name("pseudo_pipeline", PipelineConfig(**options, seed=seed)) for seed in (1, 2)]
+    names.append(launch.run_name("train_longtail", LongtailTrainConfig(data_root="/a/" + "x" * 60)))
+    assert len(set(names)) == 3 and all(len(name) <= 40 for name in names) and names[0].startswith("digits ")
 
 
 REFUSED = {

@@ -405,6 +405,6 @@ def test_a_run_is_told_what_was_resolved_and_each_epoch(place):
     run = place.run()
     given = dataclasses.replace(place.config(epochs=2), temperature="auto")
     train.run(given, run)
-    assert run.given["resolved.temperature"] == 0.1 and run.has_started
+    assert run.given["temperature"] == 0.1 and run.has_started
     assert [step for _, step in run.history] == [0, 1, 2] == [step for _, step in run.forwarded]
     assert run.datasets[0][0] == "folder/glyphs"

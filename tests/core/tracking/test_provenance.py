@@ -76,6 +76,16 @@ def test_the_store_hint_never_shows_a_password(monkeypatch):
     assert provenance.store_hint() == ""
 
 
+def test_a_page_is_named_by_an_address_that_opens_it_as_a_training_s(monkeypatch):
+    page = "/#/experiments/7/runs/abc?workflowType=machine_learning"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    assert provenance.shown_at("7", "abc") == f"mlflow ui --backend-store-uri sqlite:///x.db, then http://127.0.0.1:5000{page}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example/")
+    assert provenance.shown_at("7", "abc") == f"https://tracking.example{page}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.example")
+    assert "secret" not in provenance.shown_at("7", "abc")
+
+
 def test_versions_name_what_is_absent(monkeypatch):
     monkeypatch.setattr(provenance, "LIBRARIES", ("numpy", "no-such-library"))
     provenance.versions.cache_clear()

@@ -89,6 +89,19 @@ def test_parameters_that_mlflow_logged_are_not_logged_twice(client):
     run.finish()
 
 
+def test_an_option_is_logged_once_unless_mlflow_run_has_written_another_text(client):
+    run = tracking.open_run("train_superclass", "x")
+    run.params({"lr": "", "epochs": "4"})  # as `mlflow run` does: what was given, and nothing for what was declared and not given
+    run.options({"lr": 0.1, "epochs": 4, "seed": 1})
+    params = client.get_run(run.run_id).data.params
+    assert params == {"lr": "", "resolved.lr": "0.1", "epochs": "4", "seed": "1"}
+    run.finish("KILLED")
+    again = tracking.reopen(run.run_id)
+    again.options({"lr": 0.2, "epochs": 8, "threads": 2})
+    assert client.get_run(run.run_id).data.params == params | {"threads": "2"}
+    again.finish()
+
+
 def test_a_run_in_use_is_refused_in_one_line(client, other_process):
     _process, run_id = other_process
     with pytest.raises(UserError, match=f"run {run_id} is in use") as caught:
@@ -228,3 +241,28 @@ def test_what_the_environment_names_and_is_not_there_is_one_line(client, monkeyp
         tracking.open_run("train_superclass", "x")
     line = str(caught.value)
     assert "\n" not in line and (name in line or "restore" in line) and "Traceback" not in line
+
+
+@pytest.mark.parametrize(("asked", "after"), [("", [60.0]), ("true", [0.0]), ("false", [])])
+def test_a_short_run_has_no_figures_of_the_machine(client, monkeypatch, asked, after):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", asked)
+    waits, told = [], []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, seconds, work, given):
+            waits.append(seconds)
+            self.given = (work, given)
+
+        def start(self):
+            assert self.daemon
+
+        def cancel(self):
+            told.append(self.given)
+
+    monkeypatch.setattr(tracking.threading, "Timer", Timer)
+    with tracking.open_run("train_superclass", "digits") as run:
+        run.monitor_system()
+        assert not told
+    assert waits == after and [given for _, given in told] == [[run.run_id]] * len(after)

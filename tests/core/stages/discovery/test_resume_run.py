@@ -25,7 +25,7 @@ def started(client) -> str:
     """Return the id of a pipeline run that logged its options as pipelines do."""
     config = recipes.resolve(PipelineConfig(**STARTED))
     with tracking.open_run("pseudo_pipeline", "started") as run:
-        run.params({f"resolved.{name}": value for name, value in configuration.canonical(config).items()})
+        run.params(configuration.canonical(config))
         return run.run_id
 
 
