@@ -311,7 +311,6 @@ def _say(pipeline: Any, run: Recorder, summary: dict[str, Any], over: str = "") 
     more = f"{MIXED[0].upper()}{MIXED[1:]}.\n\n{more}" if mixed else more
     # A page shows four lines of its description: what came out, what it is to be compared with, where it came from.
     compared = "same epochs without" if "same epochs without" in summary["table"] else "before pseudo labels"
-    found = (
-        f"{markdown(summary, (SELECTED, compared, 'frozen features'))}\n\nPictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
-    )
+    short = markdown(summary, (SELECTED, compared, "frozen features"))
+    found = f"{short}\n\nPictures: {pictures}. Best: epoch {summary['best']['epoch']}.\n"
     return f"{found}\n{more}{markdown(summary)}\n\nRepeat: `{command_line('pseudo_pipeline')}`"
