@@ -46,7 +46,7 @@ def ranges(config: LongtailTrainConfig) -> Parameters:
         "loss_type": Choice(tuple(loss for loss in LOSSES if _acts(loss, config))),
         "use_ema": Choice((False, True)),
     }
-    if config.mixup_prob and config.mixup_disable_epoch:
+    if config.mixup_prob and timeline.settled(config).mixup_disable_epoch:
         searched["mixup_alpha"] = Range(0.0, 0.8)
     return searched
 

@@ -1,7 +1,6 @@
 """The long-tail schedule as data: which epoch changes what. `changes` is the whole of it; everything else only folds it.
 
-An epoch option of -1 switches its change off. With `schedule_epochs`, the options are those of a training of that many epochs
-and are scaled to `epochs`.
+An epoch option of -1 switches its change off, `auto` is the recipe's epoch. `settled` says at which epoch of this training each acts.
 """
 
 from __future__ import annotations
@@ -10,11 +9,32 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Literal, Protocol
 
 from core.losses.label import LOSSES
 
 NEVER = -1
+RECIPE_EPOCHS = 50
+RECIPE = {  # what `auto` is in a training of RECIPE_EPOCHS
+    "warmup_epochs": 5,
+    "stage2_epoch": 10,
+    "stage3_epoch": 20,
+    "lr_restart_epoch": 25,
+    "mixup_decay_epoch1": 10,
+    "mixup_decay_epoch2": 12,
+    "mixup_disable_epoch": 15,
+    "cutmix_disable_epoch": 10,
+    "smoothing_decay_epoch1": 12,
+    "smoothing_decay_epoch2": 18,
+    "disable_sampler_epoch": NEVER,
+    "tail_focal_epoch": NEVER,
+    "progressive_resize_epoch": 30,
+    "center_update_epoch": 35,
+    "final_clean_epoch": 40,
+    "drw_epoch": 40,
+    "crt_epoch": 40,
+}
 WARMUP_START = 0.02  # of the learning rate
 END_LR = 1e-6
 STAGE2_LR, RESTART_LR = 1.2, 0.4
@@ -31,10 +51,10 @@ class Options(Protocol):
     """What the schedule reads of a configuration (core/stages/longtail/config.py documents each)."""
 
     epochs: int
-    schedule_epochs: int
+    schedule_epochs: int | Literal["auto"]
     lr: float
     scheduler: str
-    warmup_epochs: int
+    warmup_epochs: int | Literal["auto"]
     loss_type: str
 
 
@@ -81,9 +101,40 @@ class Change:
     lr_factor: float = 1.0
 
 
+@lru_cache(maxsize=64)
+def settled(config: Any) -> Any:
+    """Return the configuration with every epoch option as it acts in this training; a settled one stays as it is.
+
+    The recipe's epochs are scaled to `epochs`, those that were given are taken as they are. With `schedule_epochs` all of them are
+    those of a training of that many epochs; 0 = none is scaled.
+    """
+    scaled = {name: _scaled(name, config) for name in RECIPE}
+    return dataclasses.replace(config, **scaled, schedule_epochs=0)
+
+
+def _scaled(name: str, config: Any) -> int:
+    epoch, of = unscaled(name, config), scaled_from(name, config)
+    return round(epoch * config.epochs / of) if of else epoch
+
+
+def unscaled(name: str, config: Any) -> int:
+    """Return an epoch option as it was given, `auto` as the recipe has it."""
+    given = getattr(config, name)
+    return RECIPE[name] if given == "auto" else int(given)
+
+
+def scaled_from(name: str, config: Any) -> int:
+    """Return the number of epochs that an epoch option is of, from which it is scaled to `epochs`; 0 = it is as it is."""
+    if unscaled(name, config) == NEVER:
+        return 0
+    if config.schedule_epochs != "auto":
+        return int(config.schedule_epochs)
+    return RECIPE_EPOCHS if getattr(config, name) == "auto" else 0
+
+
 def changes(config: Any) -> tuple[Change, ...]:
     """Return the switches of a training in order: the whole schedule, in one place."""
-    c = config
+    c = settled(config)
     rows = [
         Change(c.stage2_epoch, "stage2_epoch", {"trained": "last_stage"}, STAGE2_LR),
         Change(c.stage3_epoch, "stage3_epoch", {"trained": "all"}),
@@ -110,21 +161,17 @@ def changes(config: Any) -> tuple[Change, ...]:
             {"retrained": True, "balanced": True, "trained": "head", "lr_factor": 1.0},
         ),
     ]
-    scaled = [dataclasses.replace(row, epoch=scaled_epoch(row.epoch, config)) for row in rows if row.epoch != NEVER]
+    acting = [row for row in rows if row.epoch != NEVER]
     # cRT's head stays what trains, whatever comes later.
-    return tuple(sorted(scaled, key=lambda row: (row.epoch, row.option == "crt_epoch")))
-
-
-def scaled_epoch(epoch: int, config: Any) -> int:
-    """Return an epoch option as it acts in this training."""
-    return round(epoch * config.epochs / config.schedule_epochs) if config.schedule_epochs else epoch
+    return tuple(sorted(acting, key=lambda row: (row.epoch, row.option == "crt_epoch")))
 
 
 def retrained_from(config: Any) -> int:
     """Return the epoch (0-based) from which the classifier is trained anew; the number of epochs where it never is."""
+    epochs = int(config.epochs)
     if config.loss_type != "crt" or config.crt_epoch == NEVER:
-        return config.epochs
-    return min(scaled_epoch(config.crt_epoch, config), config.epochs)
+        return epochs
+    return min(_scaled("crt_epoch", config), epochs)
 
 
 def draws_by_frequency(config: Any) -> bool:
@@ -175,7 +222,7 @@ def lr_at(config: Any, epoch: int) -> float:
     A classifier that is trained anew has its own warm-up and schedule over the epochs that are left, from `lr` again: at the end of
     the first one it would stay as it is drawn.
     """
-    phase, warmup = phase_at(config, epoch), min(scaled_epoch(config.warmup_epochs, config), config.epochs)
+    phase, warmup = phase_at(config, epoch), min(_scaled("warmup_epochs", config), config.epochs)
     first = retrained_from(config) if phase.retrained else 0
     total = config.epochs - first
     warmup, epoch = warmup * total // config.epochs, epoch - first
@@ -210,14 +257,24 @@ def acting(config: Any) -> list[tuple[Change, dict[str, tuple[Any, Any]]]]:
 
 
 def describe(config: Any) -> list[str]:
-    """Return the timeline in readable lines: what the training starts with, then each switch."""
+    """Return the timeline in readable lines: how it is scaled, what the training starts with, then each switch."""
     start = phase_at(config, 0)
     values = {f.name: getattr(start, f.name) for f in dataclasses.fields(Phase)}
-    lines = ["epoch 0: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items() if value)]
+    lines = [*_scaling(config), "epoch 0: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items() if value)]
     for change, differing in acting(config):
         what = ", ".join(f"{name} {shown(old)} -> {shown(new)}" for name, (old, new) in differing.items())
         lines.append(f"epoch {change.epoch}: {what} ({change.option})")
     return lines
+
+
+def _scaling(config: Any) -> list[str]:
+    """Return in at most one line from how many epochs the schedule is scaled, and which options are not; `config` as it was given."""
+    of = {name: scaled_from(name, config) for name in RECIPE if unscaled(name, config) != NEVER}
+    whole = max(of.values(), default=0)
+    if whole in (0, config.epochs):
+        return []
+    given = ", ".join(f"{name} {unscaled(name, config)}" for name, epochs in of.items() if not epochs)
+    return [f"schedule of {whole} epochs scaled to {config.epochs}{f'; as given: {given}' if given else ''}"]
 
 
 def beyond(config: Any) -> list[str]:

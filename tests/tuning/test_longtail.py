@@ -44,11 +44,11 @@ def test_the_space_is_what_the_command_says():
 @pytest.mark.parametrize(
     ("options", "absent"),
     [
-        ({"epochs": 20}, {"ldam_drw", "crt"}),
+        ({"epochs": 20, "schedule_epochs": 0}, {"ldam_drw", "crt"}),
         ({"drw_epoch": -1}, {"ldam_drw"}),
         ({"model_type": "multitask"}, {"ldam_drw"}),
         ({"model_type": "fewshot"}, {"crt"}),
-        ({"epochs": 20, "schedule_epochs": 50}, set()),
+        ({"epochs": 20}, set()),
         ({"crt_epoch": 49}, {"crt"}),  # one epoch is too few for a new classifier
     ],
 )
@@ -59,6 +59,7 @@ def test_a_loss_that_would_never_act_or_be_refused_is_not_searched(options, abse
 
 def test_mixup_is_searched_only_where_there_is_mixup():
     assert "mixup_alpha" not in searched(mixup_prob=0.0)
+    assert "mixup_alpha" not in searched(epochs=1) and "mixup_alpha" in searched(epochs=2)
 
 
 def test_everything_that_can_be_searched_is_an_option_of_the_training_within_its_bounds():

@@ -69,10 +69,11 @@ def _check_contradictions(config: LongtailTrainConfig) -> None:
         raise UserError("loss_type = crt with crt_epoch = -1 never trains the new classifier; give an epoch, or use loss_type = ce")
     left = config.epochs - timeline.retrained_from(config)
     if config.loss_type == "crt" and left < timeline.FEWEST_RETRAINED:
-        scaled = f" (of {config.schedule_epochs}, scaled to {config.epochs} epochs)" if config.schedule_epochs else ""
+        epoch, of = timeline.unscaled("crt_epoch", config), timeline.scaled_from("crt_epoch", config)
         raise UserError(
-            f"crt_epoch = {config.crt_epoch}{scaled} leaves {left} of {config.epochs} epochs for the new classifier, which needs at least "
-            f"{timeline.FEWEST_RETRAINED}; give an earlier crt_epoch, more epochs, or schedule_epochs"
+            f"crt_epoch = {epoch}{f' (of {of}, scaled to {config.epochs} epochs)' if of else ''} leaves {left} of {config.epochs} epochs "
+            f"for the new classifier, which needs at least {timeline.FEWEST_RETRAINED}; give an earlier crt_epoch, more epochs, or "
+            "schedule_epochs"
         )
     for name in ("use_cosine_classifier", "use_center_loss"):
         if getattr(config, name) and config.center_update_epoch == timeline.NEVER:

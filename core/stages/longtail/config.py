@@ -17,6 +17,11 @@ scheduled = partial(option, acts=lambda config: False)
 EPOCH: dict[str, Any] = {"at_least": timeline.NEVER, "wrong": "; give an epoch from 0, or -1 for never"}
 
 
+def of_recipe(name: str, doc: str, **limits: Any) -> Any:
+    """Declare an epoch option that is the recipe's unless it is given."""
+    return scheduled("auto", f"{doc}; auto = {timeline.RECIPE[name]} of {timeline.RECIPE_EPOCHS} epochs, scaled to `epochs`", **limits)
+
+
 @lru_cache(maxsize=8)
 def _phases(config: Any) -> tuple[timeline.Phase, ...]:
     return tuple(timeline.phase_at(config, epoch) for epoch in range(config.epochs))
@@ -94,7 +99,7 @@ class LongtailOptimiser:
     scheduler: Literal["cosine", "step", "none"] = scheduled(
         "cosine", "learning rate after the warm-up: cosine to 1e-6, a tenth each third, flat"
     )
-    warmup_epochs: int = scheduled(5, "epochs of linear warm-up from 0.02 * lr", at_least=0)
+    warmup_epochs: int | Auto = of_recipe("warmup_epochs", "epochs of linear warm-up from 0.02 * lr", at_least=0)
     accumulation_steps: int = option(1, "batches whose gradients make one optimiser step", above=0)
     clip_norm: float = option(1.0, "largest gradient norm; 0 = any", at_least=0)
     use_ema: bool = option(False, "score, save and register the moving average of the weights")
@@ -141,29 +146,32 @@ class LongtailLoss:
 
 @dataclass(frozen=True)
 class LongtailSchedule:
-    """Which epoch changes what; -1 = never. `core/training/timeline.py` is the schedule."""
+    """Which epoch changes what; -1 = never, auto = as in the recipe. `core/training/timeline.py` is the schedule."""
 
-    stage2_epoch: int = scheduled(10, "last stage of the backbone trains too, lr x1.2", **EPOCH)
-    stage3_epoch: int = scheduled(20, "the whole backbone trains", **EPOCH)
-    lr_restart_epoch: int = scheduled(25, "lr x0.4", **EPOCH)
-    mixup_decay_epoch1: int = scheduled(10, "mixup's alpha halves", **EPOCH)
-    mixup_decay_epoch2: int = scheduled(12, "mixup's alpha is a quarter", **EPOCH)
-    mixup_disable_epoch: int = scheduled(15, "no mixup", **EPOCH)
-    cutmix_disable_epoch: int = scheduled(10, "no cutmix", **EPOCH)
-    smoothing_decay_epoch1: int = scheduled(12, "label smoothing x0.4", **EPOCH)
-    smoothing_decay_epoch2: int = scheduled(18, "no label smoothing", **EPOCH)
+    stage2_epoch: int | Auto = of_recipe("stage2_epoch", "last stage of the backbone trains too, lr x1.2", **EPOCH)
+    stage3_epoch: int | Auto = of_recipe("stage3_epoch", "the whole backbone trains", **EPOCH)
+    lr_restart_epoch: int | Auto = of_recipe("lr_restart_epoch", "lr x0.4", **EPOCH)
+    mixup_decay_epoch1: int | Auto = of_recipe("mixup_decay_epoch1", "mixup's alpha halves", **EPOCH)
+    mixup_decay_epoch2: int | Auto = of_recipe("mixup_decay_epoch2", "mixup's alpha is a quarter", **EPOCH)
+    mixup_disable_epoch: int | Auto = of_recipe("mixup_disable_epoch", "no mixup", **EPOCH)
+    cutmix_disable_epoch: int | Auto = of_recipe("cutmix_disable_epoch", "no cutmix", **EPOCH)
+    smoothing_decay_epoch1: int | Auto = of_recipe("smoothing_decay_epoch1", "label smoothing x0.4", **EPOCH)
+    smoothing_decay_epoch2: int | Auto = of_recipe("smoothing_decay_epoch2", "no label smoothing", **EPOCH)
     disable_sampler_epoch: int = scheduled(-1, "plain shuffle instead of balanced draws (older recipe 15)", **EPOCH)
     tail_focal_epoch: int = scheduled(-1, "focal loss for the rarest 25 % of the classes (older recipe 18)", **EPOCH)
-    progressive_resize_epoch: int = scheduled(30, "progressive_image_size, for validation too", **EPOCH)
+    progressive_resize_epoch: int | Auto = of_recipe("progressive_resize_epoch", "progressive_image_size, for validation too", **EPOCH)
     progressive_image_size: int = scheduled(256, "side of the crop from progressive_resize_epoch on", above=0)
-    center_update_epoch: int = scheduled(35, "cosine head and center loss, where enabled", **EPOCH)
-    final_clean_epoch: int = scheduled(40, "light augmentation", **EPOCH)
-    drw_epoch: int = scheduled(40, "ldam_drw: class weights of effective numbers", **EPOCH)
-    crt_epoch: int = scheduled(
-        40, "crt: a new classifier on balanced draws, the backbone frozen, lr from the start; leaves 2 epochs or more", **EPOCH
+    center_update_epoch: int | Auto = of_recipe("center_update_epoch", "cosine head and center loss, where enabled", **EPOCH)
+    final_clean_epoch: int | Auto = of_recipe("final_clean_epoch", "light augmentation", **EPOCH)
+    drw_epoch: int | Auto = of_recipe("drw_epoch", "ldam_drw: class weights of effective numbers", **EPOCH)
+    crt_epoch: int | Auto = of_recipe(
+        "crt_epoch", "crt: a new classifier on balanced draws, the backbone frozen, lr from the start; leaves 2 epochs or more", **EPOCH
     )
-    schedule_epochs: int = scheduled(
-        0, "the epoch options are meant for this many epochs and are scaled to `epochs`; 0 = as they are", at_least=0
+    schedule_epochs: int | Auto = scheduled(
+        "auto",
+        "all epoch options are of a training of this many epochs and are scaled to `epochs`; auto = the recipe's are scaled, those that "
+        "are given are as they are; 0 = none is scaled",
+        at_least=0,
     )
 
     def implied(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from core.stages import machine
 from core.stages.longtail.config import LongtailData, LongtailMachine, LongtailTrainConfig
 from core.training import distributed, precision
 from core.training.finite import require_outputs
-from core.training.timeline import Phase
+from core.training.timeline import Phase, phase_at
 
 FORWARD_BATCH = 128
 TASKS = ("crop", "disease", "severity")
@@ -145,7 +145,7 @@ def build_model(config: LongtailTrainConfig, data: ClassificationData, pretraine
         heads |= {name: linear_head(dim, len(data.attributes[name].names), config.seed) for name in attributes_of(config, data)}
     frozen = config.model_type == "fewshot" and config.fewshot_freeze_backbone
     model = Classifier(backbone.tail, dim, nn.ModuleDict(heads), config.dropout, frozen_backbone=frozen)
-    for size in {config.image_size, config.progressive_image_size if config.progressive_resize_epoch >= 0 else config.image_size}:
+    for size in {config.image_size, *(phase_at(config, epoch).image_size for epoch in range(config.epochs))}:
         _try_size(model, config.backbone, size, config)
     return model.to(memory_format=torch.channels_last), {"mean": backbone.mean, "std": backbone.std, "backbone": digest_of(backbone.tail)}
 

@@ -65,7 +65,10 @@ def _describe(config: LongtailTrainConfig, data: Any, run: Recorder) -> None:
 
 @dataclass
 class Prepared:
-    """A training that is checked and named, but not begun: its stage key says whether it has been done before."""
+    """A training that is checked and named, but not begun: its stage key says whether it has been done before.
+
+    config: settled, every epoch option as it acts. timeline: the schedule in lines, with what of it is scaled and what was given.
+    """
 
     config: LongtailTrainConfig
     m: materials.Materials
@@ -73,6 +76,7 @@ class Prepared:
     about: dict[str, Any]
     lineage: Lineage
     key: str
+    timeline: list[str]
 
 
 def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str, int], Any] | None = None) -> Prepared:
@@ -90,7 +94,8 @@ def prepare(config: LongtailTrainConfig, data: Any = None, kept: dict[tuple[str,
     m = materials.gather(config, data, about["mean"], about["std"])
     m.kept = m.kept if kept is None else kept
     found = {"data": data.digest, "weights": about["backbone"]}
-    return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format))
+    said, config = timeline.describe(config), timeline.settled(config)
+    return Prepared(config, m, model, about, lineage, keys.of_stage(ENTRY_POINT, config, found, m.device, m.number_format), said)
 
 
 class LongtailTraining(ClassifierTraining):
@@ -120,7 +125,7 @@ class LongtailTraining(ClassifierTraining):
         self.epoch = self.begin(config.resume, "resume")
         if run is not None:
             _describe(config, data, run)
-            self._announce_timeline()
+            self._announce_timeline(prepared.timeline)
             run.started()
 
     @property
@@ -329,8 +334,7 @@ class LongtailTraining(ClassifierTraining):
             "best": {"epoch": 0, "score": -1e9},
         }
 
-    def _announce_timeline(self) -> None:
-        lines = timeline.describe(self.config)
+    def _announce_timeline(self, lines: list[str]) -> None:
         print("\n".join(f"taxon: {line}" for line in lines), file=sys.stderr)
         self.recorder.json(lines, "timeline.json")
         pairs = duplicates_across(self.m.data)

@@ -97,7 +97,7 @@ def test_the_other_schedulers_are_flat_or_fall_to_a_tenth_each_third():
 
 
 def test_a_warm_up_longer_than_the_training_is_all_of_it():
-    c = config(epochs=4, warmup_epochs=9, lr=1.0)
+    c = config(epochs=4, warmup_epochs=9, lr=1.0, lr_restart_epoch=-1, stage2_epoch=-1)
     assert [lr_at(c, epoch) for epoch in range(4)] == pytest.approx([0.02, 0.265, 0.51, 0.755])
 
 
@@ -137,7 +137,7 @@ def test_every_epoch_option_has_its_own_change():
 @pytest.mark.parametrize("option", EPOCH_OPTIONS)
 def test_an_epoch_option_moves_exactly_its_own_change(option):
     given_options = options_of(option)
-    default = getattr(config(), option)
+    default = getattr(timeline.settled(config()), option)
     moved = phases(**given_options | {option: default + 1})
     for epoch, (before, after) in enumerate(zip(phases(**given_options), moved, strict=True)):
         differing = {f.name for f in dataclasses.fields(Phase) if getattr(before, f.name) != getattr(after, f.name)}
@@ -157,7 +157,7 @@ def test_minus_one_is_never_and_beyond_the_end_is_as_never(option):
 
 def test_late_options_are_named_with_their_epoch_as_it_acts():
     assert beyond(config()) == []
-    late = beyond(config(epochs=20))
+    late = beyond(config(epochs=20, schedule_epochs=0))
     assert late == [
         "stage3_epoch (20)",
         "lr_restart_epoch (25)",
@@ -165,7 +165,7 @@ def test_late_options_are_named_with_their_epoch_as_it_acts():
         "center_update_epoch (35)",
         "final_clean_epoch (40)",
     ]
-    assert beyond(config(epochs=20, loss_type="crt"))[-1] == "crt_epoch (40)"
+    assert beyond(config(epochs=20, schedule_epochs=0, loss_type="crt"))[-1] == "crt_epoch (40)"
     assert beyond(config(epochs=20, schedule_epochs=50)) == []
     assert beyond(config(epochs=10, schedule_epochs=20, stage3_epoch=30)) == [
         "lr_restart_epoch (12)",
@@ -176,6 +176,40 @@ def test_late_options_are_named_with_their_epoch_as_it_acts():
     ]
 
 
+ACTING = {  # epoch options of the recipe in trainings of so many epochs
+    20: (2, 4, 8, 10, 4, 5, 6, 4, 5, 7, 12, 14, 16, 16, 16),
+    50: (5, 10, 20, 25, 10, 12, 15, 10, 12, 18, 30, 35, 40, 40, 40),
+    100: (10, 20, 40, 50, 20, 24, 30, 20, 24, 36, 60, 70, 80, 80, 80),
+}
+
+
+@pytest.mark.parametrize("epochs", ACTING)
+def test_the_number_of_epochs_alone_scales_the_whole_recipe(epochs):
+    c = LongtailTrainConfig(epochs=epochs)
+    names = [name for name, epoch in timeline.RECIPE.items() if epoch != -1]
+    assert dict(zip(names, ACTING[epochs], strict=True)) == {name: getattr(timeline.settled(c), name) for name in names}
+    assert beyond(c) == [] and phase_at(c, epochs - 1) == phase_at(LongtailTrainConfig(), 49)
+    assert lr_at(c, epochs // 10) == pytest.approx(5e-4)
+
+
+def test_epochs_that_are_given_are_as_they_are_even_where_they_are_the_recipe_s():
+    c = LongtailTrainConfig(epochs=20, stage2_epoch=10, disable_sampler_epoch=15, warmup_epochs=5)
+    found = timeline.settled(c)
+    assert (found.stage2_epoch, found.stage3_epoch, found.disable_sampler_epoch, found.warmup_epochs) == (10, 8, 15, 5)
+    assert describe(c)[0] == "schedule of 50 epochs scaled to 20; as given: warmup_epochs 5, stage2_epoch 10, disable_sampler_epoch 15"
+    assert not any(line.startswith("schedule") for line in describe(LongtailTrainConfig(disable_sampler_epoch=15)))
+    unscaled = timeline.settled(LongtailTrainConfig(epochs=20, schedule_epochs=0))
+    assert (unscaled.stage2_epoch, unscaled.crt_epoch, unscaled.tail_focal_epoch) == (10, 40, -1)
+
+
+def test_a_settled_schedule_stays_as_it_is_and_is_the_same_training():
+    c = LongtailTrainConfig(epochs=20, stage2_epoch=3)
+    once = timeline.settled(c)
+    assert timeline.settled(once) == once and describe(once) == describe(c)[1:]
+    assert [phase_at(once, epoch) for epoch in range(20)] == [phase_at(c, epoch) for epoch in range(20)]
+    assert once.implied() == c.implied()
+
+
 def test_a_schedule_for_other_epochs_is_scaled():
     whole, half = phases(**FULL), phases(**FULL, epochs=25, schedule_epochs=50)
     assert half[5].trained == "last_stage" and half[4].trained == "head" and half[10].trained == "all"
@@ -183,8 +217,9 @@ def test_a_schedule_for_other_epochs_is_scaled():
     for epoch in range(25):
         if not {epoch, epoch + 1} & switches:
             assert half[epoch] == whole[2 * epoch], epoch
-    assert timeline.scaled_epoch(35, config(epochs=25, schedule_epochs=50)) == 18
-    scaled = config(epochs=25, schedule_epochs=50, lr=1.0)
+    scaled = config(epochs=25, schedule_epochs=50, lr=1.0, stage2_epoch=36)
+    assert timeline.settled(scaled).stage2_epoch == 18 and timeline.settled(scaled).disable_sampler_epoch == 8
+    assert describe(scaled)[0] == "schedule of 50 epochs scaled to 25"
     assert lr_at(scaled, 0) == pytest.approx(0.02) and lr_at(scaled, 1) < 1 and lr_at(scaled, 2) == pytest.approx(1.0)
 
 
@@ -231,7 +266,8 @@ def test_factors_after_the_restart_are_those_of_what_still_trains():
     [
         ({"loss_type": "crt"}, 40),
         ({"loss_type": "crt", "epochs": 12, "schedule_epochs": 50}, 10),
-        ({"loss_type": "crt", "epochs": 20}, 20),
+        ({"loss_type": "crt", "epochs": 20}, 16),
+        ({"loss_type": "crt", "epochs": 20, "schedule_epochs": 0}, 20),
         ({"loss_type": "crt", "crt_epoch": -1}, 50),
         ({"loss_type": "ce"}, 50),
     ],

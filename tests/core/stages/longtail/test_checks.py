@@ -82,7 +82,8 @@ def test_a_value_that_cannot_be_is_named_with_what_it_takes(option, value, said)
         ({"loss_type": "ldam_drw", "model_type": "multitask"}, "needs a cosine classifier"),
         ({"loss_type": "crt", "crt_epoch": -1}, "never trains the new classifier"),
         ({"loss_type": "crt", "crt_epoch": 49}, "crt_epoch = 49 leaves 1 of 50 epochs for the new classifier"),
-        ({"loss_type": "crt", "epochs": 20}, "crt_epoch = 40 leaves 0 of 20 epochs"),
+        ({"loss_type": "crt", "epochs": 20, "crt_epoch": 40}, "crt_epoch = 40 leaves 0 of 20 epochs"),
+        ({"loss_type": "crt", "epochs": 7}, "crt_epoch = 40 (of 50, scaled to 7 epochs) leaves 1 of 7 epochs"),
         ({"loss_type": "crt", "epochs": 7, "schedule_epochs": 50}, "(of 50, scaled to 7 epochs) leaves 1 of 7 epochs"),
         ({"use_cosine_classifier": True, "center_update_epoch": -1}, "use_cosine_classifier = true acts from center_update_epoch"),
         ({"use_center_loss": True, "center_update_epoch": -1}, "use_center_loss = true acts from center_update_epoch"),
@@ -94,17 +95,19 @@ def test_options_that_contradict_each_other_are_refused(options, said):
     assert said in refusal(**options)
 
 
-@pytest.mark.parametrize("options", [{"crt_epoch": 48}, {"epochs": 12, "schedule_epochs": 50}, {"epochs": 2, "crt_epoch": 0}])
+@pytest.mark.parametrize("options", [{"crt_epoch": 48}, {"epochs": 12}, {"epochs": 2, "crt_epoch": 0}])
 def test_two_epochs_for_a_new_classifier_are_enough(options):
     checks.check_training(dataclasses.replace(GOOD, loss_type="crt", **options))
 
 
 def test_epoch_options_beyond_the_end_are_named_in_one_warning(capsys):
-    checks.check_training(dataclasses.replace(GOOD, epochs=26))
+    checks.check_training(dataclasses.replace(GOOD, epochs=26, schedule_epochs=0))
     said = capsys.readouterr().err
     late = "progressive_resize_epoch (30), center_update_epoch (35), final_clean_epoch (40)"
     assert said == f"taxon: never reached in 26 epochs: {late}\n"
-    checks.check_training(dataclasses.replace(GOOD, epochs=26, schedule_epochs=50))
+    checks.check_training(dataclasses.replace(GOOD, epochs=26, stage3_epoch=26))
+    assert capsys.readouterr().err == "taxon: never reached in 26 epochs: stage3_epoch (26)\n"
+    checks.check_training(dataclasses.replace(GOOD, epochs=26))
     assert capsys.readouterr().err == ""
 
 

@@ -137,6 +137,15 @@ def test_an_option_does_not_change_the_training(quick, base_digests, option):
     assert quick(**{option: NEUTRAL[option]}) == base_of(quick, base_digests, "plain")
 
 
+def test_what_the_number_of_epochs_does_to_the_schedule_is_said_and_is_the_stage(place, capsys):
+    given = place.training(epochs=4, stage2_epoch=1, final_clean_epoch=3)
+    assert "schedule" not in capsys.readouterr().err
+    scaled = place.training(epochs=4, stage2_epoch="auto", final_clean_epoch="auto")
+    assert "taxon: schedule of 50 epochs scaled to 4; as given: warmup_epochs 0, stage3_epoch 0\n" in capsys.readouterr().err
+    assert scaled.config == given.config and scaled.key == given.key
+    assert scaled.key != place.training(epochs=4, stage2_epoch="auto").key
+
+
 @pytest.mark.slow
 def test_every_loss_trains_something_else(quick):
     switches = {"drw_epoch": 1, "crt_epoch": 1, "balance_sampler": False, "epochs": 3}  # left to itself it depends on the loss
