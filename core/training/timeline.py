@@ -35,6 +35,7 @@ RECIPE = {  # what `auto` is in a training of RECIPE_EPOCHS
     "drw_epoch": 40,
     "crt_epoch": 40,
 }
+RECIPE_SIZES = 224, 256  # what `auto` is of image_size and progressive_image_size
 WARMUP_START = 0.02  # of the learning rate
 END_LR = 1e-6
 STAGE2_LR, RESTART_LR = 1.2, 0.4
@@ -103,13 +104,17 @@ class Change:
 
 @lru_cache(maxsize=64)
 def settled(config: Any) -> Any:
-    """Return the configuration with every epoch option as it acts in this training; a settled one stays as it is.
+    """Return the configuration with every epoch option as it acts in this training, and its sizes; a settled one stays as it is.
 
     The recipe's epochs are scaled to `epochs`, those that were given are taken as they are. With `schedule_epochs` all of them are
-    those of a training of that many epochs; 0 = none is scaled.
+    those of a training of that many epochs; 0 = none is scaled. An image size that was given is not exceeded unless a later one is too.
     """
     scaled = {name: _scaled(name, config) for name in RECIPE}
-    return dataclasses.replace(config, **scaled, schedule_epochs=0)
+    size = RECIPE_SIZES[0] if config.image_size == "auto" else config.image_size
+    later = config.progressive_image_size
+    if later == "auto":
+        later = RECIPE_SIZES[1] if config.image_size == "auto" else size
+    return dataclasses.replace(config, **scaled, schedule_epochs=0, image_size=size, progressive_image_size=later)
 
 
 def _scaled(name: str, config: Any) -> int:
@@ -188,7 +193,7 @@ def first_phase(config: Any) -> Phase:
         cutmix_alpha=config.cutmix_alpha,
         smoothing=config.label_smoothing,
         balanced=draws_by_frequency(config),
-        image_size=config.image_size,
+        image_size=settled(config).image_size,
         cosine=config.loss_type in MARGINS,
     )
 
@@ -257,10 +262,14 @@ def acting(config: Any) -> list[tuple[Change, dict[str, tuple[Any, Any]]]]:
 
 
 def describe(config: Any) -> list[str]:
-    """Return the timeline in readable lines: how it is scaled, what the training starts with, then each switch."""
+    """Return the timeline in readable lines: what of the recipe is other here, what the training starts with, then each switch."""
     start = phase_at(config, 0)
     values = {f.name: getattr(start, f.name) for f in dataclasses.fields(Phase)}
-    lines = [*_scaling(config), "epoch 0: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items() if value)]
+    lines = [
+        *_scaling(config),
+        *_sizes(config),
+        "epoch 0: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items() if value),
+    ]
     for change, differing in acting(config):
         what = ", ".join(f"{name} {shown(old)} -> {shown(new)}" for name, (old, new) in differing.items())
         lines.append(f"epoch {change.epoch}: {what} ({change.option})")
@@ -275,6 +284,14 @@ def _scaling(config: Any) -> list[str]:
         return []
     given = ", ".join(f"{name} {unscaled(name, config)}" for name, epochs in of.items() if not epochs)
     return [f"schedule of {whole} epochs scaled to {config.epochs}{f'; as given: {given}' if given else ''}"]
+
+
+def _sizes(config: Any) -> list[str]:
+    """Return in at most one line that the images do not grow as the recipe's do, because their size was given."""
+    epoch = _scaled("progressive_resize_epoch", config)
+    if config.image_size == "auto" or config.progressive_image_size != "auto" or not 0 <= epoch < config.epochs:
+        return []
+    return [f"image_size {config.image_size} throughout, as given; with progressive_image_size it would change at epoch {epoch}"]
 
 
 def beyond(config: Any) -> list[str]:

@@ -69,7 +69,9 @@ class LongtailModel:
     pretrained: bool = option(True, "start from pretrained weights")
     weights: str = place("", "local .safetensors with the backbone's weights; empty = download them where pretrained", "weights")
     dropout: float = option(0.3, "dropout before the heads", **SHARE)
-    image_size: int = option(224, "side of the square crop in pixels", above=0)
+    image_size: int | Auto = option(
+        "auto", "side of the square crop in pixels; auto = {}, later {}".format(*timeline.RECIPE_SIZES), above=0
+    )
     use_cosine_classifier: bool = scheduled(False, "cosine head from center_update_epoch on, made from the linear one")
     use_center_loss: bool = scheduled(False, "center loss from center_update_epoch on")
     center_loss_weight: float = option(
@@ -160,7 +162,11 @@ class LongtailSchedule:
     disable_sampler_epoch: int = scheduled(-1, "plain shuffle instead of balanced draws (older recipe 15)", **EPOCH)
     tail_focal_epoch: int = scheduled(-1, "focal loss for the rarest 25 % of the classes (older recipe 18)", **EPOCH)
     progressive_resize_epoch: int | Auto = of_recipe("progressive_resize_epoch", "progressive_image_size, for validation too", **EPOCH)
-    progressive_image_size: int = scheduled(256, "side of the crop from progressive_resize_epoch on", above=0)
+    progressive_image_size: int | Auto = scheduled(
+        "auto",
+        f"side of the crop from progressive_resize_epoch on; auto = image_size where that is given, else {timeline.RECIPE_SIZES[1]}",
+        above=0,
+    )
     center_update_epoch: int | Auto = of_recipe("center_update_epoch", "cosine head and center loss, where enabled", **EPOCH)
     final_clean_epoch: int | Auto = of_recipe("final_clean_epoch", "light augmentation", **EPOCH)
     drw_epoch: int | Auto = of_recipe("drw_epoch", "ldam_drw: class weights of effective numbers", **EPOCH)

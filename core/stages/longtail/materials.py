@@ -25,7 +25,7 @@ from core.stages import machine
 from core.stages.longtail.config import LongtailData, LongtailMachine, LongtailTrainConfig
 from core.training import distributed, precision
 from core.training.finite import require_outputs
-from core.training.timeline import Phase, phase_at
+from core.training.timeline import Phase, first_phase, phase_at
 
 FORWARD_BATCH = 128
 TASKS = ("crop", "disease", "severity")
@@ -132,9 +132,10 @@ def gather(config: LongtailMachine, data: ClassificationData, mean: tuple[float,
 
 def build_model(config: LongtailTrainConfig, data: ClassificationData, pretrained: bool) -> tuple[Classifier, dict[str, Any]]:
     """Build the classifier on the CPU; return it and facts of its backbone: mean, std, digest of the pretrained weights."""
+    first_size = first_phase(config).image_size
     try:
         weights = config.weights if pretrained else ""
-        backbone = backbones.build(config.backbone, config.image_size, 0, weights, pretrained, config.seed)
+        backbone = backbones.build(config.backbone, first_size, 0, weights, pretrained, config.seed)
     except UserError as error:
         raise UserError(str(error).replace("model_name", "backbone")) from None
     n_classes, dim = len(data.class_names), backbone.feature_dim
@@ -145,8 +146,8 @@ def build_model(config: LongtailTrainConfig, data: ClassificationData, pretraine
         heads |= {name: linear_head(dim, len(data.attributes[name].names), config.seed) for name in attributes_of(config, data)}
     frozen = config.model_type == "fewshot" and config.fewshot_freeze_backbone
     model = Classifier(backbone.tail, dim, nn.ModuleDict(heads), config.dropout, frozen_backbone=frozen)
-    for size in {config.image_size, *(phase_at(config, epoch).image_size for epoch in range(config.epochs))}:
-        _try_size(model, config.backbone, size, config)
+    for size in {first_size, *(phase_at(config, epoch).image_size for epoch in range(config.epochs))}:
+        _try_size(model, config.backbone, size, "image_size" if size == first_size else "progressive_image_size")
     return model.to(memory_format=torch.channels_last), {"mean": backbone.mean, "std": backbone.std, "backbone": digest_of(backbone.tail)}
 
 
@@ -160,16 +161,15 @@ def attributes_of(config: LongtailTrainConfig, data: ClassificationData) -> tupl
     return found
 
 
-def _try_size(model: Classifier, name: str, size: int, config: LongtailTrainConfig) -> None:
-    """Raise UserError when the network does not take images of `size` pixels."""
+def _try_size(model: Classifier, name: str, size: int, option: str) -> None:
+    """Raise UserError when the network does not take images of `size` pixels, which `option` asks for."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        which = "image_size" if size == config.image_size else "progressive_image_size"
-        raise UserError(f"{which} = {size}: {name} does not take it ({' '.join(str(error).split())[:160]}); use another size") from None
+        raise UserError(f"{option} = {size}: {name} does not take it ({' '.join(str(error).split())[:160]}); use another size") from None
     finally:
         model.train(was_training)
 

@@ -243,7 +243,7 @@ class LongtailTraining(ClassifierTraining):
 
     def _probe(self) -> dict[str, float]:
         """Return what logistic regression on the pretrained network's features reaches: the model is still untrained here."""
-        size = self.config.image_size
+        size = timeline.first_phase(self.config).image_size
         parts = {part: self.m.outputs(self.task.model, part, size)["features"] for part in PARTS if len(self.m.part(part))}
         score = scorer(self._metric(), len(self.m.data.class_names), self.m.data.class_counts)
         return {f"probe/{name}": value for name, value in classification_report.probe(self.m.data, parts, score).items()}

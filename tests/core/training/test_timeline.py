@@ -202,6 +202,33 @@ def test_epochs_that_are_given_are_as_they_are_even_where_they_are_the_recipe_s(
     assert (unscaled.stage2_epoch, unscaled.crt_epoch, unscaled.tail_focal_epoch) == (10, 40, -1)
 
 
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, (224, 256)),
+        ({"image_size": 96}, (96, 96)),
+        ({"image_size": 224}, (224, 224)),
+        ({"image_size": 512}, (512, 512)),
+        ({"image_size": 96, "progressive_resize_epoch": 5}, (96, 96)),
+        ({"image_size": 96, "progressive_image_size": 128}, (96, 128)),
+        ({"progressive_image_size": 300}, (224, 300)),
+        ({"progressive_resize_epoch": -1}, (224, 224)),
+    ],
+)
+def test_an_image_size_that_is_given_is_exceeded_only_by_a_later_one_that_is_given_too(options, sizes):
+    c = LongtailTrainConfig(**options)
+    assert (phase_at(c, 0).image_size, phase_at(c, 49).image_size) == sizes
+    assert (phase_at(timeline.settled(c), 0).image_size, phase_at(timeline.settled(c), 49).image_size) == sizes
+
+
+def test_the_timeline_says_that_images_do_not_grow_and_what_would_make_them():
+    said = "image_size 96 throughout, as given; with progressive_image_size it would change at epoch {}"
+    assert describe(LongtailTrainConfig(image_size=96))[0] == said.format(30)
+    assert describe(LongtailTrainConfig(image_size=96, epochs=20))[1] == said.format(12)
+    for options in ({}, {"progressive_resize_epoch": -1}, {"progressive_resize_epoch": 50}, {"progressive_image_size": 128}):
+        assert "throughout" not in " ".join(describe(LongtailTrainConfig(**{"image_size": "auto" if not options else 96} | options)))
+
+
 def test_a_settled_schedule_stays_as_it_is_and_is_the_same_training():
     c = LongtailTrainConfig(epochs=20, stage2_epoch=3)
     once = timeline.settled(c)
