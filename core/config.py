@@ -75,6 +75,7 @@ class Limits:
 
 SEED: dict[str, Any] = {"at_least": 0, "below": 2**32}
 SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
+HALF: dict[str, Any] = {"at_least": 0, "at_most": 0.5, "wrong": " is outside 0..0.5; give a share of at most a half"}
 
 
 def option(default: Any, doc: str, *, acts: Callable[[Any], bool] = _always, digest: str = "", role: str = "", **limits: Any) -> Any:

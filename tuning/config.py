@@ -19,7 +19,7 @@ from core.stages.discovery.config import (
     ModelOptions,
     PseudoOptions,
 )
-from core.stages.longtail.config import LongtailData, LongtailLoss, LongtailMachine, LongtailModel, LongtailOptimiser, LongtailSchedule
+from core.stages.longtail.config import LongtailImages, LongtailLoss, LongtailMachine, LongtailModel, LongtailOptimiser, LongtailSchedule
 from core.stages.posts.config import PostsData, PostsLoss, PostsMachine, PostsModel, PostsOptimiser, PostsTfidf
 
 TRIALS = 20
@@ -64,7 +64,7 @@ class TuneSuperclassConfig(TuneOptions, HiddenOptions, PseudoOptions, EvalOption
 
 
 @dataclass(frozen=True)
-class TuneLongtailConfig(TuneOptions, LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailData):
+class TuneLongtailConfig(TuneOptions, LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailImages):
     """Search lr, weight_decay, loss_type, mixup_alpha, use_ema (also: label_smoothing, sampler_power, cutmix_alpha, batch_size,
     optimizer, dropout or fewshot_dropout) of train_longtail."""
 

@@ -15,7 +15,7 @@ from core.losses.label import LOSSES, LossType
 from core.stages import keys
 from core.stages.execute import Job
 from core.stages.longtail import checks, materials
-from core.stages.longtail.config import LongtailData, LongtailTrainConfig
+from core.stages.longtail.config import LongtailImages, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.stages.longtail.train import LongtailTraining
 from core.stages.longtail.train import prepare as prepare_training
@@ -35,7 +35,7 @@ def _load(config: LongtailTrainConfig) -> tuple[ClassificationData, dict[tuple[s
     return materials.load_data(config), {}
 
 
-data = light.Shared(_load, light.names_of(LongtailData))
+data = light.Shared(_load, light.names_of(LongtailImages))
 
 
 def ranges(config: LongtailTrainConfig) -> Parameters:
@@ -116,5 +116,5 @@ def study(config: TuneLongtailConfig) -> Plan:
     images = data.of(checked.base)[0]
     materials.require_validation(checked.base, images)
     if not len(images.val):
-        raise UserError("trials are compared on validation images, but there are none; give val_dir or val_meta")
+        raise UserError("trials are compared on validation images, but there are none; give val_dir or val_meta, or a val_share")
     return checked

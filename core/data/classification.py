@@ -32,6 +32,7 @@ class ClassificationData:
     train, val, test: the parts; test may be empty. Every class has training images; not every class has others.
     attributes: 'crop', 'disease', 'severity', as far as the metadata says them.
     class_weights: (C,) float64 as read from class_weights.csv; None = N / (C * n_c) of the training part.
+    val_split_off: the validation part was split off the training part, as none was given.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ClassificationData:
     test: ImageSet
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     class_weights: np.ndarray | None = None
+    val_split_off: bool = False
 
     @property
     def class_counts(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -183,6 +183,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def subset(images: ImageSet, rows: np.ndarray) -> ImageSet:
+    """Return the images at `rows` of those that lie in files; no file is read again."""
+    files = cast(FileImages, images.source)
+    source = FileImages([files.paths[i] for i in rows], [files.file_digests[i] for i in rows])
+    return ImageSet(tuple(images.ids[i] for i in rows), images.labels[rows], source)
 
 
 @dataclass(frozen=True)

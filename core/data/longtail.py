@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from core import digest
-from core.data import ai_challenger, class_folders, label_map, metadata
+from core.data import ai_challenger, class_folders, label_map, metadata, validation
 from core.data.classification import ClassificationData
 from core.data.images import FileImages, ImageSet, empty_set, verified
 from core.data.label_map import LabelMap
@@ -30,13 +30,22 @@ class Duplicate(NamedTuple):
 
 
 def load(
-    train_dir: str, val_dir: str, test_dir: str, train_meta: str, val_meta: str, test_meta: str, class_weights: str
+    train_dir: str,
+    val_dir: str,
+    test_dir: str,
+    train_meta: str,
+    val_meta: str,
+    test_meta: str,
+    class_weights: str,
+    val_share: float = 0.0,
+    seed: int = 0,
 ) -> ClassificationData:
     """Return the data set that the options name; '' = absent.
 
     A part is its metadata CSV (image paths relative to the part's folder, or to the CSV's own where that is absent), else the
     class folders in its folder, else empty; only train must be there. class_weights is a CSV with one weight a class ('' =
-    from the training counts). Classes are train's; not every class needs images in val or test. Ids are '<part>/<class>/<file>'.
+    from the training counts). Classes are train's; not every class needs images in val or test. Ids are '<part>/<class>/<file>', by
+    where an image lies. Where val is absent, `val_share` of train is split off for it, drawn from `seed` (core.data.validation).
     Raises UserError for a class that train lacks, rows that contradict each other, and, together, all unreadable images.
     """
     parts = {
@@ -44,7 +53,10 @@ def load(
         "val": read_part("val", val_dir, val_meta),
         "test": read_part("test", test_dir, test_meta),
     }
-    return assemble(name_of(train_dir, train_meta), parts, label_map.make(parts), class_weights)
+    data = assemble(name_of(train_dir, train_meta), parts, label_map.make(parts), class_weights)
+    if parts["val"] or not val_share:
+        return data
+    return validation.split_off(data, [entry.group for entry in parts["train"]], val_share, seed, train_meta or train_dir)
 
 
 def read_part(part: str, folder: str, meta: str = "", annotations: str = "") -> list[Entry]:
@@ -67,7 +79,7 @@ def assemble(name: str, parts: Mapping[str, Sequence[Entry]], classes: LabelMap,
     weights = label_map.weights_of(metadata.read_weights(class_weights), classes.labels, classes.names) if class_weights else None
     ids = {part: _ids(part, entries, [classes.names[i] for i in classes.indices[part]]) for part, entries in parts.items()}
     file_digests = iter(verified([entry.path for entries in parts.values() for entry in entries]))
-    sets = {
+    sets: dict[str, Any] = {
         part: ImageSet(
             ids[part],
             classes.indices[part],

@@ -29,6 +29,7 @@ COLUMNS = (
     "is_healthy",
 )
 LABEL_COLUMNS = ("label_61", "label")  # the first is the older tool's name and wins
+GROUP = "group"  # of images that are never parted; written where it is known
 FACT_COLUMNS = ("label_name", "crop_type", "crop_id", "disease", "disease_id", "severity")
 WEIGHT_COLUMNS = ("label", "class", "count", "weight")
 
@@ -39,7 +40,7 @@ class Entry:
 
     path: where it lies. file: its path below the part's folder, separated by '/'. label: class folder or label id.
     source: where that is said ('train.csv line 5'), for messages. facts: what else is known of its class, by CSV column
-    (FACT_COLUMNS); nothing empty.
+    (FACT_COLUMNS); nothing empty. group: of images that are never parted, '' = none.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Entry:
     label: str
     source: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def read(path: str | Path, folder: str | Path = "") -> list[Entry]:
     """Return the rows of a metadata CSV in file order.
 
     image_path is relative to `folder`, or to the CSV's own folder where none is given, and may not lead out of it. Only
-    image_path and label_61 (a whole number) or label (any text but what stands for a missing value, such as nan) are required;
+    image_path and label_61 (a whole number) or label (any text but what stands for a missing value, such as nan) are required, and
+    images of one group (an object, a scene, a photograph) are never parted where a part is split off;
     is_healthy follows from severity and is not read. Raises UserError for anything that is missing, empty, no UTF-8, listed
     twice or elsewhere.
     """
@@ -78,7 +81,8 @@ def read(path: str | Path, folder: str | Path = "") -> list[Entry]:
     for source, cells in rows:
         label = _label(cells[label_column], label_column, source)
         facts = {name: _fact(name, cells[name]) for name in FACT_COLUMNS if cells.get(name, "") not in MISSING}
-        entries.append(Entry(*locate(base, [cells["image_path"]], source), label, source, facts))
+        group = "" if cells.get(GROUP, "") in MISSING else plain(cells[GROUP])
+        entries.append(Entry(*locate(base, [cells["image_path"]], source), label, source, facts, group))
     require_complete(entries, path, base)
     return entries
 
@@ -140,8 +144,9 @@ def require_complete(entries: Sequence[Entry], listing: Path, base: Path) -> Non
 
 
 def write(entries: Iterable[Mapping[str, str]]) -> bytes:
-    """Return a metadata CSV with all COLUMNS; cells that a row lacks stay empty."""
-    return _written(COLUMNS, entries)
+    """Return a metadata CSV with all COLUMNS, and GROUP where a row has one; cells that a row lacks stay empty."""
+    rows = list(entries)
+    return _written((*COLUMNS, GROUP) if any(row.get(GROUP) for row in rows) else COLUMNS, rows)
 
 
 def write_weights(rows: Iterable[Mapping[str, str]]) -> bytes:

@@ -118,7 +118,7 @@ def split_of(data: DiscoveryData, prop_train_labels: float, val_fraction: float,
     if data.held_out is not None:
         validation = np.flatnonzero(held_out)
     else:
-        validation = _hold_out_groups(labels, chosen, groups, groups[others], val_fraction, rng)
+        validation = hold_out_groups(labels, chosen, groups, groups[others], val_fraction, rng)
     parts = [part.astype(np.int64) for part in (np.setdiff1d(chosen, validation), validation, others, twins)]
     settings = [seed, 0.0 if labels_per_class else float(prop_train_labels), float(val_fraction), labels_per_class]
     identity = digest.of_json([settings, "given", [digest.of_array(part) for part in parts]])
@@ -152,12 +152,19 @@ def _draw(members: np.ndarray, count: int, groups: np.ndarray | None, rng: np.ra
     return members[np.argsort(turn, kind="stable")[:count]]
 
 
-def _hold_out_groups(
-    labels: np.ndarray, chosen: np.ndarray, groups: np.ndarray, elsewhere: np.ndarray, val_fraction: float, rng: np.random.Generator
+def hold_out_groups(
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    groups: np.ndarray,
+    elsewhere: np.ndarray,
+    val_fraction: float,
+    rng: np.random.Generator,
+    each_class: bool = False,
 ) -> np.ndarray:
     """Return about `val_fraction` of each class's chosen indices, by whole groups (N,) of which none is `elsewhere`; never all of a class.
 
-    A class of which the fraction comes to less than half an image gives none. Time grows as N log N.
+    A class of which the fraction comes to less than half an image gives none. With `each_class` it gives one, and no class gives more
+    than half of its images, nor more than its fraction where smaller groups do. Time grows as N log N.
     """
     found, number = np.unique(groups, return_inverse=True)
     whole = np.bincount(number[chosen], minlength=len(found))  # chosen images of each group
@@ -167,11 +174,17 @@ def _hold_out_groups(
     for members in np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1):
         members = members[np.argsort(number[members], kind="stable")]
         own, start, size = np.unique(number[members], return_index=True, return_counts=True)
-        wanted, n_held = round(val_fraction * len(members)), 0
-        for at in rng.permutation(len(own)):
+        wanted, n_held, most = round(val_fraction * len(members)), 0, len(members) - 1
+        order = rng.permutation(len(own))
+        if each_class:
+            most = len(members) // 2
+            wanted = max(min(wanted, most), 1)
+            order = order[np.argsort(np.maximum(size[order], wanted), kind="stable")]  # groups above the fraction last, smaller ones first
+        for at in order:
             if n_held >= wanted:
                 break
-            if size[at] == whole[own[at]] and n_held + size[at] < len(members):  # of one class: it goes over as a whole
+            room = (wanted if each_class and n_held else most) - n_held
+            if size[at] == whole[own[at]] and size[at] <= room:  # of one class: it goes over as a whole
                 held.append(members[start[at] : start[at] + size[at]])
                 n_held += int(size[at])
     return np.sort(np.concatenate([np.zeros(0, np.int64), *held]))

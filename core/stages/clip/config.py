@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.config import SEED, Auto, ConfigFile, machine, option, place
+from core.config import HALF, SEED, Auto, ConfigFile, machine, option, place
 
 
 def _weighs_classes(config: ClipLoss) -> bool:
@@ -26,17 +26,13 @@ class ClipData:
         0.15,
         "share of the training images that chooses the epoch, where data_dir has no val/; 0 = none",
         digest="data",
-        at_least=0,
-        at_most=0.5,
-        wrong=" is outside 0..0.5; give a share of at most a half",
+        **HALF,
     )
     test_fraction: float = option(
         0.15,
         "share of the images held out for testing, where data_dir has no parts and use_cv is off; 0 = none",
         digest="data",
-        at_least=0,
-        at_most=0.5,
-        wrong=" is outside 0..0.5; give a share of at most a half",
+        **HALF,
     )
     use_cv: bool = option(
         False, "stratified k-fold cross-validation over train (and val), one child run a fold; test/ stays untouched", digest="data"

@@ -15,7 +15,7 @@ import numpy as np
 from core import digest
 from core.data import class_folders, label_map, texts
 from core.data.class_names import plain
-from core.data.images import FileImages, ImageSet
+from core.data.images import FileImages, ImageSet, subset
 from core.data.metadata import Entry
 from core.data.views import ResizedImages, ViewSpec, resize_all
 from core.errors import UserError
@@ -58,8 +58,7 @@ class Pool:
 
     def subset(self, rows: np.ndarray) -> ImageSet:
         """Return the images at `rows`."""
-        files = FileImages([self.files.paths[i] for i in rows], [self.files.file_digests[i] for i in rows])
-        return ImageSet(tuple(self.images.ids[i] for i in rows), self.images.labels[rows], files)
+        return subset(self.images, rows)
 
     def resized(self, spec: ViewSpec) -> ResizedImages:
         """Return all images resized for views of `spec`; those of another size are let go."""

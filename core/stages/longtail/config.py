@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
+from core.config import HALF, SEED, SHARE, Auto, ConfigFile, machine, option, place
 from core.losses.label import LossType
 from core.training import timeline
 
@@ -40,10 +40,24 @@ class LongtailData:
     train_dir: str = place("", "class folders of training images; with train_meta the folder its paths start from")
     val_dir: str = place("", "the same for validation")
     test_dir: str = place("", "the same for testing; empty = no test part")
-    train_meta: str = place("", "metadata CSV of the training images (needs image_path and label_61 or label)")
+    train_meta: str = place("", "metadata CSV of the training images (needs image_path and label_61 or label; group: never parted)")
     val_meta: str = place("", "metadata CSV of the validation images")
     test_meta: str = place("", "metadata CSV of the test images")
     class_weights: str = place("", "CSV of class weights; empty = N / (C * n_c) of the training images")
+
+
+@dataclass(frozen=True)
+class LongtailImages(LongtailData):
+    """Which images, and which of them choose the epoch where no validation part is named."""
+
+    val_share: float = option(
+        0.1,
+        "share of the training images, by class and by whole groups of alike images, that is the validation part where none is given; "
+        "0 = none, which only select_by = last takes",
+        digest="data",
+        **HALF,
+    )
+    seed: int = option(42, "seed of initialisation, sampling, augmentation, mixing, and of what val_share splits off", **SEED)
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,6 @@ class LongtailOptimiser:
     ema_decay: float = option(
         0.999, "decay of the moving average a step, at step n at most (1 + n) / (10 + n)", acts=lambda c: c.use_ema, **SHARE
     )
-    seed: int = option(42, "seed of initialisation, sampling, augmentation and mixing", **SEED)
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,7 @@ class LongtailSchedule:
 
 
 @dataclass(frozen=True)
-class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailData, ConfigFile):
+class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, LongtailModel, LongtailMachine, LongtailImages, ConfigFile):
     """Train a classifier on classes of very different sizes, on a schedule, to a registered best model."""
 
     select_by: Literal["balanced_accuracy", "accuracy", "macro_f1", "tail_accuracy", "last"] = option(

@@ -44,6 +44,7 @@ def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model:
             rows.append(f"| {part} | " + " | ".join(f"{metrics.get(f'best/{part}/{t}', float('nan')):.3f}" for t in SHOWN) + " |")
     counts = data.class_counts
     about = f"**{data.name}**: {len(data.train)} training images, {len(counts)} classes, {counts.max()} down to {counts.min()} images."
+    about += f" No validation part was given: {len(data.val)} images are split off the training part." if data.val_split_off else ""
     pictures = "Pictures: `evaluation/test/` (per_class.png, confusion.png, reliability.png, worst_mistakes.png), `plots/curves.png`."
     return "\n".join([about, "", *rows, "", f"Best epoch {epoch}. {f'Registered as `{model}`.' if model else ''} {pictures}"])
 

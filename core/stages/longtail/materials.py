@@ -22,7 +22,7 @@ from core.models.classifiers import Classifier, FewShotHead, linear_head
 from core.models.weights import digest_of
 from core.progress import bar
 from core.stages import machine
-from core.stages.longtail.config import LongtailData, LongtailMachine, LongtailTrainConfig
+from core.stages.longtail.config import LongtailImages, LongtailMachine, LongtailTrainConfig
 from core.training import distributed, precision
 from core.training.finite import require_outputs
 from core.training.timeline import Phase, first_phase, phase_at
@@ -107,8 +107,8 @@ class Materials:
         return {name: require_outputs(torch.cat(parts).numpy(), f"{part} images") for name, parts in found.items()}
 
 
-def load_data(config: LongtailData) -> ClassificationData:
-    """Load the images that the configuration names."""
+def load_data(config: LongtailImages) -> ClassificationData:
+    """Load the images that the configuration names; a validation part is split off where it names none."""
     dirs = {part: getattr(config, f"{part}_dir") for part in longtail.PARTS}
     metas = {part: getattr(config, f"{part}_meta") for part in longtail.PARTS}
     if config.data_root:
@@ -121,7 +121,7 @@ def load_data(config: LongtailData) -> ClassificationData:
     if not dirs["train"] and not metas["train"]:
         raise UserError("no training images: give data_root, train_dir (class folders) or train_meta (a metadata CSV)")
     train, val, test = ((dirs[part], metas[part]) for part in longtail.PARTS)
-    return longtail.load(train[0], val[0], test[0], train[1], val[1], test[1], config.class_weights)
+    return longtail.load(train[0], val[0], test[0], train[1], val[1], test[1], config.class_weights, config.val_share, config.seed)
 
 
 def gather(config: LongtailMachine, data: ClassificationData, mean: tuple[float, ...], std: tuple[float, ...]) -> Materials:
@@ -177,11 +177,10 @@ def _try_size(model: Classifier, name: str, size: int, option: str) -> None:
 def require_validation(config: LongtailTrainConfig, data: Any) -> None:
     """Raise UserError when what the configuration chooses by needs validation images that are not there."""
     select_by = config.select_by
+    none = f"but there are none and {'each class is one image or group' if config.val_share else 'val_share = 0 splits none off'}"
     if not len(data.val) and select_by != "last":
-        raise UserError(
-            f"select_by = {select_by} needs validation images, but there are none; give val_dir or val_meta, or use select_by = last"
-        )
+        raise UserError(f"select_by = {select_by} needs validation images, {none}; give val_dir or val_meta, or use select_by = last")
     if not len(data.val) and config.loss_type == "logit_adjustment":
-        raise UserError("loss_type = logit_adjustment chooses tau on validation images, but there are none; give val_dir or val_meta")
+        raise UserError(f"loss_type = logit_adjustment chooses tau on validation images, {none}; give val_dir or val_meta")
     if select_by == "tail_accuracy" and not np.isin(data.val.labels, tail_classes(data.class_counts)).any():
         raise UserError("select_by = tail_accuracy: none of the rarest 25 % of the classes has validation images; use balanced_accuracy")

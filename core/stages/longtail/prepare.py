@@ -104,7 +104,9 @@ def _files(data: ClassificationData, classes: LabelMap, parts: Parts) -> dict[st
     ]
     files = {
         output_folder.metadata_name(part): metadata.write(
-            of_class[index] | {"image_name": entry.path.name, "image_path": entry.file}
+            of_class[index]
+            | {"image_name": entry.path.name, "image_path": entry.file}
+            | ({metadata.GROUP: entry.group} if entry.group else {})
             for entry, index in zip(entries, classes.indices[part].tolist(), strict=True)
         )
         for part, entries in parts.items()

@@ -74,7 +74,8 @@ def open_checkpoint(config: LongtailEvaluateConfig) -> Trained:
 
 def trained_config(state: states.TrainState) -> LongtailTrainConfig:
     """Return the configuration that a checkpoint was trained with: its schedule says what the epoch was like."""
-    return configuration.fitted(LongtailTrainConfig, state.facts["config"])
+    never_split = {"val_share": 0.0}  # trainings of before there was the option
+    return configuration.fitted(LongtailTrainConfig, never_split | state.facts["config"])
 
 
 def scored_model(config: LongtailTrainConfig, data: ClassificationData, state: states.TrainState, name: str) -> tuple[Classifier, dict]:

@@ -7,10 +7,10 @@ from typing import Any
 from core.stages import held_out as held
 from core.stages.held_out import HeldOut
 from core.stages.longtail import materials
-from core.stages.longtail.config import LongtailData
+from core.stages.longtail.config import LongtailImages
 
 
 def held_out(options: dict[str, Any], part: str) -> HeldOut:
     """Return the validation or test images that these data options name."""
-    unread = {} if part == "test" else {"test_dir": "", "test_meta": ""}
-    return held.of_part(materials.load_data(LongtailData(**options | unread)), part)
+    unread = {"val_share": 0.0} if part == "test" else {"test_dir": "", "test_meta": ""}  # of test the other parts are left out together
+    return held.of_part(materials.load_data(LongtailImages(**options | unread)), part)

@@ -23,7 +23,7 @@ from core.serving import classifier as serving
 from core.stages import after, classification_report, execute, held_out, keys, leakage
 from core.stages.classifier import ClassifierTraining
 from core.stages.longtail import checks, evaluate, materials, rebuild
-from core.stages.longtail.config import LongtailData, LongtailTrainConfig
+from core.stages.longtail.config import LongtailImages, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
 from core.tracking.recorder import Recorder
 from core.training import distributed, precision, timeline
@@ -106,7 +106,7 @@ class LongtailTraining(ClassifierTraining):
         run: the tracking run, None on ranks other than 0.
     """
 
-    family, server, data_options = "longtail", serving, LongtailData
+    family, server, data_options = "longtail", serving, LongtailImages
     resume_facts = ("data_digest", "backbone_digest", "backbone", "model_type", "image_size", "class_names")
 
     def __init__(self, prepared: Prepared, run: Recorder | None):

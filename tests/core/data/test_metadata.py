@@ -169,3 +169,11 @@ def test_a_weight_that_is_none_is_refused(table, value):
 def test_weights_without_their_columns_are_refused(table, header):
     with pytest.raises(UserError, match="needs the columns weight and label or class"):
         metadata.read_weights(table(f"{header}\nrust,1\n"))
+
+
+def test_groups_are_read_and_written_where_there_are_any(table):
+    found = metadata.read(table("image_path,label,group\na.png,1,plant 7\nb.png,1,nan\n"))
+    assert [entry.group for entry in found] == ["plant 7", ""]
+    assert {entry.group for entry in metadata.read(table("image_path,label\na.png,1\n"))} == {""}
+    written = metadata.write([{"image_path": "a.png", "group": "plant 7"}, {"image_path": "b.png"}]).decode().splitlines()
+    assert written[0] == ",".join((*metadata.COLUMNS, "group")) and written[1].endswith(",plant 7") and written[2].endswith(",")

@@ -203,7 +203,7 @@ def test_what_the_user_holds_out_is_held_out_and_nothing_else(data, seed):
 
 
 def plainly_held_out(labels, chosen, groups, elsewhere, val_fraction, rng):
-    """Hold out as `_hold_out_groups` does, by going through all images for each group."""
+    """Hold out as `hold_out_groups` does, by going through all images for each group."""
     held, taken = [], set(elsewhere.tolist())
     for c in np.unique(labels[chosen]):
         members = chosen[labels[chosen] == c]
@@ -226,7 +226,7 @@ def test_groups_are_held_out_as_the_plain_way_holds_them_out(seed, n, n_groups, 
     chosen = np.flatnonzero(rng.random(n) < 0.8)
     elsewhere = groups[np.setdiff1d(np.arange(n), chosen)]
     asked = labels, chosen, groups, elsewhere, fraction
-    one, other = (hold(*asked, np.random.default_rng(1)) for hold in (splits._hold_out_groups, plainly_held_out))
+    one, other = (hold(*asked, np.random.default_rng(1)) for hold in (splits.hold_out_groups, plainly_held_out))
     np.testing.assert_array_equal(one, other)
 
 
@@ -281,3 +281,25 @@ def test_of_a_benchmark_the_labels_are_drawn():
     data = digits.load()
     split, plain = split_of(data, 0.8, 0.1, 3), make_split(data.train.labels, data.known_classes, 0.8, 0.1, 3, 0, data.class_names)
     assert split.digest == plain.digest and not split.of_heap and not len(split.left_out)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fraction", "held"),
+    [
+        ([1], 0.1, [0]),
+        ([1, 1], 0.1, [1]),
+        ([5, 5], 0.1, [5]),  # more than is wanted, but no smaller group is there
+        ([9, 1], 0.1, [1]),
+        ([7, 3], 0.1, [3]),
+        ([6, 4, 2], 0.1, [2]),
+        ([3, *[1] * 17], 0.1, [2]),  # the group of three would be too much
+        ([1] * 11, 0.5, [5]),
+    ],
+)
+def test_each_class_gives_one_group_or_its_share_and_at_most_half(sizes, fraction, held):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    rows = np.arange(len(groups))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        found = splits.hold_out_groups(np.zeros(len(rows), np.int64), rows, groups, rows[:0], fraction, rng, each_class=True)
+        assert len(found) in held and set(groups[found]).isdisjoint(groups[np.setdiff1d(rows, found)])

@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.stages import held_out, promote
 from core.stages.longtail import train
-from core.stages.longtail.config import LongtailData
+from core.stages.longtail.config import LongtailImages
 from core.stages.promote_config import PromoteConfig
 from core.tracking import ask
 from core.tracking import run as tracking
@@ -68,7 +68,7 @@ def test_images_that_training_holds_too_decide_nothing(tmp_path):
     images = tiny.make_images(tmp_path / "leaves")
     shutil.copy(images / "train" / "bar" / "00.png", images / "test" / "bar" / "again.png")
     shutil.copy(images / "test" / "dot" / "00.png", images / "test" / "dot" / "twice.png")
-    options = dataclasses.asdict(LongtailData(data_root=str(images)))
+    options = dataclasses.asdict(LongtailImages(data_root=str(images)))
     found, val = (held_out.load("longtail", options, part) for part in ("test", "val"))
     assert len(found) == sum(tiny.COUNTS["test"]) + 1 and len(val) == sum(tiny.COUNTS["val"])
     assert len(set(found.group_ids.tolist())) == len(found) - 1  # what is there twice is one group

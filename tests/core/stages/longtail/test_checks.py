@@ -63,6 +63,7 @@ def test_multitask_as_a_loss_is_the_model_with_plain_cross_entropy(model_type, c
         *((name, 0, "must be larger than 0") for name in POSITIVE),
         *((name, -1, "must be 0 or more") for name in NOT_NEGATIVE),
         *((name, value, "outside 0..1") for name in SHARES for value in (-0.1, 1.1)),
+        *(("val_share", value, "outside 0..0.5; give a share of at most a half") for value in (-0.1, 0.6)),
         *((name, -2, "give an epoch from 0, or -1 for never") for name in EPOCH_OPTIONS),
     ],
 )

@@ -81,6 +81,7 @@ ELSEWHERE = {
     *(f"{part}_{kind}" for part in longtail.PARTS for kind in ("dir", "meta")),
     "data_root",
     "class_weights",
+    "val_share",
     "threads",
     "use_amp",
     "backbone",

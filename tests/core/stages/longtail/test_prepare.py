@@ -105,6 +105,12 @@ def test_its_own_metadata_can_be_prepared_again(crops, run, tmp_path):
     assert again["files"] == first["files"] and again["data_digest"] == first["data_digest"]
 
 
+def test_groups_of_the_metadata_are_kept(root, run, tmp_path):
+    (root / "train" / "list.csv").write_text("image_path,label,group\nrot/a.png,rot,plant 1\nrot/b.png,rot,plant 1\nrust/a.png,rust,\n")
+    prepare.run(PrepareConfig(train_meta=str(root / "train" / "list.csv"), output_dir=str(tmp_path / "out")), run)
+    assert [row["group"] for row in rows(tmp_path / "out" / "train_metadata.csv")] == ["plant 1", "plant 1", ""]
+
+
 def test_everything_is_an_artifact_with_figures_and_tags(crops, run):
     report = prepare.run(annotated(crops), run)
     names = ["class_weights.csv", "report.json", "test_metadata.csv", "train_metadata.csv", "val_metadata.csv"]

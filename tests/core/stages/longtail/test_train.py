@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from core import digest
+from core.lineage import flat, items_of, read
 from core.serving.classifier import ClassifierPredictor
-from core.stages import classification_report
+from core.stages import classification_report, held_out
 from core.stages.longtail import rebuild, train
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.training import state as states
@@ -291,10 +293,58 @@ def test_without_a_test_part_only_validation_is_evaluated(place, tmp_path):
 
 def test_without_validation_the_last_epoch_is_chosen_where_that_is_asked_for(place, tmp_path):
     images = tiny.make_images(tmp_path / "two" / "glyphs", counts={part: tiny.COUNTS[part] for part in ("train", "test")})
-    summary, _run = place.publish(images=images, select_by="last")
+    summary, _run = place.publish(images=images, select_by="last", val_share=0.0)
     assert summary["best"]["epoch"] == 2 and "best/test/accuracy" in summary["best_metrics"]
-    assert "val_dir" in refused(lambda: place.training(images=images))
-    assert "chooses tau" in refused(lambda: place.training(images=images, select_by="last", loss_type="logit_adjustment"))
+    assert not [name for name in summary["best_metrics"] if name.startswith("best/val")]
+    line = "but there are none and val_share = 0 splits none off; give val_dir or val_meta"
+    assert line in refused(lambda: place.training(images=images, val_share=0.0))
+    assert line in refused(lambda: place.training(images=images, val_share=0.0, select_by="last", loss_type="logit_adjustment"))
+    single = tiny.make_images(tmp_path / "one" / "glyphs", counts={"train": (1, 1, 1, 1)})
+    assert "there are none and each class is one image or group" in refused(lambda: place.training(images=single))
+
+
+@pytest.fixture
+def unvalidated(tmp_path):
+    """Return a folder of images without a validation part."""
+    return tiny.make_images(tmp_path / "two" / "glyphs", counts={part: tiny.COUNTS[part] for part in ("train", "test")})
+
+
+def test_a_validation_part_is_split_off_where_none_is_given_and_is_never_trained_on(place, unvalidated, capsys):
+    summary, run = place.publish(images=unvalidated, epochs=1, val_share=0.25)
+    said = f"7 of the 28 images of {unvalidated}/train are it (val_share = 0.25, seed = 42)"
+    assert f"taxon: no validation part was given: {said}\n" in capsys.readouterr().err
+    assert "21 training images" in run.noted and "7 images are split off the training part" in run.noted
+    assert summary["best"]["score"] == summary["best_metrics"]["best/val/balanced_accuracy"]
+    with open(run.place / "evaluation" / "val" / "predictions.csv", newline="") as file:
+        held = [unvalidated / row["image"] for row in csv.DictReader(file)]
+    named = flat(items_of([digest.of_bytes(path.read_bytes()) for path in held]))
+    record = read(next((run.place / "checkpoints").glob("epoch_*.safetensors")))
+    everything = {digest.of_bytes(path.read_bytes()) for path in (unvalidated / "train").rglob("*.png")}
+    assert len(named) == 7 and record.chosen == named
+    assert record.trained == flat(items_of(everything)) - named
+
+
+def test_what_is_split_off_is_in_the_stage_key_and_found_again_for_comparisons(place, unvalidated, tmp_path):
+    one = place.training(images=unvalidated)
+    copy = shutil.copytree(unvalidated, tmp_path / "moved" / "glyphs")
+    assert place.training(images=copy).key == one.key != place.training(images=unvalidated, val_share=0.3).key
+    assert place.training(images=place.images).key == place.training(images=place.images, val_share=0.3).key  # it has a part
+    answers = [one.m.data.class_names[0]] * len(one.m.data.val)
+    found = held_out.evaluation("longtail", "accuracy", one.m.data, answers, one.config, one.data_options, one.lineage)
+    again = held_out.load("longtail", found.options | {"data_root": str(copy)}, "val")
+    assert again.digest == found.data and len(again) == len(one.m.data.val) == 4 and again.known_to(found.trained) == 0
+    test = held_out.load("longtail", found.options, "test")
+    assert test.digest == found.test and len(test) == sum(tiny.COUNTS["test"])
+
+
+def test_a_checkpoint_is_evaluated_on_the_part_that_its_training_split_off(place, unvalidated, tmp_path):
+    _summary, run = place.publish(images=unvalidated, epochs=1, seed=3)
+    copy = shutil.copytree(unvalidated, tmp_path / "moved" / "glyphs")
+    opened = rebuild.open_checkpoint(LongtailEvaluateConfig(checkpoint=str(run.place), data_root=str(copy), **ON_CPU))
+    assert opened.m.data.digest == place.training(images=unvalidated, seed=3).m.data.digest
+    older = states.load_checkpoint(opened.path)
+    del older.facts["config"]["val_share"]
+    assert rebuild.trained_config(older).val_share == 0 and rebuild.trained_config(states.load_checkpoint(opened.path)).val_share == 0.1
 
 
 def test_duplicates_across_parts_are_said(place, tmp_path, capsys):
