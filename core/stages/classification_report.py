@@ -13,9 +13,11 @@ import numpy as np
 
 from core.data.classification import ClassificationData
 from core.evaluation import classification, linear_probe
+from core.evaluation.gain import judge
 from core.evaluation.scorer import Score, softmax
 from core.plots import class_bars, class_confusion, figure, reliability
 from core.plots import mistakes as mistake_plots
+from core.stages.held_out import everything
 
 WORST = 24
 
@@ -84,16 +86,28 @@ def draw_pictures(m: Any, part: str, logits: np.ndarray, found: classification.R
         )
 
 
-def probe(data: ClassificationData, features: dict[str, np.ndarray], score: Score) -> dict[str, float]:
-    """Return `val/accuracy`, ... of a linear probe on the features of each part {part: (N, d)}; it is fitted on train."""
+def probe(data: ClassificationData, features: dict[str, np.ndarray], score: Score) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return `val/accuracy`, ... and the answers (N,) by part of a linear probe on the features of each {part: (N, d)}, fitted on train."""
     val = features.get("val", np.zeros((0, features["train"].shape[1])))
     fitted = linear_probe.fit(features["train"], data.train.labels, val, data.val.labels, score)
     found: dict[str, float] = {}
+    answers: dict[str, np.ndarray] = {}
     for part in features.keys() - {"train"}:
         labels, probabilities = getattr(data, part).labels, fitted.probabilities(features[part], len(data.class_names))
         scores = classification.report(labels, probabilities, data.class_names, data.class_counts, data.attributes).metrics
         found |= {f"{part}/{name}": value for name, value in scores.items()}
-    return found
+        answers[part] = probabilities.argmax(axis=1)
+    return found, answers
+
+
+def probe_gain(data: ClassificationData, answers: np.ndarray, logits: np.ndarray, metric: str, seed: int) -> dict[str, float]:
+    """Return `gain`, `gain_low`, `gain_high`: how much better a probe's answers (M,) on validation are than a model's logits (M, C).
+
+    The ends are those of the 95 % paired interval; copies of an image stand or fall together.
+    """
+    _names, groups = np.unique(everything(data.val), return_inverse=True)
+    found = judge(data.val.labels, logits.argmax(axis=1), answers, metric, seed=seed, groups=groups).gain
+    return {"gain": found.value, "gain_low": found.low, "gain_high": found.high}
 
 
 def _predictions(data: ClassificationData, images: Any, probabilities: np.ndarray) -> list[dict[str, Any]]:

@@ -44,9 +44,13 @@ class ClassifierTraining(CheckpointedTraining):
         """Return the logits (N, C) of a part's images by the model as it is."""
         raise NotImplementedError
 
-    def beside(self) -> dict[str, float]:
-        """Return the figures that stand beside the model's own: of other lines on the same images."""
+    def beside(self, logits: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the figures that stand beside the model's own logits (N, C) by part: of other lines on the same images."""
         return {}
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Return what whoever promotes the model has to know of its figures, in one line; '' = nothing."""
+        return ""
 
     def served(self) -> tuple[Any, Any]:
         """Return the model and the views that are served."""
@@ -71,14 +75,20 @@ class ClassifierTraining(CheckpointedTraining):
         metrics = {"best_epoch": float(self.facts["best"]["epoch"] or self.history[-1][0])}
         for part, found in reports.items():
             metrics |= {f"best/{part}/{name}": value for name, value in found.metrics.items()}
-        metrics |= self.beside()
+        metrics |= self.beside(logits)
         self.recorder.metrics(metrics, self.history[-1][0])
         summary["best_metrics"] = metrics
         tags = {"taxon.data": self.m.data.name, "taxon.select_by": self.config.select_by, "taxon.best_score": self.facts["best"]["score"]}
+        tags |= self._warned(metrics)
         steps: dict[str, after.Step] = dict(classification_report.steps(self.m, logits, reports, self.work / "evaluation"))
         if self.registers:
             steps[after.REGISTRATION] = lambda so_far: {"model": self.register(so_far["best_metrics"], logits.get("val"))}
         return self.publish_stage(summary, tags, after.Steps(steps, self.note))
+
+    def _warned(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Return the tag of run and version that holds the warning; {} where there is none."""
+        warning = self.warning(metrics)
+        return {registry.WARNING_TAG: warning} if warning else {}
 
     def note(self, summary: dict[str, Any]) -> str:
         """Print the figures; return the description shown at the top of the run's page."""
@@ -113,7 +123,7 @@ class ClassifierTraining(CheckpointedTraining):
                 COLUMNS,
                 example(data.train.source),
                 {f"registered/{name}": value for name, value in metrics.items()},
-                {name: str(value) for name, value in about.items() if name != "class_names"},
+                {name: str(value) for name, value in about.items() if name != "class_names"} | self._warned(metrics),
                 evaluation,
                 held.identity(data),
             )

@@ -95,6 +95,8 @@ class Promotion:
         before, self.newest = versions.promotions(self.client, self.name), there[-1].number if there else "0"
         version = self.choose()
         self.refuse(version)
+        if warning := version.tags.get(registry.WARNING_TAG):
+            self.notice(f"{version}: {warning}")
         candidate, rule = self.contestant(version), ""
         while True:
             champion = self.champion()

@@ -40,6 +40,7 @@ BESIDES = {
 }
 EVALUATION, TRAINED = "evaluation.json", "trained.json"
 FILES_TAG = "taxon.files"
+WARNING_TAG = "taxon.warning"  # what whoever promotes a version has to know
 REFUSED_IN_NAMES = frozenset("/:.%\"'@#?\\")
 LONGEST_NAME = 160  # of the data set's part; the registry holds names of 256 characters
 # What MLflow writes or adapts itself while it stores or fetches a model, and so is in no digest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,7 +179,7 @@ class ClipTraining(ClassifierTraining):
         """Return the logits (N, C) of a part's images by the model as it is."""
         return self.m.logits(self.task.model, part)
 
-    def beside(self) -> dict[str, float]:
+    def beside(self, logits: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return what stands beside the model: the lines from before its training and, where wanted, the average with those weights."""
         found = dict(self.facts["baselines"])
         if self.config.wise_ft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from core import lineage
 from core.data.classification import ClassificationData
 from core.errors import UserError
 from core.evaluation import compare
+from core.evaluation.gain import ROUNDING
 from core.stages import classification_report, leakage
 from core.stages.longtail.config import LongtailEvaluateConfig
 from core.tracking.recorder import Recorder
 from core.tracking.store import scratch
 
 ENTRY_POINT = "evaluate_longtail"
+GAIN = ("gain", "gain_low", "gain_high")
 SHOWN = ("accuracy", "balanced_accuracy", "tail_accuracy", "macro_f1")
 
 
@@ -36,8 +39,21 @@ def table(name: str, metrics: dict[str, float], epoch: int) -> str:
     return "\n".join(lines)
 
 
-def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model: str) -> str:
-    """Return the description shown at the top of the run's page, as Markdown."""
+def beaten(metrics: Mapping[str, float], metric: str) -> str:
+    """Return the line that says that the linear probe is surely better than the model on validation by `metric`; '' = it is not."""
+    if not metrics.get("probe/gain_low", 0.0) > ROUNDING:
+        return ""
+    own, probe, gain, low, high = (
+        metrics[name] for name in (f"best/val/{metric}", f"probe/val/{metric}", *(f"probe/{name}" for name in GAIN))
+    )
+    return (
+        f"a linear probe on the untrained network is better: validation {metric.replace('_', ' ')} {probe:.3f} against {own:.3f} of this "
+        f"model, {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f}); train longer or with another lr"
+    )
+
+
+def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model: str, warning: str = "") -> str:
+    """Return the description shown at the top of the run's page, as Markdown; `warning` is its second paragraph."""
     rows = ["| part | " + " | ".join(title.replace("_", " ") for title in SHOWN) + " |", "|---|" + "---|" * len(SHOWN)]
     for part in ("val", "test"):
         if f"best/{part}/accuracy" in metrics:
@@ -46,7 +62,8 @@ def note(data: ClassificationData, metrics: dict[str, float], epoch: int, model:
     about = f"**{data.name}**: {len(data.train)} training images, {len(counts)} classes, {counts.max()} down to {counts.min()} images."
     about += f" No validation part was given: {len(data.val)} images are split off the training part." if data.val_split_off else ""
     pictures = "Pictures: `evaluation/test/` (per_class.png, confusion.png, reliability.png, worst_mistakes.png), `plots/curves.png`."
-    return "\n".join([about, "", *rows, "", f"Best epoch {epoch}. {f'Registered as `{model}`.' if model else ''} {pictures}"])
+    warned = ["", f"**Note: {warning}.**"] if warning else []
+    return "\n".join([about, *warned, "", *rows, "", f"Best epoch {epoch}. {f'Registered as `{model}`.' if model else ''} {pictures}"])
 
 
 def run(config: LongtailEvaluateConfig, run: Recorder) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from core import config as configuration
 from core.data.classification import tail_classes
 from core.data.longtail import PARTS, duplicates_across
 from core.errors import UserError
+from core.evaluation.compare import METRICS
 from core.evaluation.scorer import scorer
 from core.lineage import Lineage
 from core.losses.logit_adjustment import adjustment, choose_tau
@@ -21,7 +23,7 @@ from core.models import sync_batch_norm
 from core.models.split import last_stage_modules
 from core.serving import classifier as serving
 from core.stages import after, classification_report, execute, held_out, keys, leakage
-from core.stages.classifier import ClassifierTraining
+from core.stages.classifier import METRIC, ClassifierTraining
 from core.stages.longtail import checks, evaluate, materials, rebuild
 from core.stages.longtail.config import LongtailImages, LongtailTrainConfig
 from core.stages.longtail.stages import TRAIN_LONGTAIL
@@ -121,7 +123,7 @@ class LongtailTraining(ClassifierTraining):
         size = sum(p.nbytes for p in self.task.model.parameters())
         self.work = self.open_work_folder(self.key, size, f"training {config.backbone}")
         self.history: list[list[Any]] = []
-        self.probe = self._probe() if config.linear_probe and run is not None else {}
+        self.probe, self.probed = self._probe() if config.linear_probe and run is not None else ({}, {})
         self.epoch = self.begin(config.resume, "resume")
         if run is not None:
             _describe(config, data, run)
@@ -223,9 +225,16 @@ class LongtailTraining(ClassifierTraining):
         """Return the logits (N, C) of a part's images by the scored model, at the image size of the best epoch."""
         return self.m.outputs(self.task.scored, part, self.size)["label"]
 
-    def beside(self) -> dict[str, float]:
-        """Return what the linear probe reaches."""
-        return self.probe
+    def beside(self, logits: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return what the linear probe reaches, and how much better than the model it is on validation."""
+        if "val" not in self.probed or "val" not in logits:
+            return self.probe
+        gain = classification_report.probe_gain(self.m.data, self.probed["val"], logits["val"], self._compared_by(), self.config.seed)
+        return self.probe | {f"probe/{name}": value for name, value in gain.items()}
+
+    def warning(self, metrics: Mapping[str, float]) -> str:
+        """Return that the linear probe is better, where it surely is."""
+        return evaluate.beaten(metrics, self._compared_by())
 
     def served(self) -> tuple[Any, Any]:
         """Return the scored model and its views."""
@@ -238,19 +247,27 @@ class LongtailTraining(ClassifierTraining):
     def note(self, summary: dict[str, Any]) -> str:
         """Print the figures; return the description shown at the top of the run's page."""
         metrics, best = summary["best_metrics"], summary["chosen"]["epoch"]
+        warning = self.warning(metrics)
         print(evaluate.table(self.m.data.name, metrics, best))
-        return evaluate.note(self.m.data, metrics, best, summary.get("model", ""))
+        if warning:
+            print(f"taxon: {warning}")
+        return evaluate.note(self.m.data, metrics, best, summary.get("model", ""), warning)
 
-    def _probe(self) -> dict[str, float]:
+    def _probe(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Return what logistic regression on the pretrained network's features reaches: the model is still untrained here."""
         size = timeline.first_phase(self.config).image_size
         parts = {part: self.m.outputs(self.task.model, part, size)["features"] for part in PARTS if len(self.m.part(part))}
         score = scorer(self._metric(), len(self.m.data.class_names), self.m.data.class_counts)
-        return {f"probe/{name}": value for name, value in classification_report.probe(self.m.data, parts, score).items()}
+        found, answers = classification_report.probe(self.m.data, parts, score)
+        return {f"probe/{name}": value for name, value in found.items()}, answers
 
     def _metric(self) -> str:
         """Return the validation metric that chooses tau and the probe's strength."""
         return "balanced_accuracy" if self.config.select_by == "last" else self.config.select_by
+
+    def _compared_by(self) -> str:
+        """Return the metric by which model and probe are compared: the one that chooses, where intervals of it can be computed."""
+        return self._metric() if self._metric() in METRICS else METRIC
 
     def restore_best(self) -> None:
         """Let the model of the epoch that stands for the training be the scored one, at its image size."""

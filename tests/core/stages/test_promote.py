@@ -118,6 +118,14 @@ def desk(tmp_path, monkeypatch, registered_store) -> Desk:
     return Desk(tmp_path, registered_store / "glyphs", MlflowClient(), asked)
 
 
+def test_what_a_training_warns_of_is_said_of_the_candidate(desk, capsys):
+    desk.client.set_model_version_tag(NAME, MIDDLE, "taxon.warning", "a linear probe is better")
+    said = f"version {MIDDLE} of {NAME}: a linear probe is better"
+    assert desk.promote(candidate=MIDDLE, dry_run=True)["notices"][0] == said and f"taxon: {said}\n" in capsys.readouterr().out
+    assert said in desk.client.get_run(desk.run_id).data.tags["mlflow.note.content"]
+    assert said not in desk.promote(candidate=BEST, dry_run=True)["notices"]
+
+
 def test_the_first_champion_is_the_best_recorded_version_and_versions_and_run_say_why(desk):
     found = desk.promote()
     assert (found["candidate"], found["champion"], found["promoted"]) == (f"models:/{NAME}/{BEST}", None, True)

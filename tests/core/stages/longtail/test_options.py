@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 from core.data import longtail
+from core.evaluation import linear_probe
 from core.losses.label import LOSSES
 from core.models import small
 from core.stages.longtail import materials, train
@@ -209,6 +210,42 @@ def test_a_linear_probe_of_the_untrained_network_is_fitted_where_asked(place):
     assert {"probe/val/accuracy", "probe/test/accuracy"} <= summary["best_metrics"].keys()
     assert summary["best_metrics"]["probe/val/accuracy"] in [values.get("probe/val/accuracy") for values, _ in run.history]
     assert not any(name.startswith("probe/") for name in place.publish()[0]["best_metrics"])
+
+
+def probed(place, monkeypatch, right: bool, **options):
+    """Publish a training whose model always says the first class, and whose probe is always right or says so too."""
+    outputs = materials.Materials.outputs
+
+    def told(self, features, n_classes):
+        return np.eye(4)[np.repeat(np.arange(4), tiny.COUNTS["val" if len(features) == 13 else "test"]) * right]
+
+    def always_first(self, model, part, size):
+        found = outputs(self, model, part, size)
+        return found | {"label": np.eye(4, dtype=np.float32)[np.zeros(len(found["label"]), int)]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_probe.LinearProbe, "probabilities", told)
+        patch.setattr(materials.Materials, "outputs", always_first)
+        return place.publish(linear_probe=True, **options)
+
+
+@pytest.mark.parametrize(("select_by", "named"), [("balanced_accuracy", "balanced accuracy"), ("tail_accuracy", "balanced accuracy")])
+def test_a_probe_that_is_surely_better_is_said_near_the_top_and_on_the_version(place, monkeypatch, capsys, select_by, named):
+    tags = []
+    monkeypatch.setattr("core.tracking.registry.register", lambda *given: tags.append(given[7]) or "models:/x/1")
+    summary, run = probed(place, monkeypatch, True, select_by=select_by, register=True)
+    gain = {name: summary["best_metrics"][f"probe/{name}"] for name in ("gain", "gain_low", "gain_high")}
+    assert gain["gain"] == 0.75 and 0 < gain["gain_low"] < 0.75 <= gain["gain_high"] <= 1
+    interval = f"(95 % interval {gain['gain_low']:+.3f} to {gain['gain_high']:+.3f})"
+    line = f"a linear probe on the untrained network is better: validation {named} 1.000 against 0.250 of this model, +0.750 {interval}"
+    assert run.noted.split("\n")[2].startswith(f"**Note: {line}; train longer") and f"taxon: {line}" in capsys.readouterr().out
+    assert tags[0]["taxon.warning"] == run.tagged["taxon.warning"] and tags[0]["taxon.warning"].startswith(line)
+
+
+def test_a_probe_that_is_not_surely_better_is_a_figure_only(place, monkeypatch):
+    summary, run = probed(place, monkeypatch, False)
+    assert summary["best_metrics"]["probe/gain"] == 0 >= summary["best_metrics"]["probe/gain_low"]
+    assert "linear probe" not in run.noted and "taxon.warning" not in run.tagged
 
 
 def test_a_model_is_registered_unless_not_asked_for(place, monkeypatch):
