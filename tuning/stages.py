@@ -26,6 +26,7 @@ TUNE_LONGTAIL = Stage(
     "tune_longtail",
     TuneLongtailConfig,
     "tuning.longtail:run",
+    check="core.data.longtail:places",
     headline=("data_root", "train_dir", "val_dir", "backbone", "weights", "epochs", "n_trials", "sampler", "storage", "gpu"),
 )
 TUNE_OPTIMIZE_CLIP = Stage(

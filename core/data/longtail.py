@@ -59,6 +59,25 @@ def load(
     return validation.split_off(data, [entry.group for entry in parts["train"]], val_share, seed, train_meta or train_dir)
 
 
+def places(config: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the folder and the table of each part ('' = none) that a configuration names; its `data_root` fills in what others leave open.
+
+    UserError where it is no folder, or nothing to train on is named.
+    """
+    dirs = {part: str(getattr(config, f"{part}_dir")) for part in PARTS}
+    metas = {part: str(getattr(config, f"{part}_meta")) for part in PARTS}
+    if config.data_root:
+        root = Path(config.data_root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data_root = '{config.data_root}' is no folder; give the folder that holds train/, val/ and test/")
+        for part in PARTS:
+            if not dirs[part] and not metas[part] and (root / part).is_dir():
+                dirs[part] = str(root / part)
+    if not dirs["train"] and not metas["train"]:
+        raise UserError("no training images: give data_root, train_dir (class folders) or train_meta (a metadata CSV)")
+    return dirs, metas
+
+
 def read_part(part: str, folder: str, meta: str = "", annotations: str = "") -> list[Entry]:
     """Return the entries of one part: of its metadata, its AI Challenger annotations, or its class folders; [] when all are ''."""
     if meta and annotations:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 
 from core.config import check_limits
+from core.data import longtail
 from core.errors import UserError
 from core.stages.longtail.config import LongtailTrainConfig
 from core.training import timeline
@@ -51,6 +52,12 @@ def present_names(config: LongtailTrainConfig) -> LongtailTrainConfig:
     if config.model_type == "fewshot":
         raise UserError("loss_type = multitask means model_type = multitask, but model_type = fewshot is given; drop one of the two")
     return dataclasses.replace(config, model_type="multitask", loss_type="ce")
+
+
+def refuse_given(config: LongtailTrainConfig) -> None:
+    """Raise UserError for what can be refused before torch is imported: options, and images that are not there."""
+    refuse(config)
+    longtail.places(config)
 
 
 def refuse(config: LongtailTrainConfig) -> None:

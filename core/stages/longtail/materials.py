@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,17 +108,7 @@ class Materials:
 
 def load_data(config: LongtailImages) -> ClassificationData:
     """Load the images that the configuration names; a validation part is split off where it names none."""
-    dirs = {part: getattr(config, f"{part}_dir") for part in longtail.PARTS}
-    metas = {part: getattr(config, f"{part}_meta") for part in longtail.PARTS}
-    if config.data_root:
-        root = Path(config.data_root).expanduser()
-        if not root.is_dir():
-            raise UserError(f"data_root = '{config.data_root}' is no folder; give the folder that holds train/, val/ and test/")
-        for part in longtail.PARTS:
-            if not dirs[part] and not metas[part] and (root / part).is_dir():
-                dirs[part] = str(root / part)
-    if not dirs["train"] and not metas["train"]:
-        raise UserError("no training images: give data_root, train_dir (class folders) or train_meta (a metadata CSV)")
+    dirs, metas = longtail.places(config)
     train, val, test = ((dirs[part], metas[part]) for part in longtail.PARTS)
     return longtail.load(train[0], val[0], test[0], train[1], val[1], test[1], config.class_weights, config.val_share, config.seed)
 

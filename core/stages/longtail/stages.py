@@ -22,7 +22,7 @@ TRAIN_LONGTAIL = Stage(
     "train_longtail",
     LongtailTrainConfig,
     "core.stages.longtail.train:run",
-    "core.stages.longtail.checks:refuse",
+    "core.stages.longtail.checks:refuse_given",
     begin="core.stages.longtail.train:begin",
     headline=("config", "data_root", "train_dir", "val_dir", "test_dir", "train_meta", "val_meta", "weights", "resume"),
 )
