@@ -140,7 +140,8 @@ def of_params(config: type[C], params: Mapping[str, str], prog: str) -> C:
 
 def param(params: Mapping[str, str], name: str) -> str | None:
     """Return what an option came to by a run's parameters; None where they do not say. `resolved.` says it where `mlflow run` was first."""
-    return params.get(f"resolved.{name}", params.get(name))
+    found = params.get(f"resolved.{name}", params.get(name))
+    return "" if found == "''" else found  # so does `mlflow run` write nothing
 
 
 def parse(config: type[C], argv: list[str], prog: str) -> C:

@@ -58,9 +58,10 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
         print(f"taxon: {took.announcement(name, stage.name, config)}", flush=True)
     from core.tracking import lifeline
 
+    launcher = lifeline.launcher()
     lifeline.follow_launcher()
     lifeline.interrupt_on_sigterm()
-    from core.tracking import patience, provenance, store
+    from core.tracking import afterword, patience, provenance, store
     from core.tracking import run as tracking
 
     provenance.remember_parameters(configuration.told(config))
@@ -69,12 +70,16 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
         return 0
     store.prepare()
     run = tracking.open_run(stage.name, name)
-    with run, full_disk_named(), patience.outage_named():
-        if origin:
-            run.tags({"taxon.config": origin})
-        run.monitor_system()
-        function_of(stage.work)(config, run)
-        run.params(configuration.canonical(config))
+    try:
+        with run, full_disk_named(), patience.outage_named():
+            if origin:
+                run.tags({"taxon.config": origin})
+            run.monitor_system()
+            function_of(stage.work)(config, run)
+            run.params(configuration.canonical(config))
+    except KeyboardInterrupt:
+        afterword.arrange(run.run_id, launcher)
+        raise
     took.remember(stage.name, config, time.monotonic() - began)
     return 0
 

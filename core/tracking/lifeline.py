@@ -43,6 +43,11 @@ def _chain() -> list[tuple[int, int]]:
     return pairs
 
 
+def launcher() -> int:
+    """Return the process id of the `mlflow run` that started this one; 0 where none did."""
+    return _chain()[-1][1] if "MLFLOW_RUN_ID" in os.environ and _chain() else 0
+
+
 def launcher_folders() -> list[str]:
     """Return the working folders of the processes that started this one, the nearest first."""
     folders = []

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
+EMPTY = "''"  # what `mlflow run` writes, quoted for a shell as all that it writes, of an option that nobody gave
 SHORT = 60.0  # seconds within which a run has no use for figures of the machine: its page shows them before all others
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
@@ -115,7 +116,8 @@ class Run:
         A run that is continued keeps those that it has.
         """
         have = {} if self.continued else self.client.get_run(self.run_id).data.params
-        taken = [name for name, value in values.items() if have.get(names.key(name), value) not in (value, names.cut(value, names.PARAM))]
+        texts = {name: names.cut(value, names.PARAM) for name, value in values.items()}
+        taken = [name for name, text in texts.items() if have.get(names.key(name), text) not in (text, text or EMPTY)]
         self.params({f"resolved.{name}" if name in taken else name: value for name, value in values.items()})
 
     def untag(self, name: str) -> None:

@@ -120,10 +120,12 @@ class Place:
             connection.close()
 
     def wait_for(self, name: str, status: str, process: subprocess.Popen) -> str:
-        """Wait until a run called `name...` has `status`; return its id."""
+        """Wait until a run called `name...`, or of the entry point `name`, has `status`; return its id."""
         end = time.monotonic() + GUARD
         while time.monotonic() < end and process.poll() is None:
-            found = self.rows(f"select run_uuid from runs where name like '{name}%' and status = '{status}' order by start_time desc")
+            of = f"select run_uuid from tags where key = 'taxon.entry_point' and value = '{name}'"
+            wanted = f"(name like '{name}%' or run_uuid in ({of})) and status = '{status}'"
+            found = self.rows(f"select run_uuid from runs where {wanted} order by start_time desc")
             if found:
                 return found[0][0]
             time.sleep(0.05)

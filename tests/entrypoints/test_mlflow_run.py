@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,24 @@ def test_a_users_mistake_reaches_the_run_that_mlflow_opened(make_place):
     assert "Traceback" not in done.stderr
     (run,) = place.runs()
     assert run.info.status == "FAILED" and run.data.tags["taxon.reason"] == said[0].removeprefix("taxon: error: ")
+
+
+def test_an_interrupted_run_is_killed_though_mlflow_run_calls_it_failed(make_place):
+    place = make_place("interrupted by mlflow")
+    process = place.start(place.mlflow_command("train_superclass", dataset="digits", epochs="200", gpu="cpu"))
+    try:
+        while "epoch 1/200" not in (place.folder / "log").read_text():
+            assert process.poll() is None, (place.folder / "log").read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(120) == 1
+    finally:
+        kill_group(process)
+    end = time.monotonic() + 120
+    while place.runs()[0].info.status != "KILLED":
+        assert time.monotonic() < end, place.runs()[0].info.status
+        time.sleep(0.2)
+    assert "run the same command again" in place.runs()[0].data.tags["taxon.reason"]
 
 
 def test_resuming_continues_the_same_parent_and_a_second_pipeline_on_it_is_refused(make_place, pipeline, parent):

@@ -91,10 +91,10 @@ def test_parameters_that_mlflow_logged_are_not_logged_twice(client):
 
 def test_an_option_is_logged_once_unless_mlflow_run_has_written_another_text(client):
     run = tracking.open_run("train_superclass", "x")
-    run.params({"lr": "", "epochs": "4"})  # as `mlflow run` does: what was given, and nothing for what was declared and not given
-    run.options({"lr": 0.1, "epochs": 4, "seed": 1})
+    run.params({"lr": "''", "weights": "''", "epochs": "4"})  # as `mlflow run` writes: nothing for what was declared and not given
+    run.options({"lr": 0.1, "weights": "", "epochs": 4, "seed": 1})
     params = client.get_run(run.run_id).data.params
-    assert params == {"lr": "", "resolved.lr": "0.1", "epochs": "4", "seed": "1"}
+    assert params == {"lr": "''", "resolved.lr": "0.1", "weights": "''", "epochs": "4", "seed": "1"}
     run.finish("KILLED")
     again = tracking.reopen(run.run_id)
     again.options({"lr": 0.2, "epochs": 8, "threads": 2})
