@@ -11,6 +11,7 @@ from core.places import expanded
 
 WITHIN = ("data_root", "train_file", "test_file")  # the family's own check knows its layouts, and names that are looked for in them
 _WEIGHTS = ("weights", "tower", "towers")  # kinds that may be a name on a hub, or one of open_clip's
+_NAMED = (*_WEIGHTS, "predictor")  # ... or one of the registry, a run's id, several of them
 _A_FILE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -23,10 +24,12 @@ def require_places(config: Dataclass) -> None:
         path = expanded(value, f.name)
         if os.path.lexists(path):  # what cannot be read is said by who reads it
             continue
-        if f.metadata["digest"] not in _WEIGHTS:
-            raise UserError(_absent(f.name, value))
-        if path.is_absolute() or path.suffix in _A_FILE:
+        kind = f.metadata["digest"]
+        if kind in _NAMED and ("," in value or not (path.is_absolute() or path.suffix in _A_FILE)):
+            continue
+        if kind in _WEIGHTS:
             raise UserError(f"{f.name}={value}: no such file; give a local .safetensors file")
+        raise UserError(_absent(f.name, value))
 
 
 def _absent(name: str, value: str) -> str:

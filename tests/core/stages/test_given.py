@@ -7,7 +7,7 @@ from core.stages import given
 from core.stages.discovery.assign_config import AssignConfig
 from core.stages.discovery.config import SsddbcConfig, TrainConfig
 from core.stages.longtail.config import LongtailTrainConfig
-from core.stages.posts.config_tools import PreparePostsConfig
+from core.stages.posts.config_tools import PredictConfig, PreparePostsConfig
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from core.stages.posts.config_tools import PreparePostsConfig
         (TrainConfig(weights="/gone/w.safetensors"), "weights=/gone/w.safetensors: no such file; give a local .safetensors file"),
         (TrainConfig(weights="w.safetensors"), "weights=w.safetensors: no such file; give a local .safetensors file"),
         (TrainConfig(images="i.csv"), "images = 'i.csv' cannot be read (No such file or directory); give a CSV file with the column path"),
+        (PredictConfig(weights="/gone"), "weights = '/gone' does not exist; give a runs:/<id>/<path> URI or an existing path"),
         (LongtailTrainConfig(val_dir="gone"), "val_dir 'gone' is not a folder; expected gone/<class>/*.jpg"),
     ],
 )
@@ -33,6 +34,9 @@ def test_what_is_not_there_is_refused(config, said, tmp_path, monkeypatch):
         TrainConfig(weights="timm/resnet50.a1_in1k"),
         TrainConfig(resume_from_ckpt="runs:/1/checkpoints", pseudo_labels_path="models:/one/1"),
         AssignConfig(model="models:/one@champion", data_root="gone"),
+        AssignConfig(model="taxon-discovery-pets"),
+        AssignConfig(model="0123456789abcdef0123456789abcdef"),
+        PredictConfig(weights="/gone/one,/gone/two"),
         PreparePostsConfig(),
         PreparePostsConfig(train_file="other.txt"),
     ],
