@@ -166,7 +166,7 @@ def test_the_entry_point_assigns_and_keeps_the_files_on_its_run(place, capsys, m
     assert "20 images: " in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"assignments.csv", "clusters.csv", "clusters.json", "contents.csv", "outliers.csv", "report.html", "skipped.csv"}
-    (found,) = MlflowClient().search_runs(["1"], "tags.`mlflow.runName` LIKE 'assign%'")
+    (found,) = MlflowClient().search_runs(["1"], "tags.`taxon.entry_point` = 'assign'")
     assert found.data.metrics["assigned/images"] == 20 and found.data.tags["taxon.model"] == f"models:/{NAME}/1"
     assert entry_point.main(["--model=nothing", f"--data_root={place}"]) == 2
     assert entry_point.main([f"--model={NAME}"]) == 2 and "give data_root=" in capsys.readouterr().err
