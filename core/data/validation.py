@@ -44,7 +44,7 @@ def together(images: ImageSet, groups: Sequence[str]) -> np.ndarray:
 
 
 def _said(held: int, images: int, groups: int, share: float, seed: int, where: str) -> str:
-    by = f", whole groups of {groups}" if groups < images else ""
+    by = "; duplicates and groups stay together" if groups < images else ""
     return f"no validation part was given: {held} of the {images} images of {where} are it (val_share = {share:g}, seed = {seed}{by})"
 
 

@@ -47,8 +47,8 @@ def beaten(metrics: Mapping[str, float], metric: str) -> str:
         metrics[name] for name in (f"best/val/{metric}", f"probe/val/{metric}", *(f"probe/{name}" for name in GAIN))
     )
     return (
-        f"a linear probe on the untrained network is better: validation {metric.replace('_', ' ')} {probe:.3f} against {own:.3f} of this "
-        f"model, {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f}); train longer or with another lr"
+        f"a linear probe on the network before this training is better: validation {metric.replace('_', ' ')} {probe:.3f} against "
+        f"{own:.3f} of this model, {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f}); train longer or with another lr"
     )
 
 

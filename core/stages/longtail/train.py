@@ -57,7 +57,7 @@ def begin(config: LongtailTrainConfig) -> execute.Job:
     def work(run: Recorder | None, unfinished: after.Unfinished | None) -> dict[str, Any]:
         return LongtailTraining(prepared, run).result(unfinished)
 
-    return execute.Job(prepared.key, work, lambda run: _describe(config, prepared.m.data, run), registers=config.register)
+    return execute.Job(prepared.key, work, lambda run: _describe(prepared.config, prepared.m.data, run), registers=config.register)
 
 
 def _describe(config: LongtailTrainConfig, data: Any, run: Recorder) -> None:

@@ -47,7 +47,7 @@ def test_each_class_gives_its_share_and_at_least_one_image_but_for_the_last(fold
     assert sorted((*data.train.source.file_digests, *data.val.source.file_digests)) == sorted(
         longtail.load(str(folder / "train"), *[""] * 6).train.source.file_digests
     )
-    said = f"6 of the 48 images of {folder}/train are it (val_share = 0.1, seed = 1, whole groups of 45)"
+    said = f"6 of the 48 images of {folder}/train are it (val_share = 0.1, seed = 1; duplicates and groups stay together)"
     assert capsys.readouterr().err == f"taxon: no validation part was given: {said}; without any, as a single image or group: tuft\n"
 
 

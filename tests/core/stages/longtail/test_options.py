@@ -237,9 +237,10 @@ def test_a_probe_that_is_surely_better_is_said_near_the_top_and_on_the_version(p
     gain = {name: summary["best_metrics"][f"probe/{name}"] for name in ("gain", "gain_low", "gain_high")}
     assert gain["gain"] == 0.75 and 0 < gain["gain_low"] < 0.75 <= gain["gain_high"] <= 1
     interval = f"(95 % interval {gain['gain_low']:+.3f} to {gain['gain_high']:+.3f})"
-    line = f"a linear probe on the untrained network is better: validation {named} 1.000 against 0.250 of this model, +0.750 {interval}"
-    assert run.noted.split("\n")[2].startswith(f"**Note: {line}; train longer") and f"taxon: {line}" in capsys.readouterr().out
-    assert tags[0]["taxon.warning"] == run.tagged["taxon.warning"] and tags[0]["taxon.warning"].startswith(line)
+    line = f"a linear probe on the network before this training is better: validation {named} 1.000 against 0.250 of this model, +0.750"
+    line += f" {interval}; train longer or with another lr"
+    assert run.noted.split("\n")[2] == f"**Note: {line}.**" and f"taxon: {line}" in capsys.readouterr().out
+    assert tags[0]["taxon.warning"] == run.tagged["taxon.warning"] == line
 
 
 def test_a_probe_that_is_not_surely_better_is_a_figure_only(place, monkeypatch):
