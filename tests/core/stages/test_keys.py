@@ -403,7 +403,7 @@ CONTRAST, BOTH = {"objective": "contrast"}, {"objective": "both"}
 SUPERCLIP = ["class_loss_weight", "contrastive_loss_weight", "use_class_weights"]
 STOPPING = ["early_stopping_min_delta", "early_stopping_monitor"]
 ACT_EARLY = ("stage2_epoch", "stage3_epoch", "tail_focal_epoch")  # of 3 epochs, one later than given
-FOLDED = {"epochs": 3, "warmup_epochs": 0, "stage3_epoch": 1}
+FOLDED = {"epochs": 3, "schedule_epochs": 0, "warmup_epochs": 0, "stage3_epoch": 1}
 # (configuration, what is given, the options that then cannot act: all others must)
 SETTINGS: list[tuple[type, dict[str, Any], list[str]]] = [
     (TrainConfig, CONTRAST | {"optimizer": "adamw"}, ["momentum", "pseudo_loss_weight", *PSEUDO, *CLASSIFIER, *ANSWERS]),
