@@ -15,6 +15,7 @@ from typing import Any
 from core import config as configuration
 from core import places, ranks
 from core.errors import UserError, full_disk_named
+from core.progress import spelt
 from core.stages import took
 from core.stages.given import require_places
 from core.stages.stage import Stage, function_of
@@ -53,9 +54,9 @@ def _launched(stage: Stage, argv: list[str] | None) -> int:
 
 
 def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
-    began, name = time.monotonic(), run_name(stage.name, config)
+    began = time.monotonic()
     if _is_first():
-        print(f"taxon: {took.announcement(name, stage.name, config)}", flush=True)
+        print(f"taxon: {announced(stage.name, config)}", flush=True)
     from core.tracking import lifeline
 
     launcher = lifeline.launcher()
@@ -69,7 +70,7 @@ def _tracked(stage: Stage, config: configuration.Dataclass, origin: str) -> int:
         function_of(stage.work)(config, None)
         return 0
     store.prepare()
-    run = tracking.open_run(stage.name, name)
+    run = tracking.open_run(stage.name, run_name(stage.name, config))
     try:
         with run, full_disk_named(), patience.outage_named():
             if origin:
@@ -131,6 +132,21 @@ def run_name(entry_point: str, config: configuration.Dataclass) -> str:
     The data come first, then the differences: lists of runs show little more. Where not all of them have room, a few characters of
     their digest keep two runs apart; the entry point, which is a tag too, goes first.
     """
+    data, differs = _told(config)
+    return _fitting(data or entry_point, differs, entry_point if data else "")
+
+
+def announced(entry_point: str, config: configuration.Dataclass) -> str:
+    """Return the first line of a command: what it does, on what, with which differences, how long it took here the last time."""
+    data, differs = _told(config)
+    what = f"{entry_point} on {data}" if data else entry_point
+    what += f" ({', '.join(differs)})" if differs else ""
+    seconds = took.last(entry_point, config)
+    return what if seconds is None else f"{what}; took {spelt(seconds)} here last time"
+
+
+def _told(config: configuration.Dataclass) -> tuple[str, list[str]]:
+    """Return the name of the data that a command is about ('' = none), and the options that are not the recipe's."""
     from core.training.recipes import Choice, dataset_of, recipe_for
 
     said, usual, data = configuration.told(config), {}, ""
@@ -144,8 +160,7 @@ def run_name(entry_point: str, config: configuration.Dataclass) -> str:
     named = {"superclass_name", "superclasses", "dataset", "data_root", "data_dir", "config", *machine}
     told = {name: value for name, value in said.items() if name not in named and value not in ("", usual.get(name))}
     plain = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in told.items()}
-    differs = [f"{name}={text}" for name, text in plain.items() if "/" not in text]
-    return _fitting(data or entry_point, differs, entry_point if data else "")
+    return data, [f"{name}={text}" for name, text in plain.items() if "/" not in text]
 
 
 def _folder(said: Mapping[str, Any]) -> str:

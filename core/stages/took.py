@@ -1,4 +1,4 @@
-"""What a command is about to do, and how long the same one took on this machine the last time."""
+"""How long the same command took on this machine the last time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from pathlib import Path
 
 from core import config as configuration
 from core.places import cache_home
-from core.progress import spelt
-
-
-def announcement(name: str, entry_point: str, config: configuration.Dataclass) -> str:
-    """Return the first line of a command: its run's name, and how long it took here the last time, where it has been here before."""
-    seconds = last(entry_point, config)
-    return name if seconds is None else f"{name}; took {spelt(seconds)} here last time"
 
 
 def last(entry_point: str, config: configuration.Dataclass) -> float | None:

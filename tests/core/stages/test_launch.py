@@ -77,9 +77,9 @@ def test_a_command_that_works_is_finished(client, capsys):
     assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0} and run.data.params == {"epochs": "5"}
     assert run.data.tags["taxon.command"] == "mlflow run . -e train_superclass -P epochs=5"
     assert "taxon.reason" not in run.data.tags
-    assert capsys.readouterr() == ("taxon: train_superclass epochs=5\n", "")
+    assert capsys.readouterr() == ("taxon: train_superclass (epochs=5)\n", "")
     assert start("work", "--epochs=5") == 0
-    assert re.fullmatch(r"taxon: train_superclass epochs=5; took \d+ s here last time\n", capsys.readouterr().out)
+    assert re.fullmatch(r"taxon: train_superclass \(epochs=5\); took \d+ s here last time\n", capsys.readouterr().out)
 
 
 def test_a_users_mistake_is_one_line_exit_code_2_and_the_runs_reason(client, capsys):

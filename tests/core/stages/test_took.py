@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from core.stages import took
+from core.stages import launch, took
 from core.stages.discovery.config import TrainConfig
 
 ASKED = TrainConfig(dataset="digits", seed=3)
@@ -10,12 +10,11 @@ ASKED = TrainConfig(dataset="digits", seed=3)
 
 def test_the_same_command_is_told_its_last_time():
     assert took.last("train_superclass", ASKED) is None
-    assert took.announcement("train_superclass digits seed 3", "train_superclass", ASKED) == "train_superclass digits seed 3"
+    assert launch.announced("train_superclass", ASKED) == "train_superclass on digits (seed=3)"
     for seconds in (12.0, 300.4):
         took.remember("train_superclass", ASKED, seconds)
     assert took.last("train_superclass", ASKED) == 300.4
-    said = took.announcement("train_superclass digits seed 3", "train_superclass", ASKED)
-    assert said == "train_superclass digits seed 3; took 5 min here last time"
+    assert launch.announced("train_superclass", ASKED) == "train_superclass on digits (seed=3); took 5 min here last time"
     assert took.last("pseudo_pipeline", ASKED) is None and took.last("train_superclass", dataclasses.replace(ASKED, seed=4)) is None
 
 
