@@ -207,7 +207,7 @@ def test_what_fails_after_a_training_is_said_and_the_same_command_does_only_that
     first = fresh(first)
     for ended in (first, second):
         assert ended.run.info.status == "FINISHED" and stage.UNFINISHED_TAG not in ended.tags and "taxon.reason" not in ended.tags
-        noted = [ended.tags[MLFLOW_RUN_NOTE].find(said) for said in family.noted or (second.summary["model"],)]
+        noted = [ended.tags[MLFLOW_RUN_NOTE].rfind(said) for said in family.noted or (second.summary["model"],)]
         assert "Unfinished" not in ended.tags[MLFLOW_RUN_NOTE] and -1 not in noted and noted == sorted(noted)
         assert stage.load_finished(ended.run.info.run_id).summary == second.summary
         assert set(family.files) <= set(stage.load_finished(ended.run.info.run_id).manifest)
