@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from core import config as configuration
@@ -93,7 +94,7 @@ def announce(lines: Sequence[str]) -> None:
 
 def check_pipeline(config: PostsPipelineConfig) -> None:
     """Raise UserError for what a later stage of the pipeline would refuse of its options, before the first one starts."""
-    posts.folder_of(config.data_root)
+    posts.read_index(Path(config.data_root).expanduser() / config.train_file)
     check_training(fitted(OptimizeClipConfig, check_limits(config)))
     if config.variants and config.encoder == "towers":
         head_variants(config)
