@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import sys
 import time
@@ -169,18 +168,19 @@ def _folder(said: Mapping[str, Any]) -> str:
 
 
 def _fitting(first: str, words: list[str], last: str) -> str:
-    first = first if len(first) <= NAME_LENGTH else f"{first[: NAME_LENGTH - 6]} ~{_mark(first)}"
     whole = " ".join([first, *words])
-    if len(whole) > NAME_LENGTH:
-        kept = [first]
-        while len(" ".join([*kept, words[len(kept) - 1], "~0000"])) <= NAME_LENGTH:
-            kept.append(words[len(kept) - 1])
-        return " ".join([*kept, f"~{_mark(whole)}"])[:NAME_LENGTH]
-    return f"{whole} {last}" if last and len(whole) + len(last) < NAME_LENGTH else whole
+    if len(whole) <= NAME_LENGTH:
+        return f"{whole} {last}" if last and len(whole) + len(last) < NAME_LENGTH else whole
+    from core import digest
 
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
+    mark = f" ~{digest.of_bytes(whole.encode(errors='backslashreplace'))[:4]}"
+    room = NAME_LENGTH - len(mark)
+    name = first[:room]
+    for word in words:
+        if len(name) + 1 + len(word) > room:
+            break
+        name += f" {word}"
+    return name + mark
 
 
 def _restart_with_malloc_settings() -> None:

@@ -195,8 +195,10 @@ def test_a_runs_name_says_on_what_and_how_it_differs_from_the_recipe(entry_point
 def test_two_names_without_room_for_all_options_differ_in_40_characters():
     options = {f.name: 7 for f in dataclasses.fields(PipelineConfig) if isinstance(f.default, int) and f.name != "seed"}
     names = [launch.run_name("pseudo_pipeline", PipelineConfig(**options, seed=seed)) for seed in (1, 2)]
-    names.append(launch.run_name("train_longtail", LongtailTrainConfig(data_root="/a/" + "x" * 60)))
-    assert len(set(names)) == 3 and all(len(name) <= 40 for name in names) and names[0].startswith("digits ")
+    names += [
+        launch.run_name("train_longtail", LongtailTrainConfig(data_root="/a/" + "x" * n, seed=seed)) for n in (38, 60) for seed in (1, 2)
+    ]
+    assert len(set(names)) == 6 and all(len(name) <= 40 for name in names) and names[0].startswith("digits ")
 
 
 REFUSED = {
