@@ -1,8 +1,8 @@
 """Augmented views kept as the frozen trunk's outputs: an epoch then costs the trained tail only.
 
-V views per image are drawn once; every epoch picks `n_views` different ones of them. What this costs in accuracy is measured in
-docs/results.md, and it is off by default. The outputs are kept in a file that is mapped into memory and not read as a whole: the
-stages of a pipeline and the arms of a comparison share it, and the memory that holds its pages.
+V views per image are drawn once; every epoch picks `n_views` different ones of them. A training sees no other views than these V, so it
+is off by default. The outputs are kept in a file that is mapped into memory and not read as a whole: the stages of a pipeline and the
+arms of a comparison share it, and the memory that holds its pages.
 """
 
 from __future__ import annotations
