@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -30,5 +28,6 @@ def remember(entry_point: str, config: configuration.Dataclass, seconds: float) 
 
 
 def _file(entry_point: str, config: configuration.Dataclass) -> Path:
-    words = json.dumps([entry_point, sorted(configuration.told(config).items())], default=str)
-    return cache_home() / "took" / hashlib.sha256(words.encode("utf-8", "backslashreplace")).hexdigest()[:24]
+    from core import digest  # brings numpy, which `--help` need not wait for
+
+    return cache_home() / "took" / digest.of_json([entry_point, configuration.told(config)])[:24]

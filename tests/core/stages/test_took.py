@@ -2,10 +2,18 @@
 
 import dataclasses
 
+import pytest
+
 from core.stages import launch, took
 from core.stages.discovery.config import TrainConfig
 
 ASKED = TrainConfig(dataset="digits", seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Keep what other tests' commands took out of sight."""
+    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
 
 
 def test_the_same_command_is_told_its_last_time():
