@@ -75,6 +75,7 @@ class Limits:
 
 SEED: dict[str, Any] = {"at_least": 0, "below": 2**32}
 SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
+EMPTY = "''"  # what `mlflow run` writes, quoted for a shell as all that it writes, of an option that nobody gave
 HALF: dict[str, Any] = {"at_least": 0, "at_most": 0.5, "wrong": " is outside 0..0.5; give a share of at most a half"}
 
 
@@ -132,16 +133,15 @@ def parser_of(config: type, prog: str) -> jsonargparse.ArgumentParser:
 
 def of_params(config: type[C], params: Mapping[str, str], prog: str) -> C:
     """Build `config` from a run's parameters; those that are no option of it are passed over."""
-    found = {name: param(params, name) for name, *_ in fields_of(config)}
-    empty = {name for name, annotation, *_ in fields_of(config) if annotation is not str}  # what nobody gave, as `mlflow run` writes it
-    values = {name: value for name, value in found.items() if value is not None and (value or name not in empty)}
+    found = {name: (param(params, name), annotation) for name, annotation, *_ in fields_of(config)}
+    values = {name: value for name, (value, annotation) in found.items() if value or (value == "" and annotation is str)}
     return parse(config, [f"--{name}={value.lower() if value in ('True', 'False') else value}" for name, value in values.items()], prog)
 
 
 def param(params: Mapping[str, str], name: str) -> str | None:
     """Return what an option came to by a run's parameters; None where they do not say. `resolved.` says it where `mlflow run` was first."""
     found = params.get(f"resolved.{name}", params.get(name))
-    return "" if found == "''" else found  # so does `mlflow run` write nothing
+    return "" if found == EMPTY else found
 
 
 def parse(config: type[C], argv: list[str], prog: str) -> C:

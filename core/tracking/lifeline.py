@@ -45,7 +45,8 @@ def _chain() -> list[tuple[int, int]]:
 
 def launcher() -> int:
     """Return the process id of the `mlflow run` that started this one; 0 where none did."""
-    return _chain()[-1][1] if "MLFLOW_RUN_ID" in os.environ and _chain() else 0
+    chain = _chain() if "MLFLOW_RUN_ID" in os.environ else []
+    return chain[-1][1] if chain else 0
 
 
 def launcher_folders() -> list[str]:

@@ -13,39 +13,32 @@ import os
 import sqlite3
 import time
 import urllib.request
-from pathlib import Path
 
-from core.tracking import lifeline, names
+from core.tracking import names
+from core.tracking.store import DEFAULT_URI, places_of
 
 REASON_TAG = "taxon.reason"  # why a run is FAILED or KILLED
 _SQLITE = "sqlite:///"
 _SECONDS = 5.0  # of patience with a locked file or a slow server
-_DEFAULT_URI = _SQLITE + "mlflow.db"
 # With any of these a request is signed, or the server is known by other certificates than the system's: MLflow knows how.
 _LIKE_NO_OTHER = ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH", "AWS_SIGV4")
 
 
 def record(run_id: str, reason: str) -> bool:
     """Mark a run FAILED for a reason without importing MLflow; return whether that was possible."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     said = names.cut(reason, names.TAG)
     with contextlib.suppress(OSError, ValueError, sqlite3.Error, http.client.HTTPException):
         if uri.startswith(_SQLITE) and "?" not in uri:
-            return any(_into_file(path, run_id, said) for path in _places(uri.removeprefix(_SQLITE)))
+            return any(_into_file(path, run_id, said) for path in places_of(os.path.expanduser(uri.removeprefix(_SQLITE))))
         if uri.startswith(("http://", "https://")) and not any(os.environ.get(f"MLFLOW_TRACKING_{word}") for word in _LIKE_NO_OTHER):
             return _to_server(uri, run_id, said)
     return False
 
 
-def _places(name: str) -> list[Path]:
-    """Return where an SQLite store may lie: here, or where `mlflow run <project>`, which changes into the project, was called."""
-    path = Path(name).expanduser()
-    return [path, *(Path(folder) / path for folder in lifeline.launcher_folders() if not path.is_absolute())]
-
-
-def _into_file(path: Path, run_id: str, reason: str) -> bool:
+def _into_file(path: str, run_id: str, reason: str) -> bool:
     """Set the tag and the status in MLflow's tables; False where the file is none, or does not hold the run."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with contextlib.closing(sqlite3.connect(path, timeout=_SECONDS)) as store, store:
         now = int(time.time() * 1000)

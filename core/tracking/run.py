@@ -22,6 +22,7 @@ from mlflow.entities import Run as Entity
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from core.config import EMPTY
 from core.errors import Gone, UserError
 from core.tracking import artifact_root, experiment, names, provenance
 from core.tracking.experiment import refused
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MAKING = "making a run"  # the lock under which runs are made and stale ones looked for
 MADE_TAG = "taxon.made"  # a number of its own for every run: a request whose answer was lost finds what it made
 BRIEFLY = 15.0  # seconds that an interrupted process, or the start of another, waits for a store that is away
-EMPTY = "''"  # what `mlflow run` writes, quoted for a shell as all that it writes, of an option that nobody gave
 SHORT = 60.0  # seconds within which a run has no use for figures of the machine: its page shows them before all others
 SPOOL_PATIENCE = 60.0  # seconds for the last metrics; what is unsent after them is kept for the next start
 NOTE_TAG, PARENT_TAG = MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID
@@ -257,20 +257,20 @@ def open_run(entry_point: str, name: str) -> Run:
     run_id = os.environ.pop("MLFLOW_RUN_ID", "")
     described = {MLFLOW_RUN_NAME: name, "taxon.entry_point": entry_point, "taxon.command": command_line(entry_point)}
     if run_id:
-        _require_live_run(client, run_id)
-        experiment.show_as_training(client, client.get_run(run_id).info.experiment_id)
+        experiment.show_as_training(client, _require_live_run(client, run_id).info.experiment_id)
         return _opened(client, run_id, described)
     return _made(client, experiment.of_process(client), described)
 
 
-def _require_live_run(client: Client, run_id: str) -> None:
-    """Raise UserError when the run of MLFLOW_RUN_ID is not in this store or was deleted."""
+def _require_live_run(client: Client, run_id: str) -> Entity:
+    """Return the run of MLFLOW_RUN_ID; raise UserError when it is not in this store or was deleted."""
     remedy = "unset MLFLOW_RUN_ID to start a run of its own"
     with refused(f"MLFLOW_RUN_ID = '{run_id}' is no run of this store", f"{remedy}, or set MLFLOW_TRACKING_URI to the run's store"):
         found = client.get_run(run_id)
     if found.info.lifecycle_stage == "deleted":
         restore = shlex.join(["mlflow", "runs", "restore", "--run-id", run_id])
         raise UserError(f"MLFLOW_RUN_ID = '{run_id}' is a run that has been deleted; bring it back with '{restore}', or {remedy}")
+    return found
 
 
 def open_child(parent_run_id: str, name: str, entry_point: str, tags: dict[str, Any]) -> Run:

@@ -96,9 +96,13 @@ def _found(uri: str) -> tuple[str, str]:
     name = os.path.expanduser(parsed.database)
     path = os.path.abspath(name)
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        places = [path, *(os.path.join(folder, name) for folder in lifeline.launcher_folders())]
-        path = next((place for place in places if _holds_run(place, run_id)), path)
+        path = next((place for place in places_of(name) if _holds_run(place, run_id)), path)
     return parsed.set(database=path).render_as_string(hide_password=False), path
+
+
+def places_of(name: str) -> list[str]:
+    """Return where a SQLite file called `name` may lie: below this folder, or those of the processes that started this one."""
+    return [os.path.abspath(os.path.join(folder, name)) for folder in (os.getcwd(), *lifeline.launcher_folders())]
 
 
 def _holds_run(path: str, run_id: str) -> bool:

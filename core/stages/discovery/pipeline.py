@@ -88,7 +88,7 @@ def as_started(config: PipelineConfig) -> tuple[PipelineConfig, tuple[int, ...]]
         free = name == "total_epochs" or known[name].metadata["role"]  # a place or the machine
         if value != getattr(started, name) and not free:
             raise UserError(
-                f"run {run_id} was started with {name} = {configuration.param(params, name) or getattr(started, name)}, not {value}; "
+                f"run {run_id} was started with {name} = {getattr(started, name)}, not {value}; "
                 "continue it with its own parameters (its tag taxon.command), or start a new run"
             )
     totals = tuple(int(total) for total in tags.get(TOTALS_TAG, str(started.total_epochs)).split(","))
