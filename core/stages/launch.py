@@ -174,13 +174,7 @@ def _fitting(first: str, words: list[str], last: str) -> str:
     from core import digest
 
     mark = f" ~{digest.of_bytes(whole.encode(errors='backslashreplace'))[:4]}"
-    room = NAME_LENGTH - len(mark)
-    name = first[:room]
-    for word in words:
-        if len(name) + 1 + len(word) > room:
-            break
-        name += f" {word}"
-    return name + mark
+    return whole[: NAME_LENGTH - len(mark)].rstrip() + mark
 
 
 def _restart_with_malloc_settings() -> None:

@@ -18,6 +18,7 @@ from core.stages import launch
 from core.stages.discovery.config import PipelineConfig
 from core.stages.discovery.table_config import SuperclassTableConfig
 from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.promote_config import PromoteConfig
 from core.stages.stage import Stage
 from core.tracking import provenance
 
@@ -198,6 +199,10 @@ def test_two_names_without_room_for_all_options_differ_in_40_characters():
     names += [
         launch.run_name("train_longtail", LongtailTrainConfig(data_root="/a/" + "x" * n, seed=seed)) for n in (38, 60) for seed in (1, 2)
     ]
+    assert (
+        launch.run_name("promote", PromoteConfig(name="taxon-discovery-digits", dry_run=True))[:34]
+        == "promote name=taxon-discovery-digits"[:34]
+    )
     assert len(set(names)) == 6 and all(len(name) <= 40 for name in names) and names[0].startswith("digits ")
 
 
