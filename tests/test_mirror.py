@@ -17,7 +17,6 @@ STAGE = {  # parts of a stage that only its training or command makes sense of: 
     "core/stages/clip/evaluate.py": "core/stages/clip/test_train.py",
     "core/stages/clip/materials.py": "core/stages/clip/test_train.py",
     "core/stages/clip/run.py": "core/stages/clip/test_cross_validation.py",
-    "core/stages/commands.py": "entrypoints/test_mlflow_run.py",
     "core/stages/discovery/feature_files.py": "core/stages/discovery/test_cache.py",
     "core/stages/discovery/materials.py": "core/stages/discovery/test_checks.py",
     "core/stages/discovery/pipeline.py": "core/stages/discovery/test_resume_run.py",
