@@ -52,3 +52,17 @@ def of_file(path: str | Path) -> str:
     """Return the sha256 of a file's bytes, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entry_of(data: bytes) -> dict[str, Any]:
+    """Return what vouches for a file of these bytes: their number and sha256."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def is_vouched(path: Path, entry: dict[str, Any]) -> bool:
+    """Say whether a file is the one that an entry (`size`, `sha256`) stands for, or the one that takes its place (`instead`)."""
+    entries = [entry, entry["instead"]] if "instead" in entry else [entry]
+    if not path.is_file() or path.stat().st_size not in {one["size"] for one in entries}:
+        return False
+    found = of_file(path)
+    return any(one["sha256"] == found for one in entries)

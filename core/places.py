@@ -221,3 +221,19 @@ def settle_libraries() -> None:
 def _nearest(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists: nothing is made for a library that may not be used."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+
+
+def write_atomically(path: Path, data: bytes, what: str) -> None:
+    """Write, sync, rename; on failure remove the temporary file and say what could not be written where."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{what} cannot be written to {path.parent}: {error.strerror or error}; free space there and run the command again"
+        ) from None

@@ -155,10 +155,15 @@ class CheckpointedTraining:
 
         Raises UserError where it is none of this training.
         """
-        found = states.newest_valid(self.work / "checkpoints") if distributed.is_main() else None
+        found = states.newest_valid(self.work / "checkpoints", whole=True) if distributed.is_main() else None
         state = found[1] if found else None
         if state is None and resume_from and distributed.is_main():
             state = states.load_checkpoint(inputs.checkpoint_at(resume_from, option))
+            if state.content:
+                raise UserError(
+                    f"{option} = '{resume_from}': the checkpoint of epoch {state.epoch} holds its weights only; give the last one of that "
+                    "training, or train it again with keep_checkpoints=all"
+                )
         state = distributed.from_main(state)
         if state is not None:
             self._require_own(state)
@@ -277,6 +282,9 @@ class CheckpointedTraining:
         """
         from core.tracking import stage
 
+        if self.config.keep_checkpoints == "needed" and self.unfinished is None:
+            states.prune(self.work / "checkpoints", lambda epoch: self._stays_whole(epoch) or epoch == self.facts["best"]["epoch"])
+            states.lighten(self.work / "checkpoints", self._stays_whole)
         (self.work / "config.json").write_text(json.dumps(configuration.canonical(self.config), indent=1, sort_keys=True) + "\n")
         steps = dataclasses.replace(steps, each={**steps.each, "pictures": self._with_curves(steps.each.get("pictures"))})
         described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
@@ -309,12 +317,14 @@ class CheckpointedTraining:
 
     def _kept(self, epoch: int) -> bool:
         """Keep last, the one before it (should the last be damaged), best, and every so-many-th."""
-        every = self.keep_every()
         newest = self.history[-1][0]
         finished = newest == self.stop
-        return (
-            epoch in (newest, self.facts["best"]["epoch"]) or (epoch == newest - 1 and not finished) or bool(every and epoch % every == 0)
-        )
+        return self._stays_whole(epoch) or epoch == self.facts["best"]["epoch"] or (epoch == newest - 1 and not finished)
+
+    def _stays_whole(self, epoch: int) -> bool:
+        """Say whether a training may go on from an epoch's checkpoint when this one has ended: the last and every so-many-th."""
+        every = self.keep_every()
+        return epoch == self.history[-1][0] or bool(every and epoch % every == 0)
 
     def _require_own(self, state: states.TrainState) -> None:
         """Raise UserError for a checkpoint that this training cannot go on from."""

@@ -121,6 +121,8 @@ class Child:
         follow: gets its metrics, epoch by epoch.
         told: says in a few words what came out, for whoever watches.
         label: by which the parent's tag names a result that is reused; '' = its name.
+        ready: returns the configuration with which it is done, where it is not reused; it may do what that needs first.
+        anew: do it whatever is there.
     """
 
     stage: Stage
@@ -133,6 +135,8 @@ class Child:
     follow: Follow = lambda values, step: None
     told: Callable[[stages.Finished], str] = lambda finished: ""
     label: str = ""
+    ready: Callable[[Any], Any] = lambda config: config
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,15 +161,16 @@ def below(child: Child, run: Recorder | None, server: StageServer | None = None)
     key, registers = (job.key, job.registers) if job is not None else (child.key, child.registers)
     with locked(key) if run is not None and key else nullcontext():
         began = time.time()
-        found = find(key, registers) if run is not None else None
+        found = find(key, registers) if run is not None and not child.anew else None
         if distributed.from_main(found is not None):
             return None if found is None or run is None else _told(child, run, Done(found, True), began)
+        config = child.ready(child.config)
         if run is None:
             if job is not None:
                 once(job, None)
             return None
         if server is not None:
-            request = Request(child.stage, child.config, run.run_id, child.name, child.tags, key, time.time())
+            request = Request(child.stage, config, run.run_id, child.name, child.tags, key, time.time())
             run_id = server.run(request, child.follow)
         else:
             tags = {**child.tags, stages.KEY_TAG: key} if key else child.tags
@@ -174,7 +179,7 @@ def below(child: Child, run: Recorder | None, server: StageServer | None = None)
                 if job is not None:
                     once(job, opened)
                 else:
-                    perform(child.stage, child.config, opened)
+                    perform(child.stage, config, opened)
             run_id = opened.run_id
         found = stages.load_finished(run_id)
     if found is None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from core import digest
 from core.errors import UserError
 from core.stages import inputs
 from core.training import state as states
@@ -29,7 +30,7 @@ class Source:
         name = states.checkpoint_name(epoch)
         path = self._beside(name)
         entry = states.read_index(path.parent).get(name) if path else None
-        if path is None or (entry and not states.is_whole(path, entry)):
+        if path is None or (entry and not digest.is_vouched(path, entry)):
             return False
         try:
             state = states.load_checkpoint(path)

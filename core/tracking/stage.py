@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlflow.entities import Run as Entity
 
 from core import digest
 from core.errors import UserError
-from core.places import cache_home, made
+from core.places import cache_home, made, write_atomically
 from core.tracking import provenance
 from core.tracking.patience import Client
 from core.tracking.recorder import Recorder
@@ -130,6 +130,21 @@ def _stored(run: Recorder, folder: Path, keep: Callable[[Path], bool], published
     return manifest
 
 
+def replace(finished: Finished, files: Mapping[str, bytes], client: Client | None = None) -> None:
+    """Store other bytes under the names of published files, in the given order.
+
+    The manifest goes first and vouches for either: whoever reads the stage meanwhile, or after a kill in between, finds it whole.
+    """
+    manifest = finished.manifest | {name: finished.manifest[name] | {"instead": digest.entry_of(data)} for name, data in files.items()}
+    told = (json.dumps({"files": manifest}, indent=1, sort_keys=True) + "\n").encode()
+    client = client or Client()
+    local = local_artifacts(client.get_run(finished.run_id).info.artifact_uri)
+    for name, data in ({MANIFEST: told} | dict(files)).items():
+        write_atomically(finished.folder / name, data, f"'{name}' of run {finished.run_id}")
+        if local is None:
+            client.log_artifact(finished.run_id, str(finished.folder / name), Path(name).parent.as_posix().removeprefix("."))
+
+
 def clear(folder: Path) -> None:
     """Remove the work folder of a published stage; one inside a study stays until the trial's value is settled as well."""
     if _watch.get() is None:
@@ -176,17 +191,13 @@ def load_finished(run_id: str, client: Client | None = None) -> Finished | None:
     try:
         folder = _artifacts_here(client, run_id)
         manifest = json.loads((folder / MANIFEST).read_text())["files"]
-        intact = SUMMARY in manifest and all(_verifies(folder / name, entry) for name, entry in manifest.items())
+        intact = SUMMARY in manifest and all(digest.is_vouched(folder / name, entry) for name, entry in manifest.items())
         if not intact:
             return None
         summary = [json.loads((folder / name).read_text()) for name in (SUMMARY, ADDED) if name in manifest]
         return Finished(run_id, folder, manifest, summary[0] | summary[-1])
     except Exception:  # a store that this process has no library or rights for raises its own kinds
         return None
-
-
-def _verifies(path: Path, entry: dict[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == entry["size"] and digest.of_file(path) == entry["sha256"]
 
 
 def _artifacts_here(client: Client, run_id: str) -> Path:

@@ -7,10 +7,9 @@ sha256). Reading never unpickles. A damaged file is named, and the one before it
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from core import digest
 from core.errors import UserError
 from core.lineage import Lineage
+from core.places import write_atomically
 
 INDEX = "checkpoints.json"
 FORMAT = "taxon-checkpoint-1"
@@ -39,6 +39,7 @@ class TrainState:
         facts: JSON values that must agree on resume (recipe, digests) or that selection needs (best epoch and score).
         rng: torch's generator state after the epoch.
         lineage: what the weights have learnt from.
+        content: digest of the whole checkpoint that this one holds the weights of; '' = it is whole, and a training can go on from it.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class TrainState:
     facts: dict[str, Any] = field(default_factory=dict)
     rng: Tensor = field(default_factory=torch.get_rng_state)
     lineage: Lineage = field(default_factory=Lineage)
+    content: str = ""
 
 
 def set_rng(state: TrainState) -> None:
@@ -78,6 +80,7 @@ def to_bytes(state: TrainState) -> bytes:
         "facts": state.facts,
         "param_groups": state.optimizer["param_groups"],
         "scalars": scalars,
+        "content": state.content,
     }
     return save(tensors, metadata={"taxon": json.dumps(meta), **state.lineage.metadata()})
 
@@ -102,25 +105,9 @@ def _vouched(folder: Path, epoch: int, data: bytes) -> Path:
     path = folder / checkpoint_name(epoch)
     write_atomically(path, data, f"checkpoint of epoch {epoch}")
     index = read_index(folder)
-    index[path.name] = {"epoch": epoch, "size": len(data), "sha256": digest.of_file(path)}
+    index[path.name] = {"epoch": epoch, **digest.entry_of(data)}
     write_atomically(folder / INDEX, json.dumps(index, indent=1).encode(), "checkpoint index")
     return path
-
-
-def write_atomically(path: Path, data: bytes, what: str) -> None:
-    """Write, sync, rename; on failure remove the temporary file and say what could not be written where."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{what} cannot be written to {path.parent}: {error.strerror or error}; free space there and run the command again"
-        ) from None
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:
@@ -132,27 +119,43 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(index.items(), key=lambda item: item[1]["epoch"]))
 
 
-def is_whole(path: Path, entry: dict[str, Any]) -> bool:
-    """Say whether a checkpoint is the file that its entry in the index vouches for."""
-    return path.is_file() and path.stat().st_size == entry["size"] and digest.of_file(path) == entry["sha256"]
-
-
 def is_vouched(folder: Path, epoch: int) -> bool:
     """Say whether a folder holds the whole checkpoint of an epoch."""
     name = checkpoint_name(epoch)
     entry = read_index(folder).get(name)
-    return entry is not None and is_whole(folder / name, entry)
+    return entry is not None and digest.is_vouched(folder / name, entry)
 
 
-def newest_valid(folder: Path) -> tuple[Path, TrainState] | None:
-    """Return the newest checkpoint that verifies; damaged ones are named on stderr and passed over."""
+def newest_valid(folder: Path, whole: bool = False) -> tuple[Path, TrainState] | None:
+    """Return the newest checkpoint that verifies; damaged ones are named on stderr and passed over.
+
+    Args:
+        whole: those that hold their weights only are passed over, too: no training goes on from them.
+    """
     for name, entry in reversed(read_index(folder).items()):
         path = folder / name
-        if not is_whole(path, entry):
+        if not digest.is_vouched(path, entry):
             print(f"taxon: checkpoint {path} is damaged or missing; using the one before it", file=sys.stderr)
             continue
-        return path, load_checkpoint(path)
+        state = load_checkpoint(path)
+        if not (whole and state.content):
+            return path, state
     return None
+
+
+def weights_only(state: TrainState) -> TrainState:
+    """Return a checkpoint without the optimiser's moments, half of it or more; its content digest stays that of the whole one."""
+    optimizer = {"state": {}, "param_groups": state.optimizer["param_groups"]}
+    return replace(state, optimizer=optimizer, content=content_digest(state))
+
+
+def lighten(folder: Path, keep: Callable[[int], bool]) -> None:
+    """Leave only their weights of the checkpoints in a folder whose epoch `keep` refuses."""
+    for name, entry in read_index(folder).items():
+        if not keep(entry["epoch"]) and digest.is_vouched(folder / name, entry):
+            state = load_checkpoint(folder / name)
+            if not state.content:
+                save_checkpoint(folder, weights_only(state))
 
 
 def load_checkpoint(path: Path) -> TrainState:
@@ -188,7 +191,8 @@ def _assemble(meta: dict[str, Any], tensors: dict[str, Tensor], lineage: Lineage
             _, index, slot = key.split(".", 2)
             slots.setdefault(int(index), {})[slot] = value
     optimizer = {"state": slots, "param_groups": meta["param_groups"]}
-    return TrainState(meta["epoch"], model, optimizer, meta["history"], meta["facts"], tensors["rng"], lineage)
+    content = meta.get("content", "")  # a checkpoint of before has no such entry: it is whole
+    return TrainState(meta["epoch"], model, optimizer, meta["history"], meta["facts"], tensors["rng"], lineage, content)
 
 
 def prune(folder: Path, keep: Callable[[int], bool]) -> None:
@@ -207,7 +211,10 @@ def content_digest(state: TrainState) -> str:
     """Return the sha256 of what a checkpoint hands on: weights, optimiser, random state, epoch, facts and metrics.
 
     Left out are what a clock said, the configuration and the data's name, which say where things lay: what was asked is in the weights.
+    Of one that holds its weights only it is that of the whole one, so that stage keys stay what they were.
     """
+    if state.content:
+        return state.content
     facts = {name: value for name, value in state.facts.items() if name not in ("config", "data")}
     metrics = [[epoch, {name: value for name, value in values.items() if not name.startswith("time/")}] for epoch, values in state.history]
     slots = [[index, slot, value] for index, slots in sorted(state.optimizer["state"].items()) for slot, value in sorted(slots.items())]

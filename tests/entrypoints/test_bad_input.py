@@ -263,7 +263,7 @@ def test_no_space_before_the_work_starts(command, monkeypatch):
 
 
 def test_the_disk_fills_up_while_a_checkpoint_is_written(command, monkeypatch):
-    monkeypatch.setattr("core.training.state.os.fsync", _full)
+    monkeypatch.setattr("core.places.os.fsync", _full)
     said = command.refused(train_superclass, *TRAIN)
     assert "checkpoint of epoch 1 cannot be written" in said and "free space there and run the command again" in said
     assert list((command.folder / "cache" / "work").rglob("*.safetensors*")) == []

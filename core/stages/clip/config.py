@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config import HALF, SEED, Auto, ConfigFile, machine, option, place
+from core.stages.kept import KEPT, Kept
 
 
 def _weighs_classes(config: ClipLoss) -> bool:
@@ -138,6 +139,7 @@ class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, Config
     save_best: bool = option(True, "evaluate and register the best epoch; else the last one")
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
     save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT)
     log_interval: int = machine(10, "losses of every so many batches are logged as step/*; 0 = none", at_least=0)
     zero_shot: bool = option(True, "score the towers before training, beside the result")
     linear_probe: bool = option(True, "fit a linear classifier on the untrained image tower's features, beside the result")

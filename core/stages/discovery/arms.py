@@ -118,6 +118,7 @@ def begin(config: ArmConfig) -> execute.Job:
             stages.publish(run, folder, summary)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        pipeline.lighten()
         return summary
 
     return execute.Job(key, work)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.config import SEED, SHARE, Auto, ConfigFile, machine, option, place
+from core.stages.kept import KEPT, Kept
 from core.training.recipes import COVERED, DATA_ROOT, WITH_CLASSIFIER
 
 Dataset = Literal["digits", "cifar100", "folder"]
@@ -264,6 +265,7 @@ class TrainConfig(
     pseudo_labels_path: str = place("", "pseudo labels (.npz path or URI) that offline_ssddbc_superclass wrote", "pseudo_labels")
     resume_from_ckpt: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT)
     labels: Literal["given", "all"] = option(
         "given",
         "all = train with every true class, novel ones too: no discovery but its ceiling (tagged oracle); needs objective=classifier",
@@ -323,6 +325,7 @@ class PipelineConfig(CountOptions, ClusterOptions, PseudoOptions, EvalOptions, L
     update_interval: int | Auto = option("auto", "epochs between refreshes of the pseudo labels (published 5)", above=0)
     total_epochs: int | Auto = option("auto", "all epochs (published 200)")
     save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT)
     resume_run_id: str = machine("", "continue this pipeline run, with its own options; total_epochs may be raised")
     compare_without: bool | Auto = option(
         "auto", "also train the same epochs without pseudo labels, from the same warm-up, and report both"

@@ -9,8 +9,10 @@ again after a crash continues where it stopped.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from core import digest
 from core.data.problem import Posed
 from core.errors import UserError
 from core.evaluation import discovery
-from core.stages import execute, keys
+from core.stages import execute, kept, keys
 from core.stages.discovery import checks, exports, materials, pipeline_report, rebuild, ssddbc
 from core.stages.discovery.config import PipelineConfig, SsddbcConfig, TrainConfig
 from core.stages.discovery.stages import OFFLINE_SSDDBC_SUPERCLASS, PSEUDO_PIPELINE, TRAIN_SUPERCLASS
@@ -30,6 +32,7 @@ from core.tracking.recorder import Recorder
 from core.tracking.run import reopen, started_with
 from core.tracking.stage import Finished
 from core.training import precision, recipes
+from core.training import state as states
 
 ENTRY_POINT = PSEUDO_PIPELINE.name
 TOTALS_TAG = "taxon.total_epochs"
@@ -144,6 +147,7 @@ class Pipeline:
         run.dataset(self.data.name, self.data.digest, config.data_root, "training")
         run.json(configuration.canonical(config), "config.json")
         self.trainings: list[Finished] = []
+        self.asked: list[execute.Child] = []  # for the trainings
         self.clusterings: list[Finished] = []
 
     def run(self) -> dict[str, Any]:
@@ -151,7 +155,9 @@ class Pipeline:
         self.warm_up()
         self.train_with_pseudo_labels()
         without = self.train_without() if self.config.compare_without else None
-        return pipeline_report.publish(self, without)
+        summary = pipeline_report.publish(self, without)
+        self.lighten()
+        return summary
 
     def warm_up(self) -> None:
         """Train the epochs before the first pseudo labels."""
@@ -160,13 +166,41 @@ class Pipeline:
     def train_with_pseudo_labels(self) -> None:
         """After the warm-up, cluster and train in turn."""
         first, interval = recipes.settled(self.config.stage1_epochs), recipes.settled(self.config.update_interval)
-        for segment in planned(first, interval, self.totals):
+        for place, segment in enumerate(planned(first, interval, self.totals)):
             self.clusterings.append(self._cluster(segment.start))
-            self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels()))
+            ready = partial(self._go_on, place)
+            self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels(), ready=ready))
 
     def _checkpoint(self) -> str:
-        last = self.trainings[-1]
-        return str(last.folder / last.summary["checkpoint"])
+        return _last_of(self.trainings[-1])
+
+    def lighten(self) -> None:
+        """Leave only the weights of what was trained between the warm-up, from which others start, and the end, which may go on."""
+        if self.config.keep_checkpoints == "all":
+            return
+        for training in self.trainings[1:-1]:
+            if not self.config.save_ckpt_every or training.summary["epoch"] % self.config.save_ckpt_every:
+                kept.lighten(training)
+
+    def _whole(self, place: int) -> str:
+        """Return the last checkpoint of a training in order to go on from it; where only its weights are left, it is done again.
+
+        Raises:
+            UserError: this time it came out differently, as on devices that do not add up in the same order each time.
+        """
+        before = self.trainings[place]
+        content = states.load_checkpoint(Path(_last_of(before))).content
+        if content:
+            child = self.asked[place]
+            print(f"taxon: of '{child.name}' only the weights are left (keep_checkpoints=needed): it is trained again", file=sys.stderr)
+            again = execute.required(execute.below(dataclasses.replace(child, anew=True), self.run_, self.server)).finished
+            self.trainings[place] = again
+            if states.content_digest(states.load_checkpoint(Path(_last_of(again)))) != content:
+                raise UserError(
+                    f"'{child.name}' was trained again, with another result than run {before.run_id}; "
+                    "run the same command again: it goes on from the new one"
+                )
+        return _last_of(self.trainings[place])
 
     def _pseudo_labels(self) -> str:
         if not self.clusterings:
@@ -174,12 +208,18 @@ class Pipeline:
         last = self.clusterings[-1]
         return str(last.folder / last.summary["pseudo_labels"])
 
-    def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True) -> Finished:
+    def _go_on(self, place: int, config: TrainConfig) -> TrainConfig:
+        """Let a training start from the last checkpoint of the one at `place`, which is whole then."""
+        return dataclasses.replace(config, resume_from_ckpt=self._whole(place))
+
+    def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True, **more: Any) -> Finished:
         config = self._train_config(segment, checkpoint, pseudo)
         found = materials.digests(self.loaded)
         key = keys.of_stage(TRAIN_SUPERCLASS.name, config, found, self.device, self.number_format)
-        name = name or f"train {segment.start}-{segment.stop}"
-        return self._stage(TRAIN_SUPERCLASS, config, name, key, curves)
+        child = self._child(TRAIN_SUPERCLASS, config, name or f"train {segment.start}-{segment.stop}", key, curves, **more)
+        if not name:
+            self.asked.append(child)
+        return self._stage(child, curves)
 
     def train_without(self, curves: bool = False) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair.
@@ -190,7 +230,7 @@ class Pipeline:
         last = self.trainings[0]
         for segment in planned(recipes.settled(self.config.stage1_epochs), self.totals[-1], self.totals):
             name = f"train {segment.start}-{segment.stop} without pseudo labels"
-            last = self._train(segment, str(last.folder / last.summary["checkpoint"]), "", name, curves)
+            last = self._train(segment, _last_of(last), "", name, curves)
         return last
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
@@ -204,14 +244,16 @@ class Pipeline:
         config = configuration.fitted(SsddbcConfig, self.config, **rebuild.places_of(self.config), **made)
         opened = rebuild.open_for_report(config.ckpt_path, "ckpt_path", config, self.loaded)
         key = ssddbc.ssddbc_key(config, *opened)
-        return self._stage(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True)
+        return self._stage(self._child(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True), True)
 
-    def _stage(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool) -> Finished:
-        """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
+    def _child(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool, **more: Any) -> execute.Child:
         follow = self.run_.metrics if curves else lambda values, step: None
         short = pipeline_report.short if getattr(self.config, "labels", "given") == "given" else pipeline_report.of_ceiling
         told = lambda finished: short(finished.summary["metrics"])  # noqa: E731
-        child = execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told)
+        return execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told, **more)
+
+    def _stage(self, child: execute.Child, curves: bool) -> Finished:
+        """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
         finished = execute.required(execute.below(child, self.run_, self.server)).finished
         if curves:
             for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):
@@ -223,7 +265,8 @@ class Pipeline:
 
     def key(self, without: Finished | None) -> str:
         """Return the stage key of the pipeline itself: what its stages have made."""
-        made = [[sorted(one.manifest.items()) for one in part] for part in (self.trainings, self.clusterings, [without] if without else [])]
+        parts = (self.trainings, self.clusterings, [without] if without else [])
+        made = [[_figures_of(one) for one in part] for part in parts]
         found = materials.digests(self.loaded) | {"stages": digest.of_json(made)}
         return keys.of_stage(ENTRY_POINT, self.config, found, self.device, self.number_format)
 
@@ -240,6 +283,15 @@ class Pipeline:
         chosen = holders[0] if holders else self.trainings[-1]
         name = f"checkpoints/epoch_{best['epoch']:04d}.safetensors" if holders else chosen.summary["checkpoint"]
         return chosen, chosen.folder / name, best
+
+
+def _figures_of(stage: Finished) -> list[Any]:
+    """Return what a stage has made, however much of its checkpoints is kept: the summary holds the digest of the weights."""
+    return [item for item in sorted(stage.manifest.items()) if not item[0].startswith("checkpoints/")]
+
+
+def _last_of(training: Finished) -> str:
+    return str(training.folder / training.summary["checkpoint"])
 
 
 def _holds(training: Finished, epoch: int) -> bool:

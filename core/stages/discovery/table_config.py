@@ -14,6 +14,7 @@ from core.stages.discovery.config import (
     ModelOptions,
     PseudoOptions,
 )
+from core.stages.kept import KEPT, Kept
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,4 @@ class SuperclassTableConfig(CountOptions, ClusterOptions, PseudoOptions, LossOpt
     update_interval: int | Auto = option(5, "epochs between refreshes of the pseudo labels", above=0)
     total_epochs: int | Auto = option(15, "epochs of every arm")
     save_ckpt_every: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from core.config import HALF, SEED, SHARE, Auto, ConfigFile, machine, option, place
 from core.losses.label import LossType
+from core.stages.kept import KEPT, Kept
 from core.training import timeline
 
 scheduled = partial(option, acts=lambda config: False)
@@ -207,7 +208,8 @@ class LongtailTrainConfig(LongtailSchedule, LongtailLoss, LongtailOptimiser, Lon
     )
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score")
     early_stopping_patience: int = option(0, "end after this many epochs without a better selection score; 0 = never", at_least=0)
-    save_freq: int = machine(5, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT)
     log_interval: int = machine(10, "losses of every so many batches are logged as step/*; 0 = none", at_least=0)
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     linear_probe: bool = option(False, "also fit logistic regression to the pretrained network's features: the reference line, probe/*")

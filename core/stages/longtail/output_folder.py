@@ -11,7 +11,7 @@ from typing import Any
 
 from core.data.longtail import PARTS
 from core.errors import UserError
-from core.training.state import write_atomically
+from core.places import write_atomically
 
 ENTRY_POINT = "prepare_longtail"
 REPORT = "report.json"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config import SEED, SHARE, ConfigFile, machine, option, place
+from core.stages.kept import KEPT, Kept
 
 
 def _towers(config: PostsModel) -> bool:
@@ -195,6 +196,7 @@ class OptimizeClipConfig(PostsTfidf, PostsLoss, PostsOptimiser, PostsModel, Post
 
     save_best_thresh: float = option(-1.0, "a best checkpoint is kept only above this selection score", acts=_towers)
     save_freq: int = machine(0, "keep a checkpoint every so many epochs besides last and best; 0 = none", acts=_towers, at_least=0)
+    keep_checkpoints: Kept = machine("needed", KEPT, acts=_towers)
     log_interval: int = machine(0, "losses of every so many batches are logged as step/*; 0 = none", acts=_towers, at_least=0)
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     register: bool = machine(True, "register the best model")

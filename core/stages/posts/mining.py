@@ -25,6 +25,7 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.lineage import NOTHING
+from core.places import write_atomically
 from core.plots import figure, mistakes, reliability
 from core.stages import execute, leakage
 from core.stages.posts import model, optimize, results
@@ -32,7 +33,6 @@ from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import MineBadCasesConfig
 from core.tracking import stage
 from core.tracking.recorder import Recorder
-from core.training.state import write_atomically
 
 ENTRY_POINT = "mine_bad_cases"
 FOLDER = "bad_cases"

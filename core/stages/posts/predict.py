@@ -19,11 +19,11 @@ from core.data.posts import Posts
 from core.errors import UserError
 from core.evaluation import compare
 from core.lineage import NOTHING
+from core.places import write_atomically
 from core.stages.posts import model
 from core.stages.posts.config_tools import PredictConfig
 from core.tracking.recorder import Recorder
 from core.tracking.uri import resolve
-from core.training.state import write_atomically
 
 ENTRY_POINT = "predict_test_clip"
 SCORE = "best/val/macro_f1"

@@ -661,10 +661,30 @@ def test_a_number_format_counts_by_what_it_comes_to_and_without_a_device_by_its_
 
 
 MACHINE = {
-    TrainConfig: ("num_workers", "gpu", "threads", "download", "eval_funcs", "save_ckpt_every", "train_all_superclasses", "config"),
-    LongtailTrainConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
-    clip.TrainClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config", "multi_config"),
-    OptimizeClipConfig: ("num_workers", "gpu", "threads", "save_freq", "log_interval", "register", "config"),
+    TrainConfig: (
+        "num_workers",
+        "gpu",
+        "threads",
+        "download",
+        "eval_funcs",
+        "save_ckpt_every",
+        "keep_checkpoints",
+        "train_all_superclasses",
+        "config",
+    ),
+    LongtailTrainConfig: ("num_workers", "gpu", "threads", "save_freq", "keep_checkpoints", "log_interval", "register", "config"),
+    clip.TrainClipConfig: (
+        "num_workers",
+        "gpu",
+        "threads",
+        "save_freq",
+        "keep_checkpoints",
+        "log_interval",
+        "register",
+        "config",
+        "multi_config",
+    ),
+    OptimizeClipConfig: ("num_workers", "gpu", "threads", "save_freq", "keep_checkpoints", "log_interval", "register", "config"),
     CacheConfig: ("num_workers", "gpu", "threads", "overwrite", "download", "batch_size"),
     SsddbcConfig: ("num_workers", "gpu", "threads", "max_workers", "download", "batch_size"),
 }

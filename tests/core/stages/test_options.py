@@ -14,9 +14,8 @@ from safetensors.numpy import save_file
 from core.models import backbones, small
 from core.stages.discovery import train
 from core.stages.discovery.config import TrainConfig
-from core.training import state as states
 from core.training import view_cache
-from tests.core.stages.tiny import TRAIN, refused
+from tests.core.stages.tiny import TRAIN, kept_in, refused
 
 # option -> a value that differs from the tiny configuration's (and what it needs): the trained weights must differ.
 CHANGES = {
@@ -75,6 +74,7 @@ NEUTRAL = {
     "answers_by": {"answers_by": "kmeans"},
     "save_best_thresh": {"save_best_thresh": 0.5},
     "save_ckpt_every": {"save_ckpt_every": 1},
+    "keep_checkpoints": {"keep_checkpoints": "all"},
     "save_features_and_exit": {"save_features_and_exit": True},
     "download": {"download": False},
     "n_classes": {"n_classes": 5},
@@ -261,11 +261,14 @@ def test_a_threshold_is_not_compared_with_the_number_of_the_last_epoch(place, mo
     assert summary["best"]["epoch"] == summary["chosen"]["epoch"] == 2 and summary["best_checkpoint"]
 
 
-@pytest.mark.parametrize("every, kept", [(0, [2, 5]), (2, [2, 4, 5]), (3, [2, 3, 5])])
-def test_every_so_many_checkpoints_are_kept_beside_best_and_last(place, monkeypatch, every, kept):
+EVERY = [(0, "needed", "2 5*"), (2, "needed", "2* 4* 5*"), (3, "needed", "2 3* 5*"), (0, "all", "2* 5*")]
+
+
+@pytest.mark.parametrize("every, keep, kept", EVERY)
+def test_every_so_many_checkpoints_are_kept_beside_best_and_last(place, monkeypatch, every, keep, kept):
     monkeypatch.setattr(train.Training, "evaluate", lambda self, epoch: scripted(self, min(epoch, 4)))
-    _summary, run = place.publish(epochs=5, save_ckpt_every=every, select_by="score")
-    assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+    _summary, run = place.publish(epochs=5, save_ckpt_every=every, select_by="score", keep_checkpoints=keep)
+    assert kept_in(run.place) == kept
 
 
 def test_stopping_early_keeps_the_schedule_of_the_whole_training(place):

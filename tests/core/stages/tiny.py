@@ -13,6 +13,7 @@ from PIL import Image
 from core.stages.discovery import checks, train
 from core.stages.discovery.config import TrainConfig
 from core.training import recipes
+from core.training import state as states
 from tests.memory_run import MemoryRun
 
 CLASSES = ("bar", "cross", "dot", "ring")  # ring is novel
@@ -114,3 +115,9 @@ def refused(call: Callable[[], Any]) -> str:
     text = str(error.value)
     assert "\n" not in text and "Traceback" not in text
     return text
+
+
+def kept_in(place: Path) -> str:
+    """Return the epochs whose checkpoints a run's folder holds; with a star those that a training can go on from."""
+    kept = [states.load_checkpoint(place / "checkpoints" / name) for name in states.read_index(place / "checkpoints")]
+    return " ".join(f"{state.epoch}{'' if state.content else '*'}" for state in kept)

@@ -92,7 +92,7 @@ def full_disk(*args):
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, monkeypatch, function):
     save_epochs(tmp_path, 1)
     before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr(states.os, function, full_disk)
+    monkeypatch.setattr(os, function, full_disk)
     with pytest.raises(UserError, match=r"checkpoint of epoch 2 cannot be written to .*No space left on device") as caught:
         save_epochs(tmp_path, 2)
     assert "\n" not in str(caught.value)
@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, monkeypatch, 
 def test_a_checkpoint_whose_index_could_not_be_written_is_not_vouched_for(tmp_path, monkeypatch):
     save_epochs(tmp_path, 1)
     replace = os.replace
-    monkeypatch.setattr(states.os, "replace", lambda a, b: full_disk() if Path(b).name == states.INDEX else replace(a, b))
+    monkeypatch.setattr(os, "replace", lambda a, b: full_disk() if Path(b).name == states.INDEX else replace(a, b))
     with pytest.raises(UserError, match="checkpoint index"):
         save_epochs(tmp_path, 2)
     assert states.newest_valid(tmp_path)[1].epoch == 1

@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from core.data.views import ViewSpec
 from core.stages.clip import materials, train
 from core.stages.clip.config import TrainClipConfig
-from core.training import state as states
 from tests.core.models import tiny_clip as tiny_towers
 from tests.core.stages.clip import tiny_clip
-from tests.core.stages.tiny import refused
+from tests.core.stages.tiny import kept_in, refused
 
 SUPER = {"use_superclip_loss": True}
 # option -> values that differ from the tiny configuration's (and what they need): the trained weights must differ.
@@ -71,6 +70,7 @@ NEUTRAL = {
     "save_best": {"save_best": False},
     "save_best_thresh": {"save_best_thresh": 0.5},
     "save_freq": {"save_freq": 1},
+    "keep_checkpoints": {"keep_checkpoints": "all"},
     "log_interval": {"log_interval": 1},
     "zero_shot": {"zero_shot": True},
     "linear_probe": {"linear_probe": True},
@@ -233,11 +233,14 @@ def test_the_best_model_is_chosen_as_declared(clip_place, monkeypatch, options, 
     ]
 
 
-@pytest.mark.parametrize("options, kept", [({"save_freq": 2}, [1, 2, 4, 5]), ({"save_best_thresh": 0.95}, [5])])
+KEPT = [({"save_freq": 2}, "1 2* 4* 5*"), ({"keep_checkpoints": "all"}, "1* 5*"), ({"save_best_thresh": 0.95}, "5*")]
+
+
+@pytest.mark.parametrize("options, kept", KEPT)
 def test_which_checkpoints_are_kept(clip_place, monkeypatch, options, kept):
     monkeypatch.setattr(train.ClipTraining, "evaluate", scripted)
     _summary, run = clip_place.publish(epochs=5, **options)
-    assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+    assert kept_in(run.place) == kept
 
 
 @pytest.mark.parametrize("monitor, last", [("val_loss", 3), ("val_acc", 4), ("val_map", 6)])

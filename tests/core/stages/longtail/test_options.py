@@ -16,10 +16,10 @@ from core.losses.label import LOSSES
 from core.models import small
 from core.stages.longtail import materials, train
 from core.stages.longtail.config import LongtailEvaluateConfig, LongtailTrainConfig
-from core.training import state as states
 from core.training.precision import has_bf16
 from tests.core.stages.longtail import tiny
 from tests.core.stages.longtail.tiny import EPOCH_OPTIONS
+from tests.core.stages.tiny import kept_in
 
 CENTER = {"center_update_epoch": 0, "use_center_loss": True, "use_cosine_classifier": True}
 FEWSHOT = {"model_type": "fewshot", "fewshot_hidden": 16}
@@ -70,6 +70,7 @@ PAIRS = [(base, option) for base, options in CHANGES.items() for option in optio
 NEUTRAL = {
     "num_workers": 3,
     "save_freq": 1,
+    "keep_checkpoints": "all",
     "log_interval": 1,
     "select_by": "last",
     "save_best_thresh": 0.5,
@@ -171,9 +172,9 @@ def test_the_learning_rate_of_every_epoch_is_in_its_history(place):
 
 def test_checkpoints_are_kept_as_often_as_asked_beside_best_and_last(place, monkeypatch):
     monkeypatch.setattr(train.LongtailTraining, "score", lambda self, metrics, epoch: float(epoch == 2))
-    for every, kept in ((0, [2, 5]), (2, [2, 4, 5]), (3, [2, 3, 5])):
-        _summary, run = place.publish(epochs=5, save_freq=every)
-        assert list(states.read_index(run.place / "checkpoints")) == [f"epoch_{e:04d}.safetensors" for e in kept]
+    for every, keep, kept in ((0, "needed", "2 5*"), (2, "needed", "2* 4* 5*"), (3, "needed", "2 3* 5*"), (0, "all", "2* 5*")):
+        _summary, run = place.publish(epochs=5, save_freq=every, keep_checkpoints=keep)
+        assert kept_in(run.place) == kept
 
 
 SCORES = {1: (0.1, 0.9, 0.2, 0.3), 2: (0.9, 0.2, 0.3, 0.2), 3: (0.2, 0.3, 0.8, 0.4), 4: (0.3, 0.1, 0.1, 0.6), 5: (0.0, 0.0, 0.0, 0.0)}
