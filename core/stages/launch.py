@@ -105,7 +105,8 @@ def _refuse(error: UserError, stage: Stage | None = None, config: configuration.
     if made := os.environ.get("MLFLOW_RUN_ID"):  # the mistake was found before the run was taken over
         from core.tracking import refusal
 
-        if not refusal.record(made, str(error)):
+        about = (stage.name, _name_of(stage, config)) if stage is not None else ()
+        if not refusal.record(made, str(error), *about):
             from core.tracking.run import fail
 
             fail(made, str(error))
@@ -133,6 +134,14 @@ def run_name(entry_point: str, config: configuration.Dataclass) -> str:
     """
     data, differs = _told(config)
     return _fitting(data or entry_point, differs, entry_point if data else "")
+
+
+def _name_of(stage: Stage, config: configuration.Dataclass | None) -> str:
+    """Return the name of a run whose options were refused (None: they are none); what has no recipe is called by its entry point."""
+    with contextlib.suppress(UserError):
+        if config is not None:
+            return run_name(stage.name, config)
+    return stage.name
 
 
 def announced(entry_point: str, config: configuration.Dataclass) -> str:

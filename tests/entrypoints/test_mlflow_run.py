@@ -227,6 +227,7 @@ def test_a_users_mistake_reaches_the_run_that_mlflow_opened(make_place):
     assert "Traceback" not in done.stderr
     (run,) = place.runs()
     assert run.info.status == "FAILED" and run.data.tags["taxon.reason"] == said[0].removeprefix("taxon: error: ")
+    assert run.info.run_name == run.data.tags["taxon.entry_point"] == "train_superclass"
 
 
 def test_an_interrupted_run_is_killed_though_mlflow_run_calls_it_failed(make_place):

@@ -26,6 +26,14 @@ def test_a_file_s_run_is_failed_and_says_why(client, made):
     assert told(client, made) == ("FAILED", "once more", True)
 
 
+def test_it_takes_the_name_that_it_would_have_had(client, made):
+    drawn = client.get_run(made).info.run_name
+    assert refusal.record(made, "why") and client.get_run(made).info.run_name == drawn
+    assert refusal.record(made, "why", "train_clip", "flowers lr=1")
+    run = client.get_run(made)
+    assert (run.info.run_name, run.data.tags["mlflow.runName"], run.data.tags["taxon.entry_point"]) == (*["flowers lr=1"] * 2, "train_clip")
+
+
 def test_a_long_reason_is_cut_as_everywhere(client, made):
     assert refusal.record(made, "x" * 9000)
     assert len(told(client, made)[1]) == 5000
@@ -80,8 +88,9 @@ def server():
 def test_a_server_is_told_over_rest(server, monkeypatch):
     address, seen = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/")
-    assert refusal.record("abc", "why")
-    (first, tag), (second, update) = seen
+    assert refusal.record("abc", "why", "train_clip", "flowers lr=1")
+    (first, tag), (_, of), (second, update) = seen
+    assert (of["key"], of["value"], update["run_name"]) == ("taxon.entry_point", "train_clip", "flowers lr=1")
     assert first == "/api/2.0/mlflow/runs/set-tag" and tag == {"run_id": "abc", "key": "taxon.reason", "value": "why"}
     assert second == "/api/2.0/mlflow/runs/update" and (update["run_id"], update["status"]) == ("abc", "FAILED")
 
