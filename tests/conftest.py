@@ -1,10 +1,13 @@
 """One thread for the tests' tiny computations: two that wait for each other on a busy machine take a hundred times as long."""
 
+import gc
 import os
+import sqlite3
 import sys
 
 import hypothesis
 import pytest
+import sqlalchemy
 import torch
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)  # the same examples each time: a draw of luck fails nobody
@@ -14,6 +17,20 @@ hypothesis.settings.load_profile("same")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Let the collector pass over the libraries that are imported by now: millions of objects, a fifth of a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _unsynced(connection, _record):
+    """Leave it to the system when SQLite's files reach the disk: no test pulls the plug, and each of thousands of commits waits for it."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture(scope="session", autouse=True)

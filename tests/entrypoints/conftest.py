@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -33,12 +37,33 @@ def make_place(tmp_path_factory, project, store_template):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def pipeline(make_place) -> Place:
-    """Return the place where one whole tiny pipeline ran undisturbed through `mlflow run`."""
-    place = make_place("pipeline")
-    done = place.run(place.mlflow_command("pseudo_pipeline", **TINY))
-    assert done.returncode == 0, done.stderr
-    (place.folder / "said").write_text(done.stdout + done.stderr)
+def pipeline(make_place, tmp_path_factory) -> Place:
+    """Return the place where one whole tiny pipeline ran undisturbed through `mlflow run`: run once, and copied for other workers."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with open(shared / "pipeline.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = shared / "pipeline.made"
+        if made.is_file():
+            return copied(Path(made.read_text()), shared / "pipeline.as_made", make_place("pipeline"))
+        place = make_place("pipeline")
+        done = place.run(place.mlflow_command("pseudo_pipeline", **TINY))
+        assert done.returncode == 0, done.stderr
+        (place.folder / "said").write_text(done.stdout + done.stderr)
+        shutil.copytree(place.folder, shared / "pipeline.as_made")  # tests go on in this place
+        made.write_text(str(place.folder))
+        return place
+
+
+def copied(origin: Path, kept: Path, place: Place) -> Place:
+    """Fill a place with what was made at `origin`, of which `kept` is a copy, as if it had been made here."""
+    shutil.copytree(kept, place.folder, dirs_exist_ok=True)
+    with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store, store:
+        for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for _, column, kind, *_ in store.execute(f"PRAGMA table_info({table})").fetchall():
+                if "CHAR" in kind or "TEXT" in kind:
+                    replaced = f'UPDATE {table} SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)'
+                    store.execute(replaced, (str(origin), str(place.folder), str(origin)))
     return place
 
 
