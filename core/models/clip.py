@@ -254,7 +254,7 @@ def _open_clip_tower(name: TowerName, embed_dim: int, image_size: int, state: di
 
 def _open_clip_net(name: TowerName, embed_dim: int, side: str, seed: int) -> nn.Module:
     """Return one half of an open_clip model, initialised from `seed`."""
-    import open_clip
+    from core.models.open_clip_alone import open_clip
 
     configs = (name.config, _UNUSED_TEXT) if side == "image" else (_UNUSED_IMAGE, name.config)
     with torch.random.fork_rng(devices=[]):

@@ -114,7 +114,7 @@ def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
 
 
 def _open_clip(name: str, pretrained: str, side: str) -> TowerName:
-    import open_clip
+    from core.models.open_clip_alone import open_clip
 
     published = _published(name)
     if published is not None and published.model and not pretrained:
@@ -151,7 +151,7 @@ def _configured(name: str, published: ClipConfig, side: str) -> TowerName:
 
 def _known(name: str, side: str) -> tuple[str, str]:
     """Return (open_clip model, tag that the name implies)."""
-    import open_clip
+    from core.models.open_clip_alone import open_clip
 
     if name in _HUB_NAMES:
         return _HUB_NAMES[name], "openai"

@@ -64,7 +64,7 @@ def described(tower: TowerName, path: Path | None, state: dict[str, Tensor], giv
 
 
 def _hub_source(tower: TowerName, side: str) -> tuple[str, str]:
-    import open_clip
+    from core.models.open_clip_alone import open_clip
 
     address = open_clip.pretrained.get_pretrained_cfg(tower.model, tower.tag).get("hf_hub", "")
     owner, _, rest = address.partition("/")
@@ -104,12 +104,12 @@ def _known(given: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, T
 
 
 def _fit_grid(net: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    from open_clip.model import resize_pos_embed
+    from core.models.open_clip_alone import open_clip
 
     if "positional_embedding" not in given:
         return given
     named = {"visual.positional_embedding": given["positional_embedding"]}
-    resize_pos_embed(named, SimpleNamespace(visual=net))
+    open_clip.model.resize_pos_embed(named, SimpleNamespace(visual=net))
     return {**given, "positional_embedding": named["visual.positional_embedding"]}
 
 

@@ -77,6 +77,6 @@ class ClipTokenizer:
 @lru_cache(maxsize=1)
 def _byte_pairs() -> Any:
     # Reading the 262 thousand merges takes a third of a second, and all contexts share them.
-    from open_clip import SimpleTokenizer
+    from core.models.open_clip_alone import open_clip
 
-    return SimpleTokenizer()
+    return open_clip.SimpleTokenizer()

@@ -45,7 +45,7 @@ def cross_validate(config: TrainClipConfig, run: Recorder | None) -> dict[str, A
 
     tags = {"taxon.data": pool.name, "taxon.seed": str(config.seed)}
     children = [child(one, f"fold {one.fold}", partial(train.begin, pool=pool), tags, run) for one in each]
-    finished = execute.all_below(children, run, ("open_clip",))
+    finished = execute.all_below(children, run, ("core.models.open_clip_alone",))
     return _publish(config, run, pool, len(made), info, finished) if run is not None else {}
 
 

@@ -35,7 +35,7 @@ def run_configurations(config: TrainClipConfig, run: Recorder | None) -> dict[st
         run.started()
     tags = {"taxon.seed": str(config.seed)}
     children = [cross_validation.child(one, name, begin, tags, run) for name, one in zip(names, configs, strict=True)]
-    finished = execute.all_below(children, run, ("open_clip",))
+    finished = execute.all_below(children, run, ("core.models.open_clip_alone",))
     return _publish(run, names, configs, finished) if run is not None else {}
 
 

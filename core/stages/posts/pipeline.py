@@ -73,7 +73,7 @@ class Pipeline:
 
     def __init__(self, config: PostsPipelineConfig, run: Recorder):
         self.config, self.run_ = config, run
-        self.server = StageServer(declared.STAGES, ("open_clip",))
+        self.server = StageServer(declared.STAGES, ("core.models.open_clip_alone",))
         self.server.warm_up()
         self.device = precision.pick_device(config.gpu)
         self.number_format = precision.mixed_precision(config.use_amp, self.device)
