@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.models import backbones, clip_names, clip_weights
+from core.models import backbones, clip_names, clip_weights, sentence_tower
 from core.models import weights as weight_files
 from core.models.clip_names import TowerName
 from core.models.clip_towers import ImageTower, OpenClipImageTower, TimmImageTower, Tower
 from core.models.preprocessing import OLDER, Preprocessing
-from core.models.tokenizers import VOCABULARY, ClipTokenizer
+from core.models.tokenizers import VOCABULARY, ClipTokenizer, Tokenizer
 
 MAX_SCALE = 100.0
 # The half of an open_clip model that is built only because its builder makes both.
@@ -52,7 +52,7 @@ class ClipTowers(nn.Module):
         self,
         image: ImageTower,
         text: Tower,
-        tokenizer: ClipTokenizer,
+        tokenizer: Tokenizer,
         preprocessing: Preprocessing,
         temperature: Temperature,
     ) -> None:
@@ -116,7 +116,7 @@ class ClipTowers(nn.Module):
         self.visual.lock(locked)
 
     def lock_text(self, locked: bool = True) -> None:
-        """Freeze the text tower, or free it again."""
+        """Freeze the text tower's body (a sentence encoder's projection trains on), or free it again."""
         self.text.lock(locked)
 
 
@@ -140,7 +140,8 @@ def build_towers(
         image_encoder_name: a timm model (`resnet18`, gets a linear projection), `small_cnn`, an open_clip model
             (`clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32` with OpenAI's weights), `clip:small-<width>x<layers>`, or a
             folder or cached hub repository with a CLIP in transformers' or open_clip's format (configuration and safetensors).
-        text_encoder_name: an open_clip model with CLIP's tokenizer, or `clip:small-<width>x<layers>`, from scratch.
+        text_encoder_name: an open_clip model with CLIP's tokenizer, `clip:small-<width>x<layers>` from scratch, or a sentence encoder
+            `hf:<folder or owner/name>`, which gets a linear projection unless `embed_dim` is its own width.
         embed_dim: width of the shared space; published CLIP weights have theirs.
         image_size: side of the square input in pixels.
         image_weights, text_weights: .safetensors of the tower, of a whole CLIP or (timm) of the plain network; its folder, or a hub id.
@@ -160,7 +161,7 @@ def build_towers(
     _check_width(image_name, embed_dim, image_weights)
     _check_width(text_name, embed_dim, text_weights)
     text_name, text_state, text_source = _read(text_name, text_weights, "text")
-    text = _text_tower(text_name, embed_dim, text_state, text_source, seed)
+    text, tokenizer = _text_tower(text_name, embed_dim, text_state, text_source, seed)
     image_state: dict[str, Tensor] = {}
     image_source = ""
     if image_name.kind == "timm":
@@ -170,14 +171,14 @@ def build_towers(
         image = _open_clip_tower(image_name, embed_dim, image_size, image_state, image_source, seed)
         seen = image_name.preprocessing
     chosen = _temperature(temperature or Temperature(), image_state if image_source == text_source else {})
-    return ClipTowers(image, text, ClipTokenizer(text_name.config["context_length"]), seen, chosen)
+    return ClipTowers(image, text, tokenizer, seen, chosen)
 
 
 def _named(name: str, pretrained: str, size: int, side: str, settings: Mapping[str, Any] | None) -> TowerName:
     """Return what a tower's name means, or the tower of `settings`."""
     kept = (settings or {}).get(side) or {}
     if "config" in kept:
-        return TowerName("open_clip", name, "", 0, dict(kept["config"]), bool(kept["quick_gelu"]))
+        return TowerName(kept.get("kind", "open_clip"), name, "", 0, dict(kept["config"]), bool(kept["quick_gelu"]))
     return clip_names.image_tower(name, pretrained, size) if side == "image" else clip_names.text_tower(name, pretrained, size)
 
 
@@ -232,7 +233,9 @@ def _temperature(asked: Temperature, state: dict[str, Tensor]) -> Temperature:
     return Temperature(math.exp(-min(float(state["logit_scale"]), math.log(MAX_SCALE))), asked.learnable)
 
 
-def _text_tower(name: TowerName, embed_dim: int, state: dict[str, Tensor], source: str, seed: int) -> Tower:
+def _text_tower(name: TowerName, embed_dim: int, state: dict[str, Tensor], source: str, seed: int) -> tuple[Tower, Tokenizer]:
+    if name.kind == "hf":
+        return sentence_tower.build(name, state, source, embed_dim, seed)
     net = _open_clip_net(name, embed_dim, "text", seed)
     if state:
         clip_weights.load(net, state, "text", name.model, source)
@@ -240,7 +243,8 @@ def _text_tower(name: TowerName, embed_dim: int, state: dict[str, Tensor], sourc
         raise UserError(
             f"text_encoder_name={name.model} has {net.vocab_size} words, CLIP's tokenizer {VOCABULARY}; give a tower with CLIP's"
         )
-    return Tower(name.model, net, embed_dim, None, {"config": name.config, "quick_gelu": name.quick_gelu})
+    tower = Tower(name.model, net, embed_dim, None, {"config": name.config, "quick_gelu": name.quick_gelu})
+    return tower, ClipTokenizer(name.config["context_length"])
 
 
 def _open_clip_tower(name: TowerName, embed_dim: int, image_size: int, state: dict[str, Tensor], source: str, seed: int) -> ImageTower:
@@ -284,8 +288,7 @@ def _timm_tower(name: TowerName, embed_dim: int, image_size: int, weights: str, 
     """Return a timm network with a linear projection; its weights may be the plain network's or those in a CLIP of this project."""
     with clip_weights.options_named("image"):
         found = backbones.build(name.model, image_size, 0, weights, pretrained=bool(name.tag), seed=seed)
-    projection = nn.utils.skip_init(nn.Linear, found.feature_dim, embed_dim, bias=False)
-    nn.init.normal_(projection.weight, std=found.feature_dim**-0.5, generator=torch.Generator().manual_seed(seed))
+    projection = sentence_tower.random_projection(found.feature_dim, embed_dim, seed)
     body = found.tail.net
     tower = TimmImageTower(name.model, body, found.feature_dim, projection, {"image_size": image_size})
     return tower, Preprocessing(found.mean, found.std, margin=OLDER.margin)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.models import clip_files, preprocessing
+from core.models import clip_files, preprocessing, sentence_files
 from core.models import small as small_cnn
 from core.models import weights as weight_files
 from core.models.clip_files import ClipConfig
@@ -33,15 +33,15 @@ class TowerName:
     """One tower, named."""
 
     kind: str
-    """`timm`, `open_clip` or `small`."""
+    """`timm`, `open_clip`, `small` or `hf`."""
     model: str
-    """timm name (with its tag), open_clip name, or `clip:small-<width>x<layers>`."""
+    """timm name (with its tag), open_clip name, `clip:small-<width>x<layers>`, or `hf`, whose files say the rest."""
     tag: str = ""
     """Pretraining tag of open_clip, `default` for timm's own weights; '' starts from scratch (or from a given file)."""
     embed_dim: int = 0
     """Embedding width of the open_clip model; 0 where any will do."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The tower's part of an open_clip configuration (vision_cfg or text_cfg)."""
+    """The tower's part of an open_clip configuration (vision_cfg or text_cfg); of `hf` encoder, tokenizer and context_length."""
     quick_gelu: bool = False
     """The weights were trained with QuickGELU, x * sigmoid(1.702 x)."""
     source: str = ""
@@ -90,16 +90,18 @@ def image_tower(name: str, pretrained: str, image_size: int) -> TowerName:
 
 
 def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
-    """Return the text tower of `name`: an open_clip model with CLIP's own tokenizer, or `clip:small[-<width>x<layers>]`.
+    """Return the text tower of `name`: an open_clip model with CLIP's tokenizer, `clip:small[-<width>x<layers>]`, or a sentence encoder.
 
     Args:
-        name: `clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32`, `clip:small-32x2`.
+        name: `clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32`, `clip:small-32x2`, `hf:<folder or owner/name>`.
         pretrained: pretraining tag. A tag within `name` counts too.
         context_length: tokens a text may have; 0 takes the model's own.
 
     Raises:
-        UserError: unknown name or tag, or a tower that needs a tokenizer from the hub.
+        UserError: unknown name or tag, a tower that needs a tokenizer from the hub, or a sentence encoder whose files are not there.
     """
+    if sentence_files.is_named(name):
+        return _sentence_encoder(name, pretrained, context_length)
     if _SMALL.match(name):
         width, layers = _small_size(name, "text")
         text = {"width": width, "layers": layers, "heads": width // _HEAD_WIDTH, "vocab_size": VOCABULARY}
@@ -111,6 +113,21 @@ def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
             f"text_encoder_name={name} needs a tokenizer of its own from the hub; give a tower with CLIP's, such as clip:ViT-B/32"
         )
     return replace(found, config={**found.config, "context_length": context_length or found.config.get("context_length", 77)})
+
+
+def _sentence_encoder(name: str, pretrained: str, context_length: int) -> TowerName:
+    if pretrained:
+        raise UserError(f"text_pretrained={pretrained}: {name} brings its own weights; leave it empty")
+    found = sentence_files.read(name)
+    if context_length > found.longest:
+        raise UserError(f"context_length={context_length}: {name} reads {found.longest} tokens at most; give that or less")
+    said = {"encoder": found.config, "tokenizer": found.tokenizer, "context_length": context_length or found.context_length}
+    return TowerName("hf", "hf", config=said, source=name.removeprefix(sentence_files.PREFIX))
+
+
+def whole_clip(text_encoder_name: str, weights: str) -> str:
+    """Return the file of a whole CLIP that holds a text tower too: '' for a sentence encoder, which is part of none."""
+    return "" if sentence_files.is_named(text_encoder_name) else weights
 
 
 def _open_clip(name: str, pretrained: str, side: str) -> TowerName:
@@ -170,6 +187,7 @@ def _known(name: str, side: str) -> tuple[str, str]:
         close = nearest(plain, [*models, *(timm.list_models() if side == "image" else []), "small"])
         kinds = "a timm model, an open_clip model (clip:ViT-B/32)" if side == "image" else "an open_clip model (clip:ViT-B/32)"
         kinds += ", a folder with config.json and model.safetensors, a CLIP that is in the hub's cache"
+        kinds += ", hf:<folder or owner/name of a sentence encoder>" if side == "text" else ""
         raise UserError(f"{side}_encoder_name={name} is unknown; give {kinds} or {SMALL}{close}")
     return plain, ""
 

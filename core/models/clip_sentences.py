@@ -18,7 +18,7 @@ class SentenceClip(nn.Module):
         token_ids: (S, L) tokens of all sentences.
         class_of: (S,) class of each sentence, every class at least once.
         words: word head, or None.
-        text_embeddings: (S, d) of a locked text tower, computed once; None computes them in every pass.
+        text_features: (S, text width) of a locked text tower's body, computed once; None computes them in every pass.
 
     Example:
         >>> model = SentenceClip(towers, tokens.ids, class_of)
@@ -30,13 +30,13 @@ class SentenceClip(nn.Module):
     fixed_text: Tensor | None
 
     def __init__(
-        self, towers: ClipTowers, token_ids: Tensor, class_of: Tensor, words: WordHead | None = None, text_embeddings: Tensor | None = None
+        self, towers: ClipTowers, token_ids: Tensor, class_of: Tensor, words: WordHead | None = None, text_features: Tensor | None = None
     ) -> None:
         super().__init__()
         self.towers, self.words = towers, words
         self.register_buffer("token_ids", token_ids, persistent=False)
         self.register_buffer("class_of", class_of, persistent=False)
-        self.register_buffer("fixed_text", text_embeddings, persistent=False)
+        self.register_buffer("fixed_text", text_features, persistent=False)
         self.n_classes = int(class_of.max()) + 1
 
     @property
@@ -52,7 +52,9 @@ class SentenceClip(nn.Module):
 
     def encode_sentences(self, sentences: Tensor) -> Tensor:
         """Return the embeddings (T, d) of sentences by number."""
-        return self.towers.encode_text(self.token_ids[sentences]) if self.fixed_text is None else self.fixed_text[sentences]
+        if self.fixed_text is None:
+            return self.towers.encode_text(self.token_ids[sentences])
+        return self.towers.text.projection(self.fixed_text[sentences])
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the image embeddings (B, d) of what `frozen` gave."""
@@ -70,7 +72,7 @@ class SentenceClip(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return references to all parameters and buffers that training may change, by name."""
-        frozen = [*self.towers.visual.frozen_modules(), *([self.towers.text] if self.towers.text.locked else [])]
+        frozen = [*self.towers.visual.frozen_modules(), *([self.towers.text.body] if self.towers.text.locked else [])]
         kept = {id(tensor) for module in frozen for tensor in (*module.parameters(), *module.buffers())}
         return {name: tensor.detach() for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) not in kept}
 

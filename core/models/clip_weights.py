@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.models import clip_files, transformers_names, weights_fit
+from core.models import clip_files, sentence_files, transformers_names, weights_fit
 from core.models import weights as weight_files
 from core.models.clip_names import TowerName
 
@@ -29,8 +29,12 @@ def find(tower: TowerName, weights: str, side: str) -> Path | None:
     """Return the file with an open_clip tower's weights: `weights` (file, folder or hub id), its name's, or its tag's; None for none.
 
     Raises:
-        UserError: a tag without safetensors on the hub, or a hub out of reach.
+        UserError: a tag without safetensors on the hub, a hub out of reach, or weights for a sentence encoder, which brings its own.
     """
+    if tower.kind == "hf":
+        if weights:
+            raise UserError(f"{side}_weights={weights}: hf:{tower.source} brings its own weights; leave it empty")
+        return sentence_files.weights(sentence_files.PREFIX + tower.source) if tower.source else None
     with options_named(side):
         if weights:
             return weight_files.locate(weights, clip_files.WEIGHTS, clip_files.CONFIGS)

@@ -9,8 +9,8 @@ from torch import nn
 
 from core.models.clip_towers import Tower
 
-_BLOCK = re.compile(r"(?:^|\.)(?:resblocks\.|blocks\.|layer)(\d+)\.")
-_STEM = re.compile(r"^(?:conv\d|bn\d|class_embedding|positional_embedding|cls_emb|token_embedding|ln_pre)(?:\.|$)")
+_BLOCK = re.compile(r"(?:^|\.)(?:resblocks\.|blocks\.|layers?\.?)(\d+)\.")
+_STEM = re.compile(r"^(?:conv\d|bn\d|class_embedding|positional_embedding|cls_emb|token_embedding|ln_pre|embeddings)(?:\.|$)")
 
 
 def layer_of(tower: Tower) -> tuple[dict[str, int], int]:

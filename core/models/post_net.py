@@ -13,14 +13,14 @@ from core.models.clip import ClipTowers
 from core.models.clip_towers import Tower
 from core.models.post_heads import PostClassifier
 from core.models.preprocessing import OLDER, Preprocessing
-from core.models.tokenizers import ClipTokenizer
+from core.models.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
 class Reading:
     """How posts become the network's inputs."""
 
-    tokenizer: ClipTokenizer
+    tokenizer: Tokenizer
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
@@ -28,7 +28,7 @@ class Reading:
     resize_mode: str = "shortest"
 
     @classmethod
-    def of(cls, tokenizer: ClipTokenizer, seen: Preprocessing) -> Reading:
+    def of(cls, tokenizer: Tokenizer, seen: Preprocessing) -> Reading:
         """Return how posts are read for towers that see images as `seen` says."""
         return cls(tokenizer, **dataclasses.asdict(seen))
 

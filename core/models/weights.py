@@ -89,7 +89,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     # A safetensors file starts with its header's length, 8 bytes little-endian, then '{': the magic alone could be a length.
     if path.suffix in _PICKLE_SUFFIXES or (magic.startswith(_PICKLE_MAGIC) and not _has_header(path)):
         raise UserError(
-            f"weights={path} is a pickle, which can run code when read; convert to safetensors and give that file: {_convert(path)}"
+            f"weights={path} is a pickle, which can run code when read; convert to safetensors and give that file: {conversion(path)}"
         )
     try:
         return load_file(path, device="cpu")
@@ -97,14 +97,17 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights={path} is not a whole safetensors file ({error}); copy or download it again") from error
 
 
-def _convert(path: Path) -> str:
-    """Return the command that converts a pickled file of tensors, nested as training tools nest them, for a shell."""
+def conversion(path: Path, target: Path | None = None) -> str:
+    """Return the command that converts a pickled file of tensors, nested as training tools nest them, for a shell.
+
+    target: the file that it writes; None for one beside the pickle.
+    """
     code = (
         "import sys, torch, safetensors.torch as st; s = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
         "s = next((s[k] for k in ('state_dict', 'model', 'teacher') if isinstance(s.get(k), dict)), s); "
         "st.save_file({k: v.clone().contiguous() for k, v in s.items() if torch.is_tensor(v)}, sys.argv[2])"
     )
-    return shlex.join(["python", "-c", code, str(path), str(path.with_name(f"{path.stem}-converted.safetensors"))])
+    return shlex.join(["python", "-c", code, str(path), str(target or path.with_name(f"{path.stem}-converted.safetensors"))])
 
 
 def _has_header(path: Path) -> bool:
@@ -234,10 +237,13 @@ def _downloaded(repository: str, names: Sequence[str], beside: Sequence[str]) ->
     raise refused[len(names) - 1]  # that of the last name, not of its index
 
 
-def hub_file(repository: str, filename: str = "model.safetensors", option: str = "weights") -> Path:
+def hub_file(repository: str, filename: str = "model.safetensors", option: str = "weights", instead: str = "") -> Path:
     """Return the local path of a hub file: from the cache when it is there, else downloaded (network, disk).
 
     The hub's client retries for tens of seconds without a network, so that its reachability is asked first, once.
+
+    Args:
+        option: that names the repository, for errors. instead: what an error says to do; '' = give a file as weights.
 
     Raises:
         UserError: not in the cache and the hub is off (HF_HUB_OFFLINE) or out of reach, or the repository has no such file.
@@ -248,7 +254,7 @@ def hub_file(repository: str, filename: str = "model.safetensors", option: str =
     here = cached(repository, (filename,))
     if here is not None:
         return here
-    instead = f"give weights=<local .safetensors file of {repository}>"
+    instead = instead or f"give weights=<local .safetensors file of {repository}>"
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=_CONNECT_SECONDS)
         return Path(hub.hf_hub_download(repository, filename))

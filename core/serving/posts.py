@@ -1,7 +1,7 @@
 """A trained classifier of posts: image and text in, class and confidence out. Loaded by MLflow's pyfunc without any pickle.
 
 The folder holds `model.safetensors` (all weights, of towers or of n-gram regressions) and `model.json` (how to build it, the names
-of the classes, how posts are read).
+of the classes, how posts are read), and a sentence encoder's `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from core.models.preprocessing import OLDER, Preprocessing
 from core.serving.answers import answer, resized
 
 FILES = ("model.json", "model.safetensors")
+TOKENIZER = "tokenizer.json"  # of a sentence encoder, as it came; without one there is no such file
 _BATCH = 128
 
 
@@ -132,7 +133,22 @@ def write(folder: Path, predictor: TowersPredictor | NgramPredictor) -> None:
     save_file(tensors, folder / FILES[1], predictor.lineage.metadata())
     if reading is not None:
         about |= dataclasses.asdict(reading.preprocessing)
+    about = _tokenizer_apart(about, folder)
     (folder / FILES[0]).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tokenizer_apart(about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `about` without a sentence encoder's tokenizer, which is written as the file that it was."""
+    about = json.loads(json.dumps(about))
+    config = _text_config(about)
+    if "tokenizer" in config:
+        (folder / TOKENIZER).write_text(config.pop("tokenizer"), encoding="utf-8")
+    return about
+
+
+def _text_config(about: Mapping[str, Any]) -> dict[str, Any]:
+    settings = (about.get("build") or {}).get("settings") or {}
+    return (settings.get("text") or {}).get("config") or {}
 
 
 def read(folder: Path) -> TowersPredictor | NgramPredictor:
@@ -145,6 +161,8 @@ def read(folder: Path) -> TowersPredictor | NgramPredictor:
         about = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
         tensors = load_file(folder / FILES[1])
         kind = about["encoder"]
+        if (folder / TOKENIZER).is_file():
+            _text_config(about)["tokenizer"] = (folder / TOKENIZER).read_text(encoding="utf-8")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"'{folder}' holds no whole post classifier ({' '.join(str(error).split())[:120]}); train or copy it again"

@@ -7,6 +7,7 @@ digests, as the fields of the configurations name them:
     data           of data and split, which the stage has read anyway and hands over
     weights        the file that is loaded; of a hub name the file of its revision, the name itself where that is out of reach
     tower          the same of a CLIP tower; `towers` are those of both towers
+    text_encoder   all files of a sentence encoder, which stand for its name; any other tower's name stands for itself
     checkpoint     weights, optimiser, random state and facts, without places and times
     pseudo_labels  the arrays and what they were made from
     features       the arrays
@@ -16,6 +17,7 @@ digests, as the fields of the configurations name them:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from core import digest
 from core.clustering import pseudo_labels
 from core.config import Dataclass
 from core.errors import UserError
-from core.models import backbones, clip_files, clip_names, clip_weights
+from core.models import backbones, clip_files, clip_names, clip_weights, sentence_files
 from core.models import weights as weight_files
 from core.stages import inputs
 from core.training import state as states
@@ -47,7 +49,7 @@ def of_stage(
     """
     from core.tracking.stage import stage_key
 
-    found = found | digests(config, found)
+    found = found | _text_encoder(config) | digests(config, found)
     where = {} if device is None else environment(device, number_format)
     return stage_key(entry_point, configuration.asked(config, {*found, *where}), found, where)
 
@@ -63,6 +65,18 @@ def digests(config: Dataclass, found: Collection[str] = ()) -> dict[str, str]:
         elif getattr(config, name):
             raise LookupError(f"the stage hands over no digest of {name} ({kind})")
     return {name: value for name, value in made.items() if value}
+
+
+def _text_encoder(config: Dataclass) -> dict[str, str]:
+    """Return the digest of the files of a sentence encoder that reads the texts, which stands for its name; {} without one."""
+    for f in dataclasses.fields(config):
+        if (
+            f.metadata["digest"] == "text_encoder"
+            and f.metadata["acts"](config)
+            and sentence_files.is_named(name := getattr(config, f.name))
+        ):
+            return {"text_encoder": sentence_files.digest_of(name)}
+    return {}
 
 
 def weights_file(config: Dataclass, option: str = "weights") -> str:
@@ -102,7 +116,9 @@ def of_weights(config: Dataclass, option: str = "weights") -> str:
 def _of_tower(config: Dataclass, option: str) -> str:
     side, said = option.split("_")[0], configuration.canonical(config)
     name = said[f"{side}_encoder_name"] or said["model_name"]
-    given, tag = said[option] or said.get("weights", ""), said[f"{side}_pretrained"]
+    whole = said.get("weights", "")
+    given = said[option] or (clip_names.whole_clip(name, whole) if side == "text" else whole)
+    tag = said[f"{side}_pretrained"]
     return of_tower(name, tag, given, side, said["img_size"] if "img_size" in said else said["image_size"], said["context_length"])
 
 

@@ -35,8 +35,8 @@ Columns = tuple[dict[str, str], dict[str, str]]
 REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "safetensors", "pillow", "pandas", "mlflow", "tqdm")
 BESIDES = {
     "core.serving.discovery": ("scipy",),
-    "core.serving.clip": ("open_clip_torch",),
-    "core.serving.posts": ("open_clip_torch", "emoji", "scikit-learn", "scipy"),
+    "core.serving.clip": ("open_clip_torch", "transformers", "tokenizers"),
+    "core.serving.posts": ("open_clip_torch", "transformers", "tokenizers", "emoji", "scikit-learn", "scipy"),
 }
 EVALUATION, TRAINED = "evaluation.json", "trained.json"
 FILES_TAG = "taxon.files"

@@ -19,6 +19,7 @@ from core.losses.soft_cross_entropy import soft_cross_entropy
 from core.models.clip_towers import Tower
 from core.models.layer_decay import layer_of
 from core.models.post_net import PostNet
+from core.models.tokenizers import Tokenizer
 from core.training import distributed, optimizers
 from core.training.tally import Tally
 
@@ -189,7 +190,7 @@ class PostsTask:
         text = self.inputs.text[torch.from_numpy(rows)]
         if text.is_floating_point() or not self.config.word_dropout:
             return text
-        return drop_tokens(text, self.config.word_dropout, generator)
+        return drop_tokens(text, self.config.word_dropout, generator, self.net.reading.tokenizer)
 
     def _image(self, rows: np.ndarray, views: np.ndarray, epoch: int, pool: ThreadPoolExecutor) -> Tensor | None:
         if self.inputs.image is None:
@@ -210,15 +211,12 @@ def augmented(pixels: Tensor, seed: int, key: str, variant: int = 0) -> Tensor:
     return torch.from_numpy(made).permute(2, 0, 1).contiguous()
 
 
-def drop_tokens(ids: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Drop each token of texts (B, L) with probability `share`, the rest closing up; start and end stay (padding is 0).
-
-    The end token has the largest id, which CLIP's text towers look for.
-    """
+def drop_tokens(ids: Tensor, share: float, generator: torch.Generator, tokenizer: Tokenizer) -> Tensor:
+    """Drop each token of texts (B, L) with probability `share`, the rest closing up; start and end stay."""
     position = torch.arange(ids.shape[1])[None, :]
-    end = ids.argmax(dim=1, keepdim=True)
+    end = tokenizer.lengths(ids)[:, None] - 1
     dropped = (torch.rand(ids.shape, generator=generator) < share) & (position > 0) & (position < end)
-    kept = torch.where(dropped, 0, ids)
+    kept = torch.where(dropped, tokenizer.padding, ids)
     return kept.gather(1, dropped.long().argsort(dim=1, stable=True))
 
 

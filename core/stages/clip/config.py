@@ -51,8 +51,12 @@ class ClipTowersConfig:
     """The two towers."""
 
     image_encoder_name: str = option("resnet18", "any timm model, an open_clip tower (clip:ViT-B/32) or clip:small-<width>x<layers>")
-    text_encoder_name: str = option("clip:ViT-B/32", "an open_clip text tower or clip:small-<width>x<layers>")
-    embed_dim: int = option(512, "width of the shared space", above=0)
+    text_encoder_name: str = option(
+        "clip:ViT-B/32",
+        "an open_clip text tower, clip:small-<width>x<layers>, or hf:<folder or owner/name> of a pretrained sentence encoder",
+        digest="text_encoder",
+    )
+    embed_dim: int = option(512, "width of the shared space; a sentence encoder of that very width needs no projection", above=0)
     image_pretrained: str = option("", "published weights of the image tower: an open_clip tag, timm's tag or default; empty = none")
     text_pretrained: str = option("", "published weights of the text tower: an open_clip tag; empty = none")
     image_weights: str = place("", "local .safetensors of the image tower; overrides image_pretrained", "tower")

@@ -26,7 +26,6 @@ from core.models.clip import ClipTowers, Temperature, build_towers
 from core.models.clip_sentences import SentenceClip, class_means
 from core.models.embedding_cache import EmbeddingKey
 from core.models.split import compact
-from core.models.tokenizers import VOCABULARY
 from core.models.word_head import WordHead
 from core.progress import bar
 from core.stages import machine
@@ -301,7 +300,7 @@ def sentence_model(config: TrainClipConfig, pool: Pool, towers: ClipTowers, m: M
     if towers.text.locked:
         fixed = _fixed_text(towers, tokens.ids, m)
     if config.word_supervision:
-        present = words_present(tokens.ids, tokens.word_mask, VOCABULARY)
+        present = words_present(tokens.ids, tokens.word_mask, towers.tokenizer.vocabulary)
         words_of = present[:, present.any(dim=0)]
         words = WordHead(_token_width(towers, config.img_size, m.device), words_of.shape[1], config.seed)
     model = SentenceClip(towers, tokens.ids, class_of, words, fixed)
@@ -314,7 +313,7 @@ def _fixed_text(towers: ClipTowers, ids: Tensor, m: Materials) -> Tensor:
     make = partial(precision.autocast, m.device, m.number_format)
 
     def encode() -> np.ndarray:
-        return embedding_cache.embed(towers.encode_text, towers, batches, make, "texts")
+        return embedding_cache.embed(towers.text_features, towers, batches, make, "texts")
 
     return torch.from_numpy(embedding_cache.cached(_cache(), key, len(ids), encode).values)
 

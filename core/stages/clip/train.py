@@ -16,6 +16,7 @@ from core import digest
 from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
+from core.models import sentence_files
 from core.models.clip import ClipTowers
 from core.serving import clip as serving
 from core.stages import after, classification_report, execute, keys, leakage
@@ -260,13 +261,15 @@ def _parts(config: TrainClipConfig, pool: data.Pool) -> leakage.Parts:
 
 def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) -> dict[str, Any]:
     """Return what a checkpoint says of itself."""
+    encoder = config.text_encoder_name
+    text = sentence_files.PREFIX + sentence_files.digest_of(encoder) if sentence_files.is_named(encoder) else encoder
     return {
         "config": configuration.canonical(config),
         "data": m.pool.name,
         "data_digest": m.pool.digest,
         "split_digest": digest.of_json([digest.of_array(m.rows[part]) for part in data.PARTS]),
         "frozen_digest": [towers.visual.frozen_digest(), towers.text.digest() if towers.text.locked else ""],
-        "towers": [config.image_encoder_name, config.text_encoder_name],
+        "towers": [config.image_encoder_name, text],
         "img_size": config.img_size,
         "embed_dim": config.embed_dim,
         "class_names": list(m.pool.class_names),

@@ -73,7 +73,11 @@ class PostsModel:
         "", "image tower instead of model_name's: a timm model, an open_clip tower, clip:small-<width>x<layers>", acts=_sees
     )
     text_encoder_name: str = option(
-        "", "text tower instead of model_name's: an open_clip tower, or clip:small-<width>x<layers> from scratch", acts=_reads_by_tower
+        "",
+        "text tower instead of model_name's: an open_clip tower, clip:small-<width>x<layers> from scratch, or hf:<folder or owner/name> "
+        "of a pretrained sentence encoder",
+        acts=_reads_by_tower,
+        digest="text_encoder",
     )
     weights: str = place("", "local .safetensors (or hub id) of a whole CLIP, for both towers", "towers")
     image_weights: str = place("", "local .safetensors of the image tower; overrides weights", "tower", _sees)

@@ -288,7 +288,8 @@ def _tag(config: OptimizeClipConfig, side: str) -> str:
 
 
 def _weights(config: OptimizeClipConfig, side: str) -> str:
-    return getattr(config, f"{side}_weights") or config.weights
+    whole = clip_names.whole_clip(_name(config, side), config.weights) if side == "text" else config.weights
+    return getattr(config, f"{side}_weights") or whole
 
 
 def digest_of(rows: dict[str, Posts]) -> str:

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.models.clip import build_towers
 from core.models.clip_sentences import SentenceClip, class_means
 from core.models.word_head import WordHead
-from tests.core.models import tiny_clip
+from tests.core.models import tiny_clip, tiny_sentences
 
 TEXTS, CLASS_OF = ["a leaf", "a green leaf", "a spot"], torch.tensor([0, 0, 1])
 IMAGES = tiny_clip.images()
@@ -43,8 +44,20 @@ def test_a_pass_gives_the_sentences_asked_for_and_the_words():
 
 
 def test_fixed_texts_stand_for_the_tower():
-    fixed = torch.randn(3, 16)
+    fixed = torch.randn(3, 16)  # of an open_clip tower, whose features are its embeddings
     assert torch.equal(model(fixed=fixed).encode_sentences(torch.tensor([2, 0])), fixed[[2, 0]])
+
+
+def test_a_locked_sentence_encoder_keeps_its_trained_projection(tmp_path):
+    towers = build_towers("small_cnn", f"hf:{tiny_sentences.write(tmp_path / 'encoder')}", 16, 16).eval()
+    towers.lock_text()
+    ids = towers.tokenizer(TEXTS).ids
+    fixed, plain = SentenceClip(towers, ids, CLASS_OF, None, towers.text_features(ids)), SentenceClip(towers, ids, CLASS_OF)
+    assert [name for name in fixed.trained_state() if name.startswith("towers.text")] == ["towers.text.projection.weight"]
+    for _ in range(2):
+        assert torch.equal(fixed.class_embeddings(), plain.class_embeddings())
+        with torch.no_grad():
+            towers.text.projection.weight.mul_(-2)
 
 
 @pytest.mark.parametrize("lock, absent", [("lock_image", "towers.visual.body"), ("lock_text", "towers.text")])

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from core.models.tokenizers import VOCABULARY, ClipTokenizer
+from core.models.tokenizers import VOCABULARY, ClipTokenizer, SentenceTokenizer
+from tests.core.models import tiny_sentences
 
 START, END = VOCABULARY - 2, VOCABULARY - 1
 
@@ -58,5 +59,29 @@ def test_any_text_has_one_end_and_it_is_the_greatest_id(text, context):
 
 
 def test_a_context_without_room_is_refused():
-    with pytest.raises(UserError, match="context_length=2 leaves no room"):
-        ClipTokenizer(2)
+    for make in (lambda: ClipTokenizer(2), lambda: sentences(2)):
+        with pytest.raises(UserError, match="context_length=2 leaves no room"):
+            make()
+
+
+def sentences(length: int) -> SentenceTokenizer:
+    return SentenceTokenizer(tiny_sentences.tokenizer(16).to_str(), length, 0)
+
+
+def test_a_sentence_encoders_tokenizer_is_cut_and_padded_as_asked_not_as_it_was_saved():
+    tokens = sentences(6)(["a sad desk", "good good good good good", ""])
+    assert tokens.ids.tolist() == [[2, 10, 4, 8, 3, 0], [2, 7, 7, 7, 7, 3], [2, 3, 0, 0, 0, 0]]
+    assert tokens.lengths.tolist() == sentences(6).lengths(tokens.ids).tolist() == [5, 6, 2]
+    assert tokens.cut.tolist() == [False, True, False] and tokens.word_mask.sum(dim=1).tolist() == [3, 4, 0]
+    assert sentences(6).decode(tokens.ids[0]) == "a sad desk" and sentences(6)([]).ids.shape == (0, 6)
+
+
+@pytest.mark.parametrize("written", ["[SEP]", "[PAD]", "[CLS]"])
+def test_a_special_token_that_is_written_out_is_its_letters(written):
+    ids = sentences(30)([f"good {written} day"]).ids[0]
+    assert ids[0] == 2 and (ids == 2).sum() == (ids == 3).sum() == 1 and not ids[int(ids.argmin()) :].any()
+
+
+def test_what_is_no_tokenizer_is_refused():
+    with pytest.raises(UserError, match=r"tokenizer.json of the sentence encoder is no tokenizer \(.*\); copy or download it again"):
+        SentenceTokenizer("{}", 8, 0)

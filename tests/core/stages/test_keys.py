@@ -299,7 +299,7 @@ def hub(tmp_path, monkeypatch):
     """Return a dictionary of what repositories hold; those it lacks are out of reach."""
     held: dict[str, bytes] = {}
 
-    def fetch(repository: str, filename: str = "model.safetensors", option: str = "weights") -> Path:
+    def fetch(repository: str, filename: str = "model.safetensors", option: str = "weights", instead: str = "") -> Path:
         if repository not in held:
             raise UserError(f"{repository} cannot be downloaded")
         path = tmp_path / f"{repository.replace('/', '-')}.safetensors"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
-from core.models.tokenizers import ClipTokenizer
+from core.models.tokenizers import VOCABULARY, ClipTokenizer, SentenceTokenizer
 from core.training.posts import PostLoss, augmented, drop_tokens, groups_of, rate
-from tests.core.models import tiny_clip
+from tests.core.models import tiny_clip, tiny_sentences
 
 COUNTS = torch.tensor([30, 10, 60])
 LABELS = torch.repeat_interleave(torch.arange(3), COUNTS)
@@ -48,14 +48,17 @@ def test_rates_rise_to_one_and_never_leave_0_to_1(total, warmup, cosine):
     assert all(b <= a for a, b in zip(rates[warm:], rates[warm + 1 :], strict=False)) and (cosine or set(rates[warm:]) <= {1.0})
 
 
-def test_dropped_tokens_leave_start_end_and_order():
-    tokens = ClipTokenizer(12)(["one two three four five six", "", "a"])
-    assert torch.equal(drop_tokens(tokens.ids, 0.0, torch.Generator()), tokens.ids)
+@pytest.mark.parametrize("kind", ["CLIP", "sentence encoder"])
+def test_dropped_tokens_leave_start_end_and_order(kind):
+    saved = SentenceTokenizer(tiny_sentences.tokenizer(16).to_str(), 12, 0)
+    tokenizer, end = (ClipTokenizer(12), VOCABULARY - 1) if kind == "CLIP" else (saved, 3)
+    tokens = tokenizer(["one two three four five six", "", "a"])
+    assert torch.equal(drop_tokens(tokens.ids, 0.0, torch.Generator(), tokenizer), tokens.ids)
     for seed in range(20):
-        found = drop_tokens(tokens.ids, 0.5, torch.Generator().manual_seed(seed))
+        found = drop_tokens(tokens.ids, 0.5, torch.Generator().manual_seed(seed), tokenizer)
         for before, after in zip(tokens.ids.tolist(), found.tolist(), strict=True):
             left = [token for token in after if token]
-            assert left[0] == before[0] and left[-1] == max(before) and after[len(left) :] == [0] * (12 - len(left))
+            assert left[0] == before[0] and left[-1] == end and after[len(left) :] == [0] * (12 - len(left))
             rest = iter(before)
             assert all(token in rest for token in left)
 

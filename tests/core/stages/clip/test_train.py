@@ -9,6 +9,7 @@ import torch
 
 from core.stages.clip import train
 from core.training import state as states
+from tests.core.models import tiny_sentences
 from tests.core.stages.clip import tiny_clip
 from tests.core.stages.discovery.test_train import Killed, timeless
 from tests.core.stages.tiny import refused
@@ -18,6 +19,8 @@ KINDS = {
     "kept views": {"grad_from_block": 2, "view_cache": 2, "use_weighted_sampling": True},
     "locked towers": {"lock_image": True, "lock_text": True},
     "batch norm": {"image_encoder_name": "resnet10t"},
+    "a locked sentence encoder": {"text_encoder_name": "hf:", "lock_text": True, "word_supervision": True},
+    "a trained sentence encoder": {"text_encoder_name": "hf:", "context_length": 0, "embed_dim": 32},
 }
 
 
@@ -39,6 +42,8 @@ def killed_after(place, monkeypatch, epoch: int, **options) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_continues_exactly(clip_place, monkeypatch, kind):
     options = {"epochs": 3, "zero_shot": True} | KINDS[kind]
+    if options.get("text_encoder_name") == "hf:":
+        options["text_encoder_name"] += str(tiny_sentences.write(clip_place.folder / "encoder"))
     whole = clip_place.fitted(**options)
     monkeypatch.setenv("TAXON_CACHE", str(clip_place.folder / "second"))
     killed_after(clip_place, monkeypatch, 2, **options)
