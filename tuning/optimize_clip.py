@@ -110,8 +110,8 @@ def _fit(config: OptimizeClipConfig, posts: dict[str, Any], key: str, run: Recor
     """Fit the reference line; its one epoch has the validation metrics."""
     m = materials.gather(config, posts)
     run.started()
-    _predictor, probabilities = reference.fit(config, m)
-    found = evaluate.metrics_of(m.rows["val"], probabilities["val"], m.class_counts)
+    fitted = reference.fit(config, m)
+    found = evaluate.metrics_of(m.rows["val"], fitted.probabilities["val"], m.class_counts)
     metrics = {f"val/{name}": value for name, value in found.items()}
     run.metrics(metrics, 1)
     run.forward(metrics, 1)

@@ -140,14 +140,13 @@ def build_towers(
         image_encoder_name: a timm model (`resnet18`, gets a linear projection), `small_cnn`, an open_clip model
             (`clip:ViT-B/32`, `ViT-B-32`, `openai/clip-vit-base-patch32` with OpenAI's weights), `clip:small-<width>x<layers>`, or a
             folder or cached hub repository with a CLIP in transformers' or open_clip's format (configuration and safetensors).
-        text_encoder_name: an open_clip model with CLIP's tokenizer, `clip:small-<width>x<layers>` from scratch, or a sentence encoder
+        text_encoder_name: an open_clip model with CLIP's tokenizer, `clip:small-<width>x<layers>`, or a sentence encoder
             `hf:<folder or owner/name>`, which gets a linear projection unless `embed_dim` is its own width.
         embed_dim: width of the shared space; published CLIP weights have theirs.
         image_size: side of the square input in pixels.
         image_weights, text_weights: .safetensors of the tower, of a whole CLIP or (timm) of the plain network; its folder, or a hub id.
-            A configuration beside it decides activation and preprocessing.
-        image_pretrained, text_pretrained: tag of published weights (`openai`; timm: `default` or its own tag); '' starts from
-            scratch unless the name itself has a tag. A given file overrides a tag.
+            A configuration beside it decides activation and preprocessing. A given file overrides a tag.
+        image_pretrained, text_pretrained: tag of published weights (`openai`; timm: `default` or its own); '' = none but the name's.
         context_length: tokens a text may have; 0 takes the text model's own.
         temperature: of the contrast; 0.07 and learnable by default.
         seed: initialises what no weights are loaded for.

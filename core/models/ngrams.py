@@ -86,17 +86,23 @@ class NgramClassifier:
 
     def probabilities(self, texts: Sequence[str], features: np.ndarray | None) -> np.ndarray:
         """Return (N, C) float64 of cleaned texts and image features (N, d), None where no image was fitted."""
-        share = self.settings.image_share
-        logs = []
+        share, sides = self.settings.image_share, self.by_side(texts, features)
+        weights = {"text": 1 - share, "image": share} if len(sides) == 2 else dict.fromkeys(sides, 1.0)
+        return softmax(sum(weights[side] * np.log(np.maximum(found, _SMALLEST)) for side, found in sides.items()), axis=1)
+
+    def by_side(self, texts: Sequence[str], features: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return the probabilities (N, C) of each regression there is, `text` before `image`."""
+        inputs: dict[str, Any] = {}
         if self._vectorizers:
-            counts = hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers]).tocsr()
-            logs.append(((1 - share) if "image_weight" in self.arrays else 1.0, self._log_probabilities("text", counts)))
+            inputs["text"] = hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers]).tocsr()
         if "image_weight" in self.arrays:
             if features is None:
                 raise ValueError("this classifier was fitted on image features too")
-            standard = (np.asarray(features, np.float64) - self.arrays["image_mean"]) / self.arrays["image_scale"]
-            logs.append((share if self._vectorizers else 1.0, self._log_probabilities("image", standard)))
-        return softmax(sum(weight * log for weight, log in logs), axis=1)
+            inputs["image"] = (np.asarray(features, np.float64) - self.arrays["image_mean"]) / self.arrays["image_scale"]
+        return {
+            side: softmax(np.asarray(given @ self.arrays[f"{side}_weight"].T + self.arrays[f"{side}_bias"]), axis=1)
+            for side, given in inputs.items()
+        }
 
     def parts(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return (arrays, JSON-ready rest) from which `from_parts` makes an equal classifier."""
@@ -106,10 +112,6 @@ class NgramClassifier:
     def from_parts(cls, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any]) -> NgramClassifier:
         """Return the classifier that `parts` described."""
         return cls(NgramSettings(**rest["settings"]), arrays, rest["vocabularies"])
-
-    def _log_probabilities(self, side: str, inputs: Any) -> np.ndarray:
-        logits = inputs @ self.arrays[f"{side}_weight"].T + self.arrays[f"{side}_bias"]
-        return np.log(np.maximum(softmax(np.asarray(logits), axis=1), _SMALLEST))
 
     def _restored(self, name: str) -> TfidfVectorizer:
         vectorizer = _vectorizers(self.settings)[name]

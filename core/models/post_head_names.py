@@ -5,6 +5,8 @@ from __future__ import annotations
 from core.errors import UserError, nearest
 
 HEADS = ("base", "ln", "mlp", "gated")
+BLEND = "blend"
+"""No head: a classifier with the base head, and n-grams beside it, whose probabilities are pooled."""
 MODALITIES = ("both", "image_only", "text_only")
 
 

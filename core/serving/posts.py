@@ -1,7 +1,8 @@
 """A trained classifier of posts: image and text in, class and confidence out. Loaded by MLflow's pyfunc without any pickle.
 
 The folder holds `model.safetensors` (all weights, of towers or of n-gram regressions) and `model.json` (how to build it, the names
-of the classes, how posts are read), and a sentence encoder's `tokenizer.json`.
+of the classes, how posts are read), and a sentence encoder's `tokenizer.json`. That of a blend holds the blend's weights, and its members
+in folders of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,19 @@ from core.data.views import ViewSpec
 from core.errors import UserError
 from core.lineage import NOTHING, Lineage
 from core.models import clip
+from core.models.blend import Blend
 from core.models.clip_towers import Tower
 from core.models.ngrams import NgramClassifier
+from core.models.post_head_names import BLEND
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet, Reading
 from core.models.preprocessing import OLDER, Preprocessing
 from core.serving.answers import answer, resized
+from core.serving.posts_blend import BlendPredictor
 
 FILES = ("model.json", "model.safetensors")
 TOKENIZER = "tokenizer.json"  # of a sentence encoder, as it came; without one there is no such file
+MEMBERS = ("towers", "ngrams")  # of a blend: attributes, and folders
 _BATCH = 128
 
 
@@ -91,17 +96,31 @@ class NgramPredictor:
         self.needs_images, self.needs_texts = visual is not None, bool(model.vocabularies)
         self.rules = text_cleaning.rules_of(about["cleaning"])
 
-    @torch.no_grad()
     def probabilities(self, texts: Sequence[str], images: np.ndarray | None) -> np.ndarray:
         """Return (N, C) float64 of raw texts and images (N, 3, S, S) uint8; see `core.stages.posts.model.PostPredictor`."""
         checked_images(images, len(texts), self.image_size, self.needs_images)
         if not len(texts):
             return np.zeros((0, len(self.class_names)))
+        return self.model.probabilities(*self._read(texts, images))
+
+    def by_side(self, texts: Sequence[str], images: np.ndarray | None) -> list[np.ndarray]:
+        """Return (N, C) float64 of each regression, that on texts first."""
+        checked_images(images, len(texts), self.image_size, self.needs_images)
+        if not len(texts):
+            return [np.zeros((0, len(self.class_names)))] * (self.needs_texts + self.needs_images)
+        return list(self.model.by_side(*self._read(texts, images)).values())
+
+    @torch.no_grad()
+    def _read(self, texts: Sequence[str], images: np.ndarray | None) -> tuple[list[str], np.ndarray | None]:
+        """Return the texts cleaned, and the image tower's features where it has one."""
         features = None
         if self.visual is not None and self.reading is not None and images is not None:
             batches = torch.from_numpy(np.ascontiguousarray(images)).split(_BATCH)
             features = torch.cat([self.visual.features(self.reading.normalise(batch)).float() for batch in batches]).numpy()
-        return self.model.probabilities([text_cleaning.clean(text, self.rules) for text in texts], features)
+        return [text_cleaning.clean(text, self.rules) for text in texts], features
+
+
+Predictor = TowersPredictor | NgramPredictor | BlendPredictor
 
 
 def checked_images(images: np.ndarray | None, n: int, image_size: int, needed: bool) -> None:
@@ -113,17 +132,21 @@ def checked_images(images: np.ndarray | None, n: int, image_size: int, needed: b
         raise ValueError(f"{n} posts need images uint8 ({n}, 3, {image_size}, {image_size}), not {given}")
 
 
-def write(folder: Path, predictor: TowersPredictor | NgramPredictor) -> None:
+def write(folder: Path, predictor: Predictor) -> None:
     """Write a predictor into a new folder, as `read` takes it.
 
     `about` must hold `build`: arguments of build_towers (and of the head) that rebuild the network without any weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = dict(predictor.about)
-    if isinstance(predictor, NgramPredictor):
+    if isinstance(predictor, BlendPredictor):
+        for name in MEMBERS:
+            write(folder / name, getattr(predictor, name))
+        tensors, towers, reading = {name: torch.from_numpy(np.array(value)) for name, value in vars(predictor.blend).items()}, {}, None
+    elif isinstance(predictor, NgramPredictor):
         arrays, about["ngrams"] = predictor.model.parts()
         tensors = {f"ngrams.{name}": torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-        towers: dict[str, nn.Module] = {} if predictor.visual is None else {"visual": predictor.visual}
+        towers = {} if predictor.visual is None else {"visual": predictor.visual}
         reading = predictor.reading
     else:
         tensors, towers, reading = predictor.net.state_dict(), {}, predictor.net.reading
@@ -151,7 +174,7 @@ def _text_config(about: Mapping[str, Any]) -> dict[str, Any]:
     return (settings.get("text") or {}).get("config") or {}
 
 
-def read(folder: Path) -> TowersPredictor | NgramPredictor:
+def read(folder: Path) -> Predictor:
     """Return the predictor of a folder, on the CPU.
 
     Raises:
@@ -167,9 +190,17 @@ def read(folder: Path) -> TowersPredictor | NgramPredictor:
         raise UserError(
             f"'{folder}' holds no whole post classifier ({' '.join(str(error).split())[:120]}); train or copy it again"
         ) from None
-    predictor = _towers_predictor(about, tensors, folder) if kind == "towers" else _ngram_predictor(about, tensors, folder)
+    kinds: dict[str, Callable[..., Predictor]] = {"towers": _towers_predictor, BLEND: _blend_predictor}
+    predictor = kinds.get(kind, _ngram_predictor)(about, tensors, folder)
     predictor.lineage = lineage.read(folder / FILES[1])
     return predictor
+
+
+def _blend_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> BlendPredictor:
+    towers, ngrams = (read(folder / name) for name in MEMBERS)
+    if not isinstance(towers, TowersPredictor) or not isinstance(ngrams, NgramPredictor):
+        raise UserError(f"'{folder}' is no blend of towers and n-grams; train or copy it again")
+    return BlendPredictor(towers, ngrams, Blend(**{name: value.numpy() for name, value in tensors.items()}), about)
 
 
 def _towers_predictor(about: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> TowersPredictor:

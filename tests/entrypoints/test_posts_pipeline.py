@@ -30,6 +30,7 @@ STAGES = [
     "compare with baseline",
     "error analysis",
     "reference",
+    "blend",
     "predict",
 ]
 
@@ -93,7 +94,7 @@ def test_every_post_is_predicted_in_order_and_the_users_folder_has_it_too(ran):
     assert [row["guid"] for row in rows] == [str(i) for i in range(N + 1, N + N_PREDICT + 1)]
     assert {row["tag"] for row in rows} <= set(fake_posts.TAGS)
     assert (place.folder / "out" / "predictions" / "test_with_label.txt").read_text() == text
-    assert json.loads((folder / "summary.json").read_text())["chosen"] in ("train", "retrain", "reference")
+    assert json.loads((folder / "summary.json").read_text())["chosen"] in ("train", "retrain", "reference", "blend")
 
 
 def test_no_held_out_post_was_trained_on_or_mined(ran):

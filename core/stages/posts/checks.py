@@ -13,7 +13,7 @@ from core.config import C, Dataclass, check_limits
 from core.data import posts, text_cleaning
 from core.errors import UserError, nearest
 from core.models import post_head_names
-from core.models.post_head_names import HEADS
+from core.models.post_head_names import BLEND, HEADS
 from core.stages.posts.config import OptimizeClipConfig, PostsTfidf
 from core.stages.posts.config_tools import HeadVariantConfig, PostsPipelineConfig, PreparePostsConfig
 
@@ -28,17 +28,36 @@ def check_training(config: OptimizeClipConfig) -> OptimizeClipConfig:
         raise UserError("word_dropout = 1 hides every word; give less than 1")
     if config.char_ngrams == 1:
         raise UserError("char_ngrams = 1: character n-grams start at 2; give 0 for none, or 2 and more")
-    post_head_names.check(config.head_variant, MODALITIES[config.modality], config.dropout)
+    post_head_names.check(head_of(config), MODALITIES[config.modality], config.dropout)
+    if blends(config) and config.modality == "image":
+        raise UserError(f"head_variant = {BLEND} joins towers and n-grams, but modality = image has no text; take another head")
+    if blends(config) and config.resume:
+        raise UserError(f"resume is of no use with head_variant = {BLEND}, which trains several classifiers; run the same command again")
     text_cleaning.rules_of(config.cleaning)
     if config.encoder == "tfidf" and config.resume:
         raise UserError("resume is of no use with encoder = tfidf, which is fitted in one go; leave it out")
     return config
 
 
+def blends(config: OptimizeClipConfig) -> bool:
+    """Say whether towers and n-grams decide together."""
+    return config.encoder == "towers" and config.head_variant == BLEND
+
+
+def head_of(config: OptimizeClipConfig) -> str:
+    """Return the head over the towers: that of a blend's towers is `base`."""
+    return "base" if config.head_variant == BLEND else config.head_variant
+
+
+def watched(config: OptimizeClipConfig) -> str:
+    """Return the validation metric that says whether a training still improves: that of `select_by`, macro_f1 for the last epoch."""
+    return "macro_f1" if config.select_by == "last" else config.select_by
+
+
 def with_variant(config: OptimizeClipConfig, name: str) -> OptimizeClipConfig:
-    """Return the configuration of a head, or of one side alone (a gate, which needs both, gives way to the base head)."""
-    side = {"modality": name, "head_variant": "base" if config.head_variant == "gated" else config.head_variant}
-    chosen: dict[str, Any] = {"head_variant": name} if name in HEADS else side
+    """Return the configuration of a head, or of one side alone (a gate, which needs both, and a blend give way to the base head)."""
+    side = {"modality": name, "head_variant": "base" if config.head_variant in ("gated", BLEND) else config.head_variant}
+    chosen: dict[str, Any] = {"head_variant": name} if name in (*HEADS, BLEND) else side
     return dataclasses.replace(config, **chosen)
 
 
@@ -53,7 +72,7 @@ def head_variants(
     Raises:
         UserError: an unknown name, one that stands twice, or a variant asked for by name that cannot be trained.
     """
-    names = chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
+    names = chosen(config.variants, (*HEADS, BLEND, *ABLATIONS), "variants")
     plain = check_training(fitted(OptimizeClipConfig, config))
     asked = config.variants != HeadVariantConfig().variants
     possible, left_out = [], []
@@ -99,7 +118,7 @@ def check_pipeline(config: PostsPipelineConfig) -> None:
     if config.variants and config.encoder == "towers":
         head_variants(config)
     elif config.variants:
-        chosen(config.variants, (*HEADS, *ABLATIONS), "variants")
+        chosen(config.variants, (*HEADS, BLEND, *ABLATIONS), "variants")
     for name in config.rule_sets.split(",") if config.rule_sets else ():
         text_cleaning.rules_of(name.strip().replace("+", ","))
     if not config.test_file or not config.val_fraction or not config.test_fraction:

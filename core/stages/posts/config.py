@@ -27,8 +27,13 @@ def _reads_by_tower(config: PostsModel) -> bool:
     return "text" in sides_read(config)
 
 
+def _fits(config: PostsModel) -> bool:
+    """Say whether n-grams and image features are fitted, alone or beside towers."""
+    return not _towers(config) or config.head_variant == "blend"
+
+
 def _reads_ngrams(config: PostsModel) -> bool:
-    return not _towers(config) and config.modality != "image"
+    return _fits(config) and config.modality != "image"
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,11 @@ class PostsModel:
     image_size: int = option(224, "side of the square image in pixels", acts=_sees, above=0)
     embed_dim: int = option(512, "width of the towers' shared space (that of the published weights, where there are any)", above=0)
     context_length: int = option(0, "tokens of a text that are read; 0 = the text tower's own", acts=_reads_by_tower, at_least=0)
-    head_variant: Literal["base", "ln", "mlp", "gated"] = option(
-        "base", "head over the joined embeddings; the older tool's best was ln", acts=_towers
+    head_variant: Literal["base", "ln", "mlp", "gated", "blend"] = option(
+        "base",
+        "head over the joined embeddings (the older tool's best was ln); blend = the base head's probabilities joined with those of "
+        "n-grams and of the frozen image tower, with weights fitted to training posts out of fold",
+        acts=_towers,
     )
     dropout: float = option(0.15, "dropout after every ReLU of the head", acts=_towers)
     lora_rank: int = option(
@@ -174,7 +182,7 @@ class PostsLoss:
 
 @dataclass(frozen=True)
 class PostsTfidf:
-    """The reference line."""
+    """The reference line, and what a blend has of it."""
 
     word_ngrams: int = option(2, "tfidf: longest word n-gram", acts=_reads_ngrams, above=0)
     char_ngrams: int = option(5, "tfidf: longest character n-gram, from 2; 0 = words only", acts=_reads_ngrams, at_least=0)
@@ -183,7 +191,7 @@ class PostsTfidf:
     image_regularisation: float = option(
         0.0003,
         "tfidf: the same for the standardised features of the frozen image tower",
-        acts=lambda c: not _towers(c) and _sees(c),
+        acts=lambda c: _fits(c) and _sees(c),
         above=0,
     )
     image_share: float = option(

@@ -29,7 +29,9 @@ class PreparePostsConfig:
 class HeadVariantConfig(OptimizeClipConfig):
     """Train every head, and every modality alone, on the same posts with the same seeds; everything else as for optimize_clip."""
 
-    variants: str = option("base,ln,mlp,gated,image,text", "comma-separated heads, and image or text for head_variant on that side alone")
+    variants: str = option(
+        "base,ln,mlp,gated,image,text", "comma-separated values of head_variant, and image or text for it on that side alone"
+    )
     seeds: int = option(1, "trainings of each variant, with seed, seed + 1, ...; figures are means over them", at_least=1)
     part: Literal["val", "test"] = option("val", "which posts the table is about; choose by val")
 

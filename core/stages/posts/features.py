@@ -75,9 +75,11 @@ def text_features(net: PostNet, texts: Sequence[str], device: torch.device, numb
     transform = digest.of_json(["post text", net.reading.tokenizer.context_length, _source(tokenizers)])
 
     def compute(rows: np.ndarray) -> np.ndarray:
-        ids = net.reading.tokenizer([texts[row] for row in rows]).ids
-        batches = (part.to(device) for part in ids.split(FORWARD_BATCH))
-        return embed(tower.features, tower, batches, lambda: autocast(device, number_format), "text features")
+        tokens = net.reading.tokenizer([texts[row] for row in rows])
+        order = tokens.lengths.argsort(stable=True)  # a sentence encoder reads a batch as far as its longest text
+        batches = (tokens.ids[part].to(device) for part in order.split(FORWARD_BATCH))
+        found = embed(tower.features, tower, batches, lambda: autocast(device, number_format), "text features")
+        return found[order.argsort().numpy()]
 
     return _remembered(tower.digest(), transform, number_format, [digest.of_bytes(text.encode()) for text in texts], compute)
 

@@ -21,7 +21,7 @@ from core.models import clip, clip_names
 from core.models.post_heads import PostClassifier
 from core.models.post_net import PostNet
 from core.stages import leakage, machine
-from core.stages.posts import features, results
+from core.stages.posts import checks, features, results
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.config import OptimizeClipConfig, PostsData
 from core.training import precision
@@ -106,7 +106,7 @@ def load_rows(config: PostsData) -> dict[str, Posts]:
         UserError: a part is missing or unreadable, has no labels, a class has no training post, two parts share a post, or a row of
             one was made from a post that a later one holds.
     """
-    files = {part: _csv_of(config, part) for part in PARTS}
+    files = {part: csv_of(config, part) for part in PARTS}
     rows = {part: _read(config, part, file) for part, file in files.items() if part != "test" or file is not None}
     check_rows(rows)
     for part, later in (("train", ("val", "test")), ("val", ("test",))):
@@ -120,7 +120,7 @@ def load_rows(config: PostsData) -> dict[str, Posts]:
 
 def load_part(config: PostsData, part: str) -> Posts:
     """Return the labelled posts of a part, from `<part>_csv` or data_dir; UserError without either."""
-    return _read(config, part, _csv_of(config, part))
+    return _read(config, part, csv_of(config, part))
 
 
 def _read(config: PostsData, part: str, path: Path | None) -> Posts:
@@ -132,7 +132,8 @@ def _read(config: PostsData, part: str, path: Path | None) -> Posts:
     return posts
 
 
-def _csv_of(config: PostsData, part: str) -> Path | None:
+def csv_of(config: PostsData, part: str) -> Path | None:
+    """Return the CSV of a part: `<part>_csv` where given, else that of data_dir; None where there is none."""
     from core.tracking import uri
 
     folder, given = _folder(config.data_dir), getattr(config, f"{part}_csv")
@@ -221,7 +222,7 @@ def build_net(config: OptimizeClipConfig, class_names: tuple[str, ...] = CLASS_N
         towers.text.width,
         towers.visual.width,
         len(class_names),
-        config.head_variant,
+        checks.head_of(config),
         MODALITIES[config.modality],
         config.dropout,
         config.seed,

@@ -15,11 +15,13 @@ from core.errors import UserError
 from core.evaluation.scorer import scorer, softmax
 from core.losses.logit_adjustment import adjustment, choose_tau
 from core.models import lora
+from core.models.post_head_names import BLEND
 from core.models.post_net import PostNet
 from core.serving.posts import TowersPredictor
+from core.serving.posts_blend import BlendPredictor
 from core.stages import after, execute, keys
 from core.stages.checkpointed import CheckpointedTraining
-from core.stages.posts import checks, evaluate, materials, publish, reference
+from core.stages.posts import blend, checks, evaluate, materials, publish, reference
 from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.stages import OPTIMIZE_CLIP
 from core.tracking.recorder import Recorder
@@ -66,6 +68,8 @@ def begin(config: OptimizeClipConfig, rows: dict[str, Posts] | None = None) -> e
             describe(run)
         if config.encoder == "tfidf":
             return reference.train(config, posts, key, run, unfinished) if run is not None else {}
+        if config.head_variant == BLEND:
+            return blend.train(config, posts, key, run, unfinished, trained)
         return PostsTraining(config, posts, run, key).result(unfinished)
 
     return execute.Job(key, work, describe, registers=config.register)
@@ -129,7 +133,7 @@ class PostsTraining(CheckpointedTraining):
 
     def exhausted(self) -> bool:
         """Say whether the best validation score is `early_stop` epochs old, kept as a checkpoint or not."""
-        return self.stale(f"val/{watched(self.config)}", self.config.early_stop)
+        return self.stale(f"val/{checks.watched(self.config)}", self.config.early_stop)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return validation metrics after `epoch` finished epochs."""
@@ -240,7 +244,7 @@ class PostsTraining(CheckpointedTraining):
         self.net.logit_bias.zero_()
         logits, rows = torch.from_numpy(self.logits("val")), self.m.rows["val"]
         counts = torch.from_numpy(self.m.class_counts)
-        score = scorer(watched(self.config), len(counts), self.m.class_counts)
+        score = scorer(checks.watched(self.config), len(counts), self.m.class_counts)
         tau, _reached = choose_tau(logits, torch.from_numpy(rows.labels), counts, score, TAUS)
         self.net.logit_bias.copy_(adjustment(counts, tau))
         return tau
@@ -270,17 +274,19 @@ class PostsTraining(CheckpointedTraining):
             print(f"taxon: {total} texts are longer than {length} tokens and lose their end; context_length takes more", file=sys.stderr)
 
 
-def watched(config: OptimizeClipConfig) -> str:
-    """Return the validation metric that says whether a training still improves: that of `select_by`, macro_f1 for the last epoch."""
-    return "macro_f1" if config.select_by == "last" else config.select_by
-
-
-def predictor_of(config: OptimizeClipConfig, rows: dict[str, Posts], folder: Path) -> TowersPredictor:
-    """Train on given rows in a folder of one's own and return the best epoch's classifier."""
+def trained(config: OptimizeClipConfig, rows: dict[str, Posts], folder: Path) -> PostsTraining:
+    """Train towers on given rows in a folder of one's own; return the training with its best epoch's weights."""
     training = PostsTraining(config, rows, None, "", folder)
     training.fit()
     training.restore_best()
-    return training.predictor()
+    return training
+
+
+def predictor_of(config: OptimizeClipConfig, rows: dict[str, Posts], folder: Path) -> TowersPredictor | BlendPredictor:
+    """Train on given rows in a folder of one's own and return the best epoch's classifier."""
+    if config.head_variant == BLEND:
+        return blend.predictor_of(config, rows, folder, trained)
+    return trained(config, rows, folder).predictor()
 
 
 def net_of(state: states.TrainState, path: Path) -> tuple[PostNet, OptimizeClipConfig]:

@@ -1,7 +1,8 @@
 """From a folder of posts to predictions that were hardened honestly; each stage a process and a child run of its own.
 
     prepare -> train -> head variants, cleaning rules -> robustness -> bad cases out of fold -> image and text variants -> merge
-    -> retrain -> compare with the first training on the untouched test part -> error analysis -> n-gram reference -> predict
+    -> retrain -> compare with the first training on the untouched test part -> error analysis -> n-gram reference, blend
+    -> predict by whichever of these did best on validation
 
 A finished stage with the same key is reused, an interrupted training continues from its newest checkpoint: running the same command
 again after a crash continues where it stopped.
@@ -18,6 +19,7 @@ from core import config as configuration
 from core import digest
 from core.data import post_splits
 from core.data import posts as post_files
+from core.models.post_head_names import BLEND
 from core.stages import execute, keys
 from core.stages.posts import checks, compare_variants, optimize, pipeline_report, results, robustness
 from core.stages.posts import stages as declared
@@ -101,13 +103,22 @@ class Pipeline:
         pair = {"weights": self._uri("retrain"), "baseline_weights": self._uri("train")}
         self._do("compare with baseline", declared.COMPARE_WITH_BASELINE, ("prepare", "train", "retrain"), **data, **pair)
         self._do("error analysis", declared.ERROR_ANALYSIS, ("prepare", "retrain"), **data, weights=self._uri("retrain"))
-        if towers:
-            self._train("reference", dataclasses.replace(training_config(config, **data), encoder="tfidf"))
+        for name, others in self._others().items():
+            self._train(name, dataclasses.replace(training_config(config, **data), **others))
         self._predict()
         return pipeline_report.publish(self)
 
     def _train(self, name: str, config: OptimizeClipConfig, after: tuple[str, ...] = ()) -> None:
         self._stage(name, declared.OPTIMIZE_CLIP, config, ("prepare", *after), optimize.key_of(config))
+
+    def _others(self) -> dict[str, dict[str, Any]]:
+        """Return by name what else may predict, beside what the options ask for: n-grams, and both together or the towers alone."""
+        if self.config.encoder == "tfidf":
+            return {}
+        found: dict[str, dict[str, Any]] = {"reference": {"encoder": "tfidf"}}
+        if self.config.head_variant == BLEND:
+            return found | {"towers": {"head_variant": "base"}}
+        return found | ({"blend": {"head_variant": BLEND}} if self.config.modality != "image" else {})
 
     def _variants(self, data: dict[str, str]) -> str:
         """Make variants of the bad cases, join them with the training posts and return the CSV of all."""
@@ -124,7 +135,7 @@ class Pipeline:
 
     def _predict(self) -> None:
         """Predict by whichever training did best on validation."""
-        trained = [name for name in ("train", "retrain", "reference") if name in self.made]
+        trained = [name for name in pipeline_report.MODELS if name in self.made]
         given = {"weights": ",".join(map(self._uri, trained)), "predict_csv": str(self._folder("prepare", "posts") / "predict.csv")}
         self._do("predict", declared.PREDICT_TEST_CLIP, ("prepare", *trained), **given)
 

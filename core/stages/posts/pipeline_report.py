@@ -14,7 +14,10 @@ from core.tracking.recorder import Recorder
 from core.tracking.run import command_line
 from core.tracking.store import scratch
 
-MODELS = {"train": "trained", "retrain": "retrained on bad cases", "reference": "n-gram reference"}
+MODELS = {
+    **{"train": "trained", "retrain": "retrained on bad cases", "reference": "n-gram reference"},
+    **{"blend": "blend with n-grams", "towers": "towers alone"},
+}
 SCORES = ("accuracy", "macro_f1")
 # Stage: its pictures.
 PICTURES = {

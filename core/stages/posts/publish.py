@@ -1,23 +1,28 @@
-"""What both kinds of encoder do with a trained classifier: evaluate it once, draw, store, register."""
+"""What is done with a trained classifier of any kind: evaluate it once, draw, store, register."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from core import config as configuration
+from core.models.post_head_names import BLEND
 from core.serving import posts as serving
 from core.stages import after
-from core.stages.posts import evaluate, register
+from core.stages.posts import checks, evaluate, register
 from core.stages.posts.checks import MODALITIES
 from core.stages.posts.materials import Materials
 from core.tracking import served
 from core.tracking.recorder import Recorder
 
 PREDICTOR = "predictor"
+MEMBERS = "members"  # checkpoints of what a classifier is made of, while it is being fitted
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,48 @@ class Result:
         """Return a part's figures by name."""
         prefix = f"best/{part}/"
         return {name.removeprefix(prefix): value for name, value in self.metrics.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier that was fitted in one go.
+
+    Attributes:
+        predictor: what answers.
+        probabilities: (N, C) by part, of those that it was not fitted on.
+        title: of note and table.
+        metrics: what else is shown beside the model.
+    """
+
+    predictor: Any
+    probabilities: Mapping[str, np.ndarray]
+    title: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def in_one_go(m: Materials, key: str, run: Recorder, unfinished: after.Unfinished | None, fit: Callable[[Path], Fitted]) -> dict[str, Any]:
+    """Fit, evaluate and publish, or do what was left to be done after that; return the summary.
+
+    fit: given a folder for what it may want to continue after a crash.
+    """
+    from core.tracking import stage
+
+    config, folder = m.config, stage.work_folder(key)
+    run.started()
+    fitted = fit(folder / MEMBERS)
+    metrics = evaluated(m, fitted.probabilities) | fitted.metrics
+    run.metrics(metrics, 1)
+    write_predictor(folder, fitted.predictor, metrics)
+    shutil.rmtree(folder / MEMBERS, ignore_errors=True)
+    score = metrics[f"best/val/{checks.watched(config)}"]
+    summary = {"epoch": 1, "predictor": PREDICTOR, "best_metrics": metrics, "model": "", "best": {"epoch": 1, "score": score}}
+    (folder / "config.json").write_text(json.dumps(configuration.canonical(config), indent=1, sort_keys=True) + "\n")
+    tags = {stage.KEY_TAG: key, "taxon.seed": config.seed, "taxon.select_by": config.select_by}
+    result = Result(m, fitted.probabilities, metrics, fitted.title)
+    left = steps(run, result, fitted.predictor.about, folder)
+    summary = after.settle(after.published(run, folder, summary, tags, left, unfinished), left)
+    shutil.rmtree(folder, ignore_errors=True)
+    return summary
 
 
 def evaluated(m: Materials, probabilities: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -89,7 +136,7 @@ def about_of(m: Materials, build: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a predictor's folder says of itself."""
     c = m.config
     return {
-        "encoder": c.encoder,
+        "encoder": BLEND if checks.blends(c) else c.encoder,
         "modality": c.modality,
         "modalities": MODALITIES[c.modality],
         "head_variant": c.head_variant,

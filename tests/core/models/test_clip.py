@@ -183,7 +183,7 @@ def test_it_learns_to_tell_two_sentences_apart():
 
 def test_quick_gelu_is_another_network_with_the_same_weights():
     plain = clip_names.text_tower(tiny_clip.TEXT, "", 16)
-    towers = [clip._text_tower(dataclasses.replace(plain, quick_gelu=quick), 16, {}, "", 1) for quick in (False, True)]
+    towers = [clip._text_tower(dataclasses.replace(plain, quick_gelu=quick), 16, {}, "", 1)[0] for quick in (False, True)]
     tokens = ids(tiny_clip.towers())
     assert torch.equal(towers[0].body.text_projection, towers[1].body.text_projection)
     assert not torch.allclose(towers[0](tokens), towers[1](tokens)) and towers[0].digest() != towers[1].digest()

@@ -53,7 +53,7 @@ def test_the_stages_come_in_order_and_know_each_others_files(stages, tmp_path):
     given = stages()
     assert list(given) == [
         *("prepare", "train", "head variants", "cleaning rules", "robustness", "mine", "augment images", "augment texts"),
-        *("merge", "retrain", "compare with baseline", "error analysis", "reference", "predict"),
+        *("merge", "retrain", "compare with baseline", "error analysis", "reference", "blend", "predict"),
     ]
     posts = str(tmp_path / "prepare" / "posts")
     assert all(given[name][0].data_dir == posts for name in ("train", "retrain", "mine", "merge", "robustness", "error analysis"))
@@ -62,7 +62,8 @@ def test_the_stages_come_in_order_and_know_each_others_files(stages, tmp_path):
     compared = given["compare with baseline"][0]
     assert (compared.weights, compared.baseline_weights) == ("runs:/id-retrain", "runs:/id-train")
     assert given["robustness"][0].weights == "runs:/id-train" and given["error analysis"][0].weights == "runs:/id-retrain"
-    assert given["predict"][0].weights == "runs:/id-train,runs:/id-retrain,runs:/id-reference"
+    assert given["blend"][0] == dataclasses.replace(given["train"][0], head_variant="blend")
+    assert given["predict"][0].weights == "runs:/id-train,runs:/id-retrain,runs:/id-reference,runs:/id-blend"
     assert given["predict"][0].predict_csv.endswith("prepare/posts/predict.csv")
     assert given["merge"][0].badcase_csv.endswith("mine/bad_cases/bad_cases.csv")
 
@@ -132,6 +133,13 @@ def test_comparisons_can_be_left_out_and_n_grams_need_no_reference(stages):
     assert not {"head variants", "cleaning rules"} & set(stages(variants="", rule_sets=""))
     given = stages(encoder="tfidf")
     assert not {"head variants", "reference"} & set(given) and given["predict"][0].weights == "runs:/id-train,runs:/id-retrain"
+
+
+def test_towers_alone_stand_beside_a_blend_and_a_picture_has_none(stages):
+    given = stages(head_variant="blend", variants="")
+    assert [given[name][0].head_variant for name in ("train", "retrain", "towers")] == ["blend", "blend", "base"] and "blend" not in given
+    assert given["predict"][0].weights == "runs:/id-train,runs:/id-retrain,runs:/id-reference,runs:/id-towers"
+    assert not {"blend", "towers"} & set(stages(modality="image")) and not {"blend", "reference"} & set(stages(encoder="tfidf"))
 
 
 def test_default_variants_leave_out_what_one_side_cannot_be_and_say_so(stages, capsys):
