@@ -53,13 +53,13 @@ def fit(config: OptimizeClipConfig, m: Materials, folder: Path, train: Train) ->
         train: trains towers on given rows in a folder.
     """
     inner = checks.with_variant(config, "base")
+    towers = train(inner, m.rows, folder / TOWERS)  # before the folds, which then find the locked towers' features together
     net, seen = reference.image_side(config, m)
     labels, n_classes = m.rows["train"].truth, len(m.class_names)
     fold_of = _folds(config, m)
     names, unseen = out_of_fold(inner, m, seen["train"], fold_of, folder, train)
     score, metric = scorer(checks.watched(config), n_classes, m.class_counts), checks.watched(config)
     blend = Blend.fit(unseen, labels, lambda found: score(labels, found.argmax(axis=1)))
-    towers = train(inner, m.rows, folder / TOWERS)
     ngrams = NgramClassifier.fit(reference.settings_of(config), m.texts["train"], seen["train"], labels, n_classes)
     held_out = [part for part in m.rows if part != "train"]
     members = {part: np.stack([towers.probabilities(part), *ngrams.by_side(m.texts[part], seen[part]).values()]) for part in held_out}

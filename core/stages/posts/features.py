@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ from core.models.post_net import PostNet
 from core.models.preprocessing import OLDER, Preprocessing
 from core.training.posts import augmented
 from core.training.precision import autocast
+from core.training.state import write_atomically
 
 FORWARD_BATCH = 128
 _memory: dict[str, dict[str, np.ndarray]] = {}  # of this process: folds and variants ask for the same posts again
@@ -101,14 +104,37 @@ def _remembered(
     """Return the features of `items` (names of content), each computed once: here, by another process, or now.
 
     What is missing is computed in the order of its names, so that the file that it goes to does not depend on the order of the posts.
+    Beside each file lies whose features it has: a fold, or a training with variants, asks for other posts than those of any one file.
     """
-    from core.places import cache_home
+    from core.places import cache_home, made
 
-    known = _memory.setdefault(digest.of_json([tower, transform, number_format]), {})
+    home, group = cache_home() / "embeddings", digest.of_json([tower, transform, number_format])
+    known = _memory.setdefault(group, {})
     first = {name: row for row, name in reversed(list(enumerate(items)))}
+
+    def take(names: list[str], make: Callable[[], np.ndarray]) -> None:
+        key = EmbeddingKey(tower, digest.of_json(names), transform, number_format)
+        known.update(zip(names, cached(home, key, len(names), make).values, strict=True))
+
+    if set(items) - known.keys():
+        _take_stored(home / group[:24], set(items) - known.keys(), take)
     missing = sorted(set(items) - known.keys())
     if missing:
-        key = EmbeddingKey(tower, digest.of_json(missing), transform, number_format)
-        rows = np.array([first[name] for name in missing])
-        known |= dict(zip(missing, cached(cache_home() / "embeddings", key, len(missing), lambda: compute(rows)).values, strict=True))
+        take(missing, lambda: compute(np.array([first[name] for name in missing])))
+        listing = json.dumps(missing).encode()
+        write_atomically(made(home / group[:24]) / f"{digest.of_bytes(listing)[:24]}.json", listing, "the names of kept features")
     return np.stack([known[name] for name in items])
+
+
+def _take_stored(folder: Path, missing: set[str], take: Callable[[list[str], Callable[[], np.ndarray]], None]) -> None:
+    """Take the files of which `folder` says that they have features of `missing` items; one that is gone or damaged is passed over."""
+
+    def absent() -> np.ndarray:
+        raise LookupError
+
+    for listing in sorted(folder.glob("*.json")):
+        with contextlib.suppress(LookupError, OSError, ValueError):
+            names = json.loads(listing.read_text())
+            if missing.intersection(names):
+                take(names, absent)
+                missing = missing.difference(names)

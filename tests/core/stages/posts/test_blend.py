@@ -71,7 +71,7 @@ def test_weights_know_nothing_of_the_posts_that_they_are_judged_on(root, work, m
     blend.fit(made, m, work, optimize.trained)
     ((probabilities, labels, _score),) = given
     assert probabilities.shape == (3, 36, 3) and np.isfinite(probabilities).all() and labels.tolist() == rows["train"].truth.tolist()
-    *of_folds, (_config, everything) = trained
+    (_config, everything), *of_folds = trained
     assert everything is m.rows and {config.head_variant for config, _ in trained} == {"base"} and len(of_folds) == blend.FOLDS
     for (_, parts), texts in zip(of_folds, fitted[:-1], strict=True):
         assert not set(parts["train"].guids) & set(parts["test"].guids) and parts["val"] is m.rows["val"]
@@ -120,7 +120,7 @@ def test_a_crash_costs_no_finished_fold(root, work, tmp_path):
         return training
 
     again = blend.fit(made, m, tmp_path / "b", going_on)
-    assert epochs == [2, 2, 2, 0, 0, 0] and calls == ["fold_0", "fold_1", "fold_2", "fold_3"]
+    assert epochs == [2, 2, 2, 0, 0, 0] and calls == ["towers", "fold_0", "fold_1", "fold_2"]
     assert again.metrics == whole.metrics
     for part, found in whole.probabilities.items():
         np.testing.assert_array_equal(again.probabilities[part], found)

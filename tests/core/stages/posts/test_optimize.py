@@ -164,6 +164,30 @@ def test_features_of_locked_towers_are_computed_once(root, work, monkeypatch):
     assert torch.equal(first.inputs["train"].image, again.inputs["train"].image)
 
 
+def test_a_fold_finds_the_features_of_all_posts_and_adds_what_they_lack(root, work, monkeypatch):
+    made = tiny_posts.config(root, lock_image=True)
+    m, net = materials.gather(made, tiny_posts.parts(root)), materials.build_net(made).eval()
+    computed, real = [], features.pixels_of
+    monkeypatch.setattr(features, "pixels_of", lambda posts, *how: computed.append(len(posts)) or real(posts, *how))
+    rows, everything = m.rows, m.image_features(net, "train")
+    for part, posts, new in (
+        ("a fold", rows["train"].subset(range(3, 20)), []),
+        ("others too", rows["val"], [12]),
+        ("again", rows["val"], []),
+    ):
+        monkeypatch.setattr(features, "_memory", {})
+        computed.clear()
+        m.rows = {part: posts}
+        found = m.image_features(net, part)
+        assert computed == new
+        if part == "a fold":
+            assert np.array_equal(found, everything[3:20])
+    for path in (work.parent / "cache" / "embeddings").glob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(features, "_memory", {})
+    assert np.array_equal(m.image_features(net, "again"), found) and computed == [12]
+
+
 def test_features_of_other_pixels_are_computed_anew(root, work, monkeypatch):
     made = tiny_posts.config(root, lock_image=True)
     m, net = materials.gather(made, tiny_posts.parts(root)), materials.build_net(made).eval()
