@@ -27,7 +27,15 @@ from tuning.runner import Plan, plan, run_studies
 from tuning.space import Choice, Parameters, Range, Space
 
 # Nobody looks at these of a trial.
-IDLE: dict[str, Any] = {"register": False, "save_freq": 0, "log_interval": 0, "zero_shot": False, "linear_probe": False, "wise_ft": False}
+IDLE: dict[str, Any] = {
+    "register": False,
+    "save_freq": 0,
+    "log_interval": 0,
+    "zero_shot": False,
+    "linear_probe": False,
+    "few_shot": False,
+    "wise_ft": False,
+}
 METRICS = ("balanced_accuracy", "accuracy", "macro_f1", "mAP")
 
 pool = light.Shared(images.load, light.names_of(ClipData))

@@ -97,7 +97,7 @@ def test_a_study_gives_a_configuration_that_train_clip_runs(bench, tmp_path):
     assert not any("test/" in name for name in child.data.metrics) and not bench.artifact(child, "checkpoints").exists()
     written = json.loads(bench.artifact(run, "best.json").read_text())
     assert written["learning_rate"] == best.params["learning_rate"]
-    assert not {"register", "zero_shot", "linear_probe", "wise_ft"} & written.keys()
+    assert not {"register", "zero_shot", "linear_probe", "few_shot", "wise_ft"} & written.keys()
     assert train_clip.main([f"--config=runs:/{run.info.run_id}/best.json", "--gpu=cpu", "--register=false"]) == 0
     trained = next(one for one in bench.runs() if one.data.tags["taxon.entry_point"] == "train_clip" and "taxon.trial" not in one.data.tags)
     assert trained.data.metrics["best/val/balanced_accuracy"] == pytest.approx(best.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,18 @@ def shown(m: Any, part: str, logits: np.ndarray) -> Lines:
     labels = getattr(m.data, part).labels
     if not len(labels):
         return {}
-    found = classification.report(labels, softmax(logits), m.data.class_names, m.data.class_counts)
+    return scored(labels, logits, m.data.class_names, m.data.class_counts)
+
+
+def scored(labels: np.ndarray, logits: np.ndarray, class_names: Sequence[str], class_counts: np.ndarray) -> Lines:
+    """Return the SHOWN metrics of logits (n, C) on labels (n,)."""
+    found = classification.report(labels, softmax(logits), tuple(class_names), class_counts)
     return {name: found.metrics[name] for name in SHOWN}
 
 
 def zero_shot(m: Any, model: Any) -> Lines:
     """Return `zero_shot/<part>/<metric>` of the towers as they are."""
-    return _named("zero_shot", {part: shown(m, part, m.logits(model, part)) for part in ("val", "test") if len(m.part(part))})
+    return named("zero_shot", {part: shown(m, part, m.logits(model, part)) for part in ("val", "test") if len(m.part(part))})
 
 
 def linear_probe(m: Any, towers: Any, select_by: str, seed: int) -> Lines:
@@ -42,9 +47,7 @@ def linear_probe(m: Any, towers: Any, select_by: str, seed: int) -> Lines:
     The features are centred by the training images' mean and L2-normalised; the strength of the regularisation is chosen on
     validation (without it, 1 / STRENGTHS' middle), by `select_by` where that is a metric.
     """
-    features: dict[str, np.ndarray] = {part: m.features(towers, m.rows[part]) for part in ("train", "val", "test") if len(m.rows[part])}
-    centre = features["train"].mean(axis=0)
-    features = {part: normalize(values - centre) for part, values in features.items()}
+    features = probe_features(m, towers)
     metric = METRIC if select_by == "last" else select_by
     best: tuple[float, Any] = (-np.inf, None)
     for strength in STRENGTHS if "val" in features else (STRENGTHS[len(STRENGTHS) // 2],):
@@ -54,7 +57,14 @@ def linear_probe(m: Any, towers: Any, select_by: str, seed: int) -> Lines:
     lines: dict[str, Lines] = {
         part: shown(m, part, best[1].predict_log_proba(features[part])) for part in ("val", "test") if part in features
     }
-    return _named("linear_probe", lines) | {"linear_probe/strength": best[1].C}
+    return named("linear_probe", lines) | {"linear_probe/strength": best[1].C}
+
+
+def probe_features(m: Any, towers: Any) -> dict[str, np.ndarray]:
+    """Return the image network's features (n, d) of each part that has images: without the training images' mean, L2-normalised."""
+    found: dict[str, np.ndarray] = {part: m.features(towers, m.rows[part]) for part in ("train", "val", "test") if len(m.rows[part])}
+    centre = found["train"].mean(axis=0)
+    return {part: normalize(values - centre) for part, values in found.items()}
 
 
 def wise_ft(m: Any, model: Any, before: Mapping[str, Tensor], select_by: str) -> Lines:
@@ -79,7 +89,7 @@ def wise_ft(m: Any, model: Any, before: Mapping[str, Tensor], select_by: str) ->
         lines = {"val": scores[alpha], "test": scored(alpha, "test") if len(m.part("test")) else {}}
     finally:
         mix(weights, before, after, 1.0)
-    return _named("wise_ft", lines) | {"wise_ft/alpha": float(alpha)}
+    return named("wise_ft", lines) | {"wise_ft/alpha": float(alpha)}
 
 
 @torch.no_grad()
@@ -92,7 +102,7 @@ def mix(target: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mappi
             value.copy_(torch.lerp(before[name].to(value), after[name].to(value), alpha))
 
 
-def _named(line: str, parts: Mapping[str, Lines]) -> Lines:
+def named(line: str, parts: Mapping[str, Lines]) -> Lines:
     return {f"{line}/{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 

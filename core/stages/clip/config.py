@@ -147,6 +147,11 @@ class TrainClipConfig(ClipTraining, ClipLoss, ClipTowersConfig, ClipData, Config
     log_interval: int = machine(10, "losses of every so many batches are logged as step/*; 0 = none", at_least=0)
     zero_shot: bool = option(True, "score the towers before training, beside the result")
     linear_probe: bool = option(True, "fit a linear classifier on the untrained image tower's features, beside the result")
+    few_shot: bool = option(
+        True,
+        "score linear classifiers on 1, 4 and 16 images a class, and classes known by their sentences alone, on the untrained towers, "
+        "beside the result",
+    )
     wise_ft: bool = option(True, "score the best mix of the weights before and after training, chosen on validation, beside the result")
     resume: str = place("", "checkpoint (file, folder or URI) to continue from", "checkpoint")
     register: bool = machine(True, "register the model (never that of a fold)")

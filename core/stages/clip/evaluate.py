@@ -6,8 +6,13 @@ from collections.abc import Mapping
 
 from core.data.classification import ClassificationData
 from core.stages.clip.baselines import SHOWN
+from core.stages.clip.few_shot import SHOTS
 
-LINES = {"trained": "best", "WiSE-FT": "wise_ft", "linear probe": "linear_probe", "zero-shot": "zero_shot"}
+LINES = {
+    **{"trained": "best", "WiSE-FT": "wise_ft", "linear probe": "linear_probe"},
+    **{f"probe of {k} image{'s' if k > 1 else ''} a class": f"few_shot_{k}" for k in SHOTS},
+    **{"zero-shot": "zero_shot", "unseen classes": "unseen"},
+}
 
 
 def rows(metrics: Mapping[str, float], part: str) -> dict[str, list[float]]:

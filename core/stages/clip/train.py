@@ -21,7 +21,7 @@ from core.models.clip import ClipTowers
 from core.serving import clip as serving
 from core.stages import after, classification_report, execute, keys, leakage
 from core.stages.classifier import ClassifierTraining
-from core.stages.clip import baselines, checks, data, evaluate, folds, materials
+from core.stages.clip import baselines, checks, data, evaluate, few_shot, folds, materials
 from core.stages.clip.config import ClipData, TrainClipConfig
 from core.stages.clip.stages import TRAIN_CLIP
 from core.tracking.recorder import Recorder
@@ -165,7 +165,8 @@ class ClipTraining(ClassifierTraining):
     def start_fresh(self) -> None:
         """Score the towers before training."""
         if distributed.is_main():
-            self.facts["baselines"] = baselines.of_training(self)()
+            few = few_shot.lines(self.m, self.task.model, self.config.seed) if self.config.few_shot else {}
+            self.facts["baselines"] = baselines.of_training(self)() | few
 
     def weights(self) -> dict[str, Any]:
         """Return what trains, by name."""

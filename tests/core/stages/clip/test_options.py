@@ -74,6 +74,7 @@ NEUTRAL = {
     "log_interval": {"log_interval": 1},
     "zero_shot": {"zero_shot": True},
     "linear_probe": {"linear_probe": True},
+    "few_shot": {"few_shot": True},
 }
 # options with a test of their own below or elsewhere
 ELSEWHERE = {
@@ -302,8 +303,8 @@ def test_a_model_is_registered_where_asked_but_never_that_of_a_fold(clip_place, 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_the_lines_beside_a_result_are_there_where_asked(clip_place, asked):
-    metrics = clip_place.publish(epochs=1, zero_shot=asked, linear_probe=asked, wise_ft=asked)[0]["best_metrics"]
-    for line in ("zero_shot", "linear_probe", "wise_ft"):
+    metrics = clip_place.publish(epochs=1, zero_shot=asked, linear_probe=asked, few_shot=asked, wise_ft=asked)[0]["best_metrics"]
+    for line in ("zero_shot", "linear_probe", "few_shot_1", "few_shot_16", "unseen", "wise_ft"):
         assert any(name.startswith(f"{line}/test/") for name in metrics) == asked
 
 

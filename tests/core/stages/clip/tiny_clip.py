@@ -57,6 +57,7 @@ TINY = {
     "register": False,
     "zero_shot": False,
     "linear_probe": False,
+    "few_shot": False,
     "wise_ft": False,
 }
 
