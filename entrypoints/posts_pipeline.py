@@ -1,7 +1,7 @@
 r"""Prepare posts, train, compare, mine out of fold, augment, retrain, judge on the untouched test part, predict.
 
     mlflow run . -e posts_pipeline -P data_root=<folder> -P image_encoder_name=mobilenetv2_100 -P image_weights=<file> \
-        -P text_encoder_name=clip:small-128x2
+        -P text_encoder_name=hf:<folder of a sentence encoder> -P lock_image=true -P lock_text=true
 
 Writes, on one parent run with a child run a stage: summary.json, plots/, predictions/test_with_label.txt. The same command again
 continues: finished stages are reused. Figures to expect: docs/posts.md.

@@ -3,7 +3,8 @@
     mlflow run . -e train_clip -P data_dir=<folder with <class>/*> -P class_texts_file=<JSON {class: sentence}> -P use_cv=true
 
 Writes checkpoints/, curves, evaluation/{val,test}/ (metrics, tables, pictures) and a registered model `taxon-clip-<data>`;
-with use_cv a child run a fold, folds_info.json and cv_summary.json. Beside every result: zero-shot, linear probe, WiSE-FT.
+with use_cv a child run a fold, folds_info.json and cv_summary.json. Beside every result: zero-shot, linear probe, probes of few
+images a class, classes known by their sentences alone, WiSE-FT.
 """
 
 import sys
