@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, nearest
-from core.models import clip_files, preprocessing, sentence_files
+from core.models import clip_files, preprocessing, sentence_files, sentence_names
 from core.models import small as small_cnn
 from core.models import weights as weight_files
 from core.models.clip_files import ClipConfig
@@ -100,7 +100,7 @@ def text_tower(name: str, pretrained: str, context_length: int) -> TowerName:
     Raises:
         UserError: unknown name or tag, a tower that needs a tokenizer from the hub, or a sentence encoder whose files are not there.
     """
-    if sentence_files.is_named(name):
+    if sentence_names.is_named(name):
         return _sentence_encoder(name, pretrained, context_length)
     if _SMALL.match(name):
         width, layers = _small_size(name, "text")
@@ -122,12 +122,12 @@ def _sentence_encoder(name: str, pretrained: str, context_length: int) -> TowerN
     if context_length > found.longest:
         raise UserError(f"context_length={context_length}: {name} reads {found.longest} tokens at most; give that or less")
     said = {"encoder": found.config, "tokenizer": found.tokenizer, "context_length": context_length or found.context_length}
-    return TowerName("hf", "hf", config=said, source=name.removeprefix(sentence_files.PREFIX))
+    return TowerName("hf", "hf", config=said, source=name.removeprefix(sentence_names.PREFIX))
 
 
 def whole_clip(text_encoder_name: str, weights: str) -> str:
     """Return the file of a whole CLIP that holds a text tower too: '' for a sentence encoder, which is part of none."""
-    return "" if sentence_files.is_named(text_encoder_name) else weights
+    return "" if sentence_names.is_named(text_encoder_name) else weights
 
 
 def _open_clip(name: str, pretrained: str, side: str) -> TowerName:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.models import clip_files, sentence_files, transformers_names, weights_fit
+from core.models import clip_files, sentence_files, sentence_names, transformers_names, weights_fit
 from core.models import weights as weight_files
 from core.models.clip_names import TowerName
 
@@ -34,7 +34,7 @@ def find(tower: TowerName, weights: str, side: str) -> Path | None:
     if tower.kind == "hf":
         if weights:
             raise UserError(f"{side}_weights={weights}: hf:{tower.source} brings its own weights; leave it empty")
-        return sentence_files.weights(sentence_files.PREFIX + tower.source) if tower.source else None
+        return sentence_files.weights(sentence_names.PREFIX + tower.source) if tower.source else None
     with options_named(side):
         if weights:
             return weight_files.locate(weights, clip_files.WEIGHTS, clip_files.CONFIGS)

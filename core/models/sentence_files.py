@@ -16,13 +16,10 @@ from core import digest
 from core.errors import UserError
 from core.models import clip_files
 from core.models import weights as weight_files
+from core.models.sentence_names import CONFIG, LAYOUT, OPTION, PREFIX, TOKENIZER, WEIGHTS, require_folder
 
-PREFIX = "hf:"
-OPTION = "text_encoder_name"
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 # Files that say how many tokens of a text are read, and how those of a sentence become one vector.
 BESIDE = ("sentence_bert_config.json", "tokenizer_config.json", "1_Pooling/config.json")
-LAYOUT = f"{CONFIG}, {TOKENIZER} and {WEIGHTS}"
 _ANY = 1 << 20
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -39,11 +36,6 @@ class SentenceFiles:
     """Tokens of a text that its authors let it read."""
     longest: int
     """Tokens that it has positions for."""
-
-
-def is_named(name: str) -> bool:
-    """Say whether `text_encoder_name` names a sentence encoder."""
-    return name.startswith(PREFIX)
 
 
 def read(name: str) -> SentenceFiles:
@@ -101,8 +93,7 @@ def _paths(name: str) -> dict[str, Path]:
         if lacking:
             raise UserError(f"{OPTION}={name}: '{folder}' has no {' and no '.join(lacking)}; give a folder with {LAYOUT}")
         return {file: folder / file for file in (CONFIG, TOKENIZER, *BESIDE) if (folder / file).is_file()}
-    if not weight_files.is_hub_id(given):
-        raise UserError(f"{OPTION}={name} is no folder here and no owner/name of the hub; give hf:<folder with {LAYOUT}>")
+    require_folder(name)
     here = {file: weight_files.cached(given, (file,)) for file in (CONFIG, TOKENIZER, *BESIDE)}
     found = {file: path for file, path in here.items() if path is not None}
     lacking = [file for file in (CONFIG, TOKENIZER) if file not in found]

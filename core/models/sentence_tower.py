@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.models import weights_fit
 from core.models.clip_names import TowerName
 from core.models.clip_towers import Tower
-from core.models.sentence_files import OPTION
+from core.models.sentence_names import OPTION
 from core.models.tokenizers import SentenceTokenizer
 
 # What lies beside the encoder in files of models that were trained further; nothing is said of it.

@@ -7,6 +7,7 @@ import os
 
 from core.config import Dataclass
 from core.errors import UserError
+from core.models import sentence_names
 from core.places import expanded
 
 WITHIN = ("data_root", "train_file", "test_file")  # the family's own check knows its layouts, and names that are looked for in them
@@ -16,9 +17,11 @@ _A_FILE = (".safetensors", ".json", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def require_places(config: Dataclass) -> None:
-    """Raise UserError for the first place of a configuration that is given, lies on this machine, and is not there."""
+    """Raise UserError for the first place, or encoder, of a configuration that is given, lies on this machine, and is not there."""
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if f.metadata["digest"] == "text_encoder" and sentence_names.is_named(value):
+            sentence_names.require_folder(value)
         if f.metadata["role"] != "place" or f.name in WITHIN or value in ("", f.default) or ":/" in value:
             continue
         path = expanded(value, f.name)

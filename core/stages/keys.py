@@ -28,7 +28,7 @@ from core import digest
 from core.clustering import pseudo_labels
 from core.config import Dataclass
 from core.errors import UserError
-from core.models import backbones, clip_files, clip_names, clip_weights, sentence_files
+from core.models import backbones, clip_files, clip_names, clip_weights, sentence_files, sentence_names
 from core.models import weights as weight_files
 from core.stages import inputs
 from core.training import state as states
@@ -73,7 +73,7 @@ def _text_encoder(config: Dataclass) -> dict[str, str]:
         if (
             f.metadata["digest"] == "text_encoder"
             and f.metadata["acts"](config)
-            and sentence_files.is_named(name := getattr(config, f.name))
+            and sentence_names.is_named(name := getattr(config, f.name))
         ):
             return {"text_encoder": sentence_files.digest_of(name)}
     return {}

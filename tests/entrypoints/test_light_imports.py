@@ -11,7 +11,21 @@ from pathlib import Path
 from tests.entrypoints.place import ROOT
 
 MODULES = sorted(path.stem for path in (ROOT / "entrypoints").glob("*.py") if path.name != "__init__.py")
-HEAVY = ("torch", "torchvision", "timm", "open_clip", "sklearn", "scipy", "pandas", "PIL", "matplotlib", "mlflow", "optuna")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "PIL",
+    "matplotlib",
+    "mlflow",
+    "optuna",
+    "transformers",
+    "tokenizers",
+)
 ASK = """
 import contextlib, importlib, io, json, sys
 heavy, modules = json.loads(sys.argv[1])

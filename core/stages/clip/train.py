@@ -16,7 +16,7 @@ from core import digest
 from core.data.longtail import duplicates_across
 from core.errors import UserError
 from core.lineage import Item, Lineage
-from core.models import sentence_files
+from core.models import sentence_files, sentence_names
 from core.models.clip import ClipTowers
 from core.serving import clip as serving
 from core.stages import after, classification_report, execute, keys, leakage
@@ -263,7 +263,7 @@ def _parts(config: TrainClipConfig, pool: data.Pool) -> leakage.Parts:
 def _facts(config: TrainClipConfig, towers: ClipTowers, m: materials.Materials) -> dict[str, Any]:
     """Return what a checkpoint says of itself."""
     encoder = config.text_encoder_name
-    text = sentence_files.PREFIX + sentence_files.digest_of(encoder) if sentence_files.is_named(encoder) else encoder
+    text = sentence_names.PREFIX + sentence_files.digest_of(encoder) if sentence_names.is_named(encoder) else encoder
     return {
         "config": configuration.canonical(config),
         "data": m.pool.name,

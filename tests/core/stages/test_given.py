@@ -4,10 +4,14 @@ import pytest
 
 from core.errors import UserError
 from core.stages import given
+from core.stages.clip.config import TrainClipConfig
 from core.stages.discovery.assign_config import AssignConfig
 from core.stages.discovery.config import SsddbcConfig, TrainConfig
 from core.stages.longtail.config import LongtailTrainConfig
+from core.stages.posts.config import OptimizeClipConfig
 from core.stages.posts.config_tools import PredictConfig, PreparePostsConfig
+
+NO_ENCODER = "is no folder here and no owner/name of the hub; give hf:<folder with config.json, tokenizer.json and model.safetensors>"
 
 
 @pytest.mark.parametrize(
@@ -19,6 +23,8 @@ from core.stages.posts.config_tools import PredictConfig, PreparePostsConfig
         (TrainConfig(images="i.csv"), "images = 'i.csv' cannot be read (No such file or directory); give a CSV file with the column path"),
         (PredictConfig(weights="/gone"), "weights = '/gone' does not exist; give a runs:/<id>/<path> URI or an existing path"),
         (LongtailTrainConfig(val_dir="gone"), "val_dir 'gone' is not a folder; expected gone/<class>/*.jpg"),
+        (TrainClipConfig(text_encoder_name="hf:/gone"), f"text_encoder_name=hf:/gone {NO_ENCODER}"),
+        (OptimizeClipConfig(text_encoder_name="hf:gone"), f"text_encoder_name=hf:gone {NO_ENCODER}"),
     ],
 )
 def test_what_is_not_there_is_refused(config, said, tmp_path, monkeypatch):
@@ -38,6 +44,8 @@ def test_what_is_not_there_is_refused(config, said, tmp_path, monkeypatch):
         AssignConfig(model="0123456789abcdef0123456789abcdef"),
         PredictConfig(weights="/gone/one,/gone/two"),
         PreparePostsConfig(),
+        TrainClipConfig(text_encoder_name="hf:someone/minilm"),
+        OptimizeClipConfig(text_encoder_name="clip:small-64x2"),
         PreparePostsConfig(train_file="other.txt"),
     ],
     ids=lambda config: type(config).__name__,
