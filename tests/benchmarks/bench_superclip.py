@@ -5,6 +5,7 @@
 The contrast gets its negatives from the batch, the class term from all classes: if it helps, then most in small batches. Each pair of
 trainings has the same images, seed, steps and learning rate; the epoch is chosen on validation, the test part is looked at once. Prints
 a Markdown table: means and standard deviations over seeds, and paired bootstrap intervals over images (all seeds of an image together).
+With --kept=<folder> every training's answers are kept there, and a command that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -51,12 +52,20 @@ def configuration(options: argparse.Namespace, batch_size: int, seed: int, super
     )
 
 
-def predicted(config: TrainClipConfig, pool: data.Pool) -> np.ndarray:
-    """Return the classes (n,) that the best epoch answers on the test part."""
+def predicted(config: TrainClipConfig, pool: data.Pool, kept: Path | None) -> np.ndarray:
+    """Return the classes (n,) that the best epoch answers on the test part, as `kept` has them where it does."""
+    loss = next(name for name, superclip in LOSSES.items() if superclip == config.use_superclip_loss)
+    path = kept / f"{loss}-{config.batch_size}-{config.seed}-{config.epochs}.npy" if kept is not None else None
+    if path is not None and path.is_file():
+        return np.load(path)
     training = train.ClipTraining(train.prepare(config, pool), None)
     training.fit()
     training.restore_best()
-    return training.logits("test").argmax(axis=1)
+    found = training.logits("test").argmax(axis=1)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, found)
+    return found
 
 
 def row(labels: np.ndarray, found: dict[str, np.ndarray], batch_size: int) -> str:
@@ -79,6 +88,7 @@ def main() -> None:
     parser.add_argument("--data_root", type=Path, default=ROOT.parent / "shared", help="folder with data/crop_disease and weights/")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[8, 32, 128, 512])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--kept", type=Path, help="folder for the answers of every training")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -87,7 +97,7 @@ def main() -> None:
     print(f"| batch size | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}", flush=True)
     for batch_size in options.batch_sizes:
         found = {
-            loss: np.stack([predicted(configuration(options, batch_size, seed, superclip), pool) for seed in options.seeds])
+            loss: np.stack([predicted(configuration(options, batch_size, seed, superclip), pool, options.kept) for seed in options.seeds])
             for loss, superclip in LOSSES.items()
         }
         labels = train.prepare(configuration(options, batch_size, options.seeds[0], False), pool).m.data.test.labels
