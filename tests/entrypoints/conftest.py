@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def make_place(tmp_path_factory, project, store_template):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def pipeline(make_place, tmp_path_factory) -> Place:
+def pipeline(make_place, tmp_path_factory, project) -> Place:
     """Return the place where one whole tiny pipeline ran undisturbed through `mlflow run`: run once, and copied for other workers."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
@@ -45,18 +46,19 @@ def pipeline(make_place, tmp_path_factory) -> Place:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = shared / "pipeline.made"
         if made.is_file():
-            return copied(Path(made.read_text()), shared / "pipeline.as_made", make_place("pipeline"))
+            return copied(Path(made.read_text()), shared / "pipeline.as_made", Place(tmp_path_factory.mktemp("pipeline"), project))
         place = make_place("pipeline")
         done = place.run(place.mlflow_command("pseudo_pipeline", **TINY))
         assert done.returncode == 0, done.stderr
         (place.folder / "said").write_text(done.stdout + done.stderr)
-        shutil.copytree(place.folder, shared / "pipeline.as_made")  # tests go on in this place
+        # Tests go on in this place. By another process: closing a file takes this one's locks on it, and its store is open.
+        subprocess.run(["cp", "-r", place.folder, shared / "pipeline.as_made"], check=True)
         made.write_text(str(place.folder))
         return place
 
 
 def copied(origin: Path, kept: Path, place: Place) -> Place:
-    """Fill a place with what was made at `origin`, of which `kept` is a copy, as if it had been made here."""
+    """Fill a place, whose store nobody has open, with what was made at `origin` and copied to `kept`, as if it had been made here."""
     shutil.copytree(kept, place.folder, dirs_exist_ok=True)
     with contextlib.closing(sqlite3.connect(place.folder / "mlflow.db")) as store, store:
         for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():

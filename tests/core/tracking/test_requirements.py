@@ -15,9 +15,8 @@ from core.tracking import provenance, registry
 PACKAGE_OF = {"PIL": "pillow", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
 BY_OTHERS = {"huggingface_hub"}  # timm and open_clip bring it in the version that they work with
 BESIDE = {"torchvision", "timm"}  # timm imports torchvision: the one of this torch
-MODULES = sorted(
-    path.stem for path in (provenance.ROOT / "core" / "serving").glob("*.py") if path.stem not in ("__init__", "images", "answers")
-)
+PARTS = ("__init__", "images", "answers", "posts_blend")  # of those that models are registered with
+MODULES = sorted(path.stem for path in (provenance.ROOT / "core" / "serving").glob("*.py") if path.stem not in PARTS)
 
 
 def file_of(module: str) -> Path | None:
