@@ -123,7 +123,7 @@ def _record(stage: Stage, config: configuration.Dataclass, error: UserError) -> 
     provenance.remember_parameters(configuration.told(config))
     with contextlib.suppress(UserError), patience.at_most(tracking.BRIEFLY), patience.outage_named():
         store.prepare()
-        tracking.open_run(stage.name, run_name(stage.name, config)).finish("FAILED", str(error))
+        tracking.open_run(stage.name, _name_of(stage, config)).finish("FAILED", str(error))
 
 
 def run_name(entry_point: str, config: configuration.Dataclass) -> str:

@@ -142,6 +142,13 @@ def test_options_that_no_parser_takes_open_no_run(command, words, parts):
     assert all(part in said for part in parts), said
 
 
+def test_a_folder_that_holds_no_data_set_is_named_by_the_run(command, tmp_path):
+    (tmp_path / "images").mkdir()
+    said = command.refused(pseudo_pipeline, f"--data_root={tmp_path}/images")
+    assert f"data_root '{tmp_path}/images' holds no data set that is known" in said
+    assert command.runs()[0].info.run_name == "pseudo_pipeline"
+
+
 def test_missing_data_file(command, tmp_path):
     said = command.refused(train_superclass, "--superclass_name=trees", f"--data_root={tmp_path}/none", "--download=false", "--gpu=cpu")
     assert f"{tmp_path}/none" in said and "put it into" in said
