@@ -92,6 +92,7 @@ def clean_environment() -> dict[str, str]:
     Images of containers often forbid Python to keep what it compiled; then each of hundreds of processes compiles torch and MLflow anew,
     which is half of its processor time.
     """
-    dropped = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TAXON_CACHE")
-    kept = {name: value for name, value in os.environ.items() if name not in (*dropped, "PYTHONDONTWRITEBYTECODE")}
+    tracking = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    dropped = {*tracking, "TAXON_CACHE", "PYTHONDONTWRITEBYTECODE"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"PYTHONPATH": str(Path(provenance.ROOT)), "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
