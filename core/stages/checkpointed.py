@@ -17,7 +17,7 @@ from core import config as configuration
 from core import progress
 from core.errors import UserError
 from core.lineage import Lineage
-from core.stages import after, inputs
+from core.stages import after, inputs, kept
 from core.stages.sources import Source
 from core.tracking.recorder import Recorder
 from core.training import distributed
@@ -284,7 +284,8 @@ class CheckpointedTraining:
 
         if self.config.keep_checkpoints == "needed" and self.unfinished is None:
             states.prune(self.work / "checkpoints", lambda epoch: self._stays_whole(epoch) or epoch == self.facts["best"]["epoch"])
-            states.lighten(self.work / "checkpoints", self._stays_whole)
+            for light in states.lightened(self.work / "checkpoints", self._stays_whole):
+                states.save_checkpoint(self.work / "checkpoints", light)
         (self.work / "config.json").write_text(json.dumps(configuration.canonical(self.config), indent=1, sort_keys=True) + "\n")
         steps = dataclasses.replace(steps, each={**steps.each, "pictures": self._with_curves(steps.each.get("pictures"))})
         described = {stage.KEY_TAG: self.key, "taxon.seed": str(self.config.seed), "taxon.weights_digest": summary["weights_digest"]}
@@ -323,8 +324,7 @@ class CheckpointedTraining:
 
     def _stays_whole(self, epoch: int) -> bool:
         """Say whether a training may go on from an epoch's checkpoint when this one has ended: the last and every so-many-th."""
-        every = self.keep_every()
-        return epoch == self.history[-1][0] or bool(every and epoch % every == 0)
+        return epoch == self.history[-1][0] or kept.asked_for(epoch, self.keep_every())
 
     def _require_own(self, state: states.TrainState) -> None:
         """Raise UserError for a checkpoint that this training cannot go on from."""

@@ -121,7 +121,8 @@ class Child:
         follow: gets its metrics, epoch by epoch.
         told: says in a few words what came out, for whoever watches.
         label: by which the parent's tag names a result that is reused; '' = its name.
-        ready: returns the configuration with which it is done, where it is not reused; it may do what that needs first.
+        ready: returns the configuration with which it is done, where it is not reused; it may do what that needs first. For those
+            without `begin`.
         anew: do it whatever is there.
     """
 

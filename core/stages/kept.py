@@ -18,19 +18,24 @@ Kept = Literal["needed", "all"]
 KEPT = "checkpoints of what has ended: needed = the last one whole, of others only the weights; all = whole"
 
 
-def lighten(finished: Finished) -> None:
-    """Leave only the weights of a finished stage's checkpoints, in its store; stage keys and figures stay as they are."""
+def asked_for(epoch: int, every: int) -> bool:
+    """Say whether an epoch's checkpoint stays, whole, because every so-many-th was asked for (0 = none)."""
+    return bool(every and epoch % every == 0)
+
+
+def lighten(finished: Finished, every: int) -> None:
+    """Leave only the weights of a finished stage's checkpoints, in its store, but for every so-many-th; stage keys stay as they are."""
     from core import digest
     from core.tracking import stage
     from core.training import state as states
 
-    index = states.read_index(finished.folder / "checkpoints")
-    light: dict[str, bytes] = {}
-    for name in index:
-        state = states.load_checkpoint(finished.folder / "checkpoints" / name)
-        if not state.content:
-            light[name] = states.to_bytes(states.weights_only(state))
+    folder = finished.folder / "checkpoints"
+    light = {
+        states.checkpoint_name(state.epoch): states.to_bytes(state)
+        for state in states.lightened(folder, lambda epoch: asked_for(epoch, every))
+    }
     if light:
-        told = {name: entry | ({"instead": digest.entry_of(light[name])} if name in light else {}) for name, entry in index.items()}
-        files = {states.INDEX: json.dumps(told, indent=1).encode()} | light
+        index = states.read_index(folder)
+        index |= {name: index[name] | {"instead": digest.entry_of(data)} for name, data in light.items()}
+        files = {states.INDEX: json.dumps(index, indent=1).encode()} | light
         stage.replace(finished, {f"checkpoints/{name}": data for name, data in files.items()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,13 +149,13 @@ def weights_only(state: TrainState) -> TrainState:
     return replace(state, optimizer=optimizer, content=content_digest(state))
 
 
-def lighten(folder: Path, keep: Callable[[int], bool]) -> None:
-    """Leave only their weights of the checkpoints in a folder whose epoch `keep` refuses."""
+def lightened(folder: Path, keep: Callable[[int], bool]) -> Iterator[TrainState]:
+    """Yield the weights of every whole checkpoint in a folder whose epoch `keep` refuses."""
     for name, entry in read_index(folder).items():
         if not keep(entry["epoch"]) and digest.is_vouched(folder / name, entry):
             state = load_checkpoint(folder / name)
             if not state.content:
-                save_checkpoint(folder, weights_only(state))
+                yield weights_only(state)
 
 
 def load_checkpoint(path: Path) -> TrainState:

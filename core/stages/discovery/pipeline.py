@@ -161,15 +161,15 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Train the epochs before the first pseudo labels."""
-        self.trainings.append(self._train(Segment(0, recipes.settled(self.config.stage1_epochs), self.totals[0]), "", ""))
+        self._add(self._training(Segment(0, recipes.settled(self.config.stage1_epochs), self.totals[0]), "", ""))
 
     def train_with_pseudo_labels(self) -> None:
         """After the warm-up, cluster and train in turn."""
         first, interval = recipes.settled(self.config.stage1_epochs), recipes.settled(self.config.update_interval)
         for place, segment in enumerate(planned(first, interval, self.totals)):
             self.clusterings.append(self._cluster(segment.start))
-            ready = partial(self._go_on, place)
-            self.trainings.append(self._train(segment, self._checkpoint(), self._pseudo_labels(), ready=ready))
+            child = self._training(segment, self._checkpoint(), self._pseudo_labels())
+            self._add(dataclasses.replace(child, ready=partial(self._go_on, place)))
 
     def _checkpoint(self) -> str:
         return _last_of(self.trainings[-1])
@@ -179,8 +179,7 @@ class Pipeline:
         if self.config.keep_checkpoints == "all":
             return
         for training in self.trainings[1:-1]:
-            if not self.config.save_ckpt_every or training.summary["epoch"] % self.config.save_ckpt_every:
-                kept.lighten(training)
+            kept.lighten(training, self.config.save_ckpt_every)
 
     def _whole(self, place: int) -> str:
         """Return the last checkpoint of a training in order to go on from it; where only its weights are left, it is done again.
@@ -212,14 +211,16 @@ class Pipeline:
         """Let a training start from the last checkpoint of the one at `place`, which is whole then."""
         return dataclasses.replace(config, resume_from_ckpt=self._whole(place))
 
-    def _train(self, segment: Segment, checkpoint: str, pseudo: str, name: str = "", curves: bool = True, **more: Any) -> Finished:
+    def _training(self, segment: Segment, checkpoint: str, pseudo: str, kind: str = "") -> execute.Child:
         config = self._train_config(segment, checkpoint, pseudo)
         found = materials.digests(self.loaded)
         key = keys.of_stage(TRAIN_SUPERCLASS.name, config, found, self.device, self.number_format)
-        child = self._child(TRAIN_SUPERCLASS, config, name or f"train {segment.start}-{segment.stop}", key, curves, **more)
-        if not name:
-            self.asked.append(child)
-        return self._stage(child, curves)
+        return self._child(TRAIN_SUPERCLASS, config, f"train {segment.start}-{segment.stop}{kind}", key)
+
+    def _add(self, child: execute.Child) -> None:
+        """Do a training of the pipeline's own line, on which the next one builds."""
+        self.asked.append(child)
+        self.trainings.append(self._stage(child))
 
     def train_without(self, curves: bool = False) -> Finished:
         """Train the pseudo-labelled epochs again without pseudo labels, from the same warm-up: the comparison that is fair.
@@ -229,8 +230,7 @@ class Pipeline:
         """
         last = self.trainings[0]
         for segment in planned(recipes.settled(self.config.stage1_epochs), self.totals[-1], self.totals):
-            name = f"train {segment.start}-{segment.stop} without pseudo labels"
-            last = self._train(segment, _last_of(last), "", name, curves)
+            last = self._stage(self._training(segment, _last_of(last), "", " without pseudo labels"), curves)
         return last
 
     def _train_config(self, segment: Segment, checkpoint: str, pseudo: str) -> TrainConfig:
@@ -244,16 +244,16 @@ class Pipeline:
         config = configuration.fitted(SsddbcConfig, self.config, **rebuild.places_of(self.config), **made)
         opened = rebuild.open_for_report(config.ckpt_path, "ckpt_path", config, self.loaded)
         key = ssddbc.ssddbc_key(config, *opened)
-        return self._stage(self._child(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key, True), True)
+        return self._stage(self._child(OFFLINE_SSDDBC_SUPERCLASS, config, f"cluster {epoch}", key))
 
-    def _child(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str, curves: bool, **more: Any) -> execute.Child:
-        follow = self.run_.metrics if curves else lambda values, step: None
+    def _child(self, stage: Stage, config: TrainConfig | SsddbcConfig, name: str, key: str) -> execute.Child:
         short = pipeline_report.short if getattr(self.config, "labels", "given") == "given" else pipeline_report.of_ceiling
         told = lambda finished: short(finished.summary["metrics"])  # noqa: E731
-        return execute.Child(stage, config, name, key=key, tags=self._tags(), follow=follow, told=told, **more)
+        return execute.Child(stage, config, name, key=key, tags=self._tags(), told=told)
 
-    def _stage(self, child: execute.Child, curves: bool) -> Finished:
-        """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards."""
+    def _stage(self, child: execute.Child, curves: bool = True) -> Finished:
+        """Reuse a finished stage or run it; either way its metrics are on the pipeline's curves afterwards, where these are its own."""
+        child = dataclasses.replace(child, follow=self.run_.metrics) if curves else child
         finished = execute.required(execute.below(child, self.run_, self.server)).finished
         if curves:
             for epoch, metrics in finished.summary.get("history", [[finished.summary["epoch"], finished.summary["metrics"]]]):

@@ -59,7 +59,9 @@ def kept(store_template, tmp_path_factory):  # noqa: F811
         made = Kept(folder)
         real = pipeline.kept.lighten
         with pytest.MonkeyPatch.context() as watch:
-            watch.setattr(pipeline.kept, "lighten", lambda one: (made.lightened.append(states.load_checkpoint(last(one))), real(one)))
+            watch.setattr(
+                pipeline.kept, "lighten", lambda one, every: (made.lightened.append(states.load_checkpoint(last(one))), real(one, every))
+            )
             made.discover("first")
         yield made
 
@@ -100,12 +102,20 @@ def test_what_comes_out_differently_the_second_time_is_said(kept, monkeypatch):
     assert f"'train 2-3' was trained again, with another result than run {made['train 2-3'].run_id}; run the same command again" in said
 
 
+def kept_of(kept: Kept, names: tuple[str, ...]) -> list[str]:
+    """Return what is kept of the newest trainings of these names."""
+    return [tiny.kept_in(kept.trainings()[name][0].folder) for name in names]
+
+
 def test_all_keeps_every_checkpoint_whole(kept):
     kept.discover("all", seed=6, keep_checkpoints="all", select_by="score")
-    newest = [runs[0] for runs in kept.trainings().values()]
-    for finished in newest:
-        index = states.read_index(finished.folder / "checkpoints")
-        assert index and not any(states.load_checkpoint(finished.folder / "checkpoints" / name).content for name in index)
+    found = kept_of(kept, ("train 0-2", "train 2-3", "train 3-4"))
+    assert all(found) and all(one.endswith("*") for all_of in found for one in all_of.split())
+
+
+def test_what_is_kept_every_so_many_epochs_is_whole_in_the_middle_too(kept):
+    kept.discover("every", seed=7, update_interval=2, total_epochs=5, save_ckpt_every=3)
+    assert kept_of(kept, ("train 0-2", "train 2-4", "train 4-5")) == ["2*", "3* 4", "5*"]
 
 
 def test_the_best_epoch_s_checkpoint_is_light_and_nothing_trains_on_from_it(kept, monkeypatch):

@@ -60,8 +60,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_cells_are_trained_once_and_the_table_says_what_they_reached(place: Path, monkeypatch, capsys):
-    first, folder, run_id = table(place, "first", seeds="1", arms=ALL)
-    assert first["cells"] == 4  # the frozen features are the contrast's before training
+    kept = []
+    with monkeypatch.context() as patch:
+        patch.setattr(arms.Pipeline, "lighten", lambda self: kept.append(self.config.keep_checkpoints))
+        first, folder, run_id = table(place, "first", seeds="1", arms=ALL, keep_checkpoints="all")
+    assert first["cells"] == 4 and kept == ["all"] * 4  # the frozen features are the contrast's before training
     found = {(row["arm"], row["images"]): float(row["all"]) for row in rows(folder)}
     names = ["frozen", "contrast", "contrast+pseudo", "both", "both, argmax"]
     assert set(found) == {(name, where) for name in names for where in ("unlabelled", "test")} | {("ceiling", "test")}
