@@ -11,27 +11,14 @@ from core.evaluation.scorer import scorer
 from core.models import ngrams
 from core.models.blend import Blend
 from core.serving import posts as serving
-from core.stages.posts import blend, checks, features, materials, model, optimize
+from core.stages.posts import blend, checks, materials, model, optimize
 from core.stages.posts.config import OptimizeClipConfig
 from tests.core.stages.posts import tiny_posts
 from tests.memory_run import MemoryRun
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 OPTIONS = {"head_variant": "blend", "lock_image": True, "min_count": 1, "head_lr": 0.01, "cached_views": 0, "epochs": 2}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tiny_posts.write(tmp_path_factory.mktemp("posts") / "root")
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(features, "_memory", {})
-    monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
-    monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
-    monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
-    return tmp_path / "work"
 
 
 def published(root, place, **options):

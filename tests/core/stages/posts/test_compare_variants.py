@@ -24,11 +24,6 @@ from tests.memory_run import MemoryRun
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tiny_posts.write(tmp_path_factory.mktemp("posts") / "root")
-
-
 def options(root, **more):
     made = tiny_posts.config(root)
     return {name: getattr(made, name) for name in made.__dataclass_fields__} | more

@@ -21,27 +21,12 @@ from core.tracking import served
 from core.tracking.stage import Finished
 from core.training import state as states
 from tests.core.stages.posts import tiny_posts
+from tests.core.stages.tiny import kept_in
 from tests.memory_run import MemoryRun
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tiny_posts.write(tmp_path_factory.mktemp("posts") / "root")
-
-
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(features, "_memory", {})
-    return tmp_path / "work"
-
-
-@pytest.fixture
-def published(root, tmp_path, work, monkeypatch):
-    monkeypatch.setattr("core.stages.inputs.draw_curves", lambda *_: None)
-    monkeypatch.setattr("core.tracking.stage.find_unfinished", lambda *_: None)
-    monkeypatch.setattr("core.plots.figure.save", lambda _figure, path: path.write_bytes(b""))
-
+def published(root, tmp_path, work, undrawn):
     def publish(**options):
         run = MemoryRun(tmp_path / "published" / str(len(list(tmp_path.glob("published/*")))))
         run.place.mkdir(parents=True)
@@ -328,6 +313,13 @@ def test_save_freq_keeps_checkpoints_and_log_interval_logs_steps(root, work):
     training = tiny_posts.fitted(root, work, epochs=4, save_freq=1, log_interval=2)
     assert len(list((work / "checkpoints").glob("epoch_*.safetensors"))) == 4
     assert sum("step/L_total" in values for values, _ in training.run.history) == 4 * (5 // 2)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("needed", "1 3*"), ("all", "1* 3*")])
+def test_the_best_epoch_s_checkpoint_holds_its_weights_only_unless_all_are_kept(published, monkeypatch, keep, kept):
+    monkeypatch.setattr(optimize.PostsTraining, "score", lambda self, metrics, epoch: 1.0 / epoch)
+    _summary, run = published(epochs=3, lock_image=True, keep_checkpoints=keep)
+    assert kept_in(run.place) == kept
 
 
 def test_a_checkpoint_of_another_head_is_refused_by_name(root, work, tmp_path):

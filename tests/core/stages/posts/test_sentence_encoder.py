@@ -18,15 +18,8 @@ from tests.core.stages.posts import tiny_posts
 from tests.memory_run import MemoryRun
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tiny_posts.write(tmp_path_factory.mktemp("posts") / "root")
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TAXON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(features, "_memory", {})
+def folder(tmp_path, work):
     return tiny_sentences.write(tmp_path / "encoder")
 
 
