@@ -104,6 +104,33 @@ def test_what_comes_later_joins_the_summary_and_changes_no_published_file(client
     assert sorted(second.keys() - first.keys()) == ["added.json", "picture"] and (found.folder / "table").read_text() == "first"
 
 
+LIGHTER = {"config.json": b"[]", "checkpoints/weights": b"light"}
+
+
+@pytest.mark.parametrize("stored", [0, 1, 2, 3])
+def test_replaced_files_leave_a_whole_stage_at_every_moment(finished, monkeypatch, stored):
+    """Killed after the manifest and so many files: either version of each is vouched for, half a file is not."""
+    key, folder = finished
+    left = iter(range(stored))
+    write = stage.write_atomically
+    monkeypatch.setattr(stage, "write_atomically", lambda *given: next(left, None) is not None and write(*given))
+    stage.replace(stage.find_finished(key), LIGHTER)
+    kept = [(folder / name).read_bytes() for name in LIGHTER]
+    assert kept == [b"[]" if stored > 1 else b"{}", b"light" if stored > 2 else b"weights"]
+    assert stage.find_finished(key).summary == {"epoch": 3}
+    (folder / "checkpoints" / "weights").write_bytes(b"ligh")
+    assert stage.find_finished(key) is None
+
+
+def test_replaced_files_reach_a_store_elsewhere_the_manifest_first(finished, client, monkeypatch):
+    key, _folder = finished
+    found, sent = stage.find_finished(key), []
+    monkeypatch.setattr(stage, "local_artifacts", lambda uri: None)
+    client.log_artifact = lambda run_id, path, folder: sent.append((run_id, Path(path).name, folder))
+    stage.replace(found, LIGHTER, client)
+    assert sent == [(found.run_id, "manifest.json", ""), (found.run_id, "config.json", ""), (found.run_id, "weights", "checkpoints")]
+
+
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
 def test_a_run_that_published_but_did_not_finish_is_found_with_what_is_left_once_it_has_ended(client, tmp_path, status):
     key, folder = make(client, tmp_path, "FAILED")
